@@ -1,0 +1,108 @@
+"""The vocabulary of the whole package.
+
+A test problem is a pure function `loss(params, batch) -> (B,)`. This file names what goes in and what comes out;
+everything else (gradients, curvature, the training step) is built from these values and `torch.func`.
+
+Shapes, in every docstring: `B` batch, `C H W` image, `T` time, `V` vocabulary, `P` all parameters, `K` vectors,
+`M` population members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Params = dict[str, Tensor]
+"""Trainable parameters, keyed by dotted module names, in the order in which DeepOBS 1.1.2 creates its variables."""
+
+
+class ModelState(NamedTuple):
+    """What a model remembers that is not differentiated.
+
+    Attributes:
+        moments: batch-norm statistics and constants such as the Hessian of `quadratic_deep`; no batch axis; they
+            persist over a run.
+        carry: recurrent state, leading axis `B`; zeroed at the start of every pass over the data. Empty means zeros.
+    """
+
+    moments: dict[str, Tensor]
+    carry: dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """A mini-batch: all that a loss needs beside the parameters.
+
+    Attributes:
+        x: inputs, leading axis `B`.
+        y: targets, leading axis `B`; `(B, 0)` where there are none.
+        noise: keep-masks of dropout and other draws by layer name, each with a leading `B`. A missing entry is
+            neutral: nothing dropped, epsilon 0.
+        state: the model's state before this batch.
+    """
+
+    x: Tensor
+    y: Tensor
+    noise: dict[str, Tensor]
+    state: ModelState
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        y: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+        state: ModelState | None = None,
+    ) -> Batch:
+        """A batch with what is left out filled in: no targets as `(B, 0)`, no noise, no state.
+
+        >>> Batch.of(torch.zeros(4, 2)).y.shape
+        torch.Size([4, 0])
+        """
+        targets = x.new_empty((x.shape[0], 0)) if y is None else y
+        return cls(x, targets, dict(noise or {}), state or ModelState({}, {}))
+
+
+class Evaluation(NamedTuple):
+    """The test-phase result for each example.
+
+    Attributes:
+        losses: `(B,)`, without the penalty.
+        correct: `(B,)` in `[0, 1]`, or None where the problem has no accuracy. A fraction where an example holds
+            several predictions (a sequence).
+    """
+
+    losses: Float[Tensor, " B"]
+    correct: Float[Tensor, " B"] | Bool[Tensor, " B"] | None
+
+
+BATCH_DIMS = Batch(0, 0, 0, ModelState(None, 0))  # type: ignore[arg-type]
+"""The example axes of every `Batch`, as `torch.func.vmap` takes them in `in_dims`."""
+
+
+def one_example(loss: Callable[[Params, Batch], Tensor]) -> Callable[[Params, Batch], Tensor]:
+    """Turns a loss of a batch into the loss of one example, ready for `vmap`.
+
+    Formula: `one_example(loss)(params, batch[n]) = loss(params, batch[n : n + 1])[0]`.
+
+    Args:
+        loss: `(params, batch) -> (B,)`.
+
+    Returns:
+        `(params, example) -> ()`, where `example` is a `Batch` without its example axes, as `vmap` hands it over with
+        `in_dims=(None, BATCH_DIMS)`.
+    """
+
+    def loss_of_one(params: Params, example: Batch) -> Tensor:
+        def unsqueeze(tree):  # type: ignore[no-untyped-def]
+            return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), tree)
+
+        state = ModelState(example.state.moments, unsqueeze(example.state.carry))
+        batch = Batch(*unsqueeze((example.x, example.y, example.noise)), state)
+        return loss(params, batch)[0]
+
+    return loss_of_one

@@ -1,0 +1,60 @@
+"""A user's own arrays as a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.datasets.prepare import as_it_is
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.errors import DataError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
+    """Makes a data set of arrays in memory.
+
+    Args:
+        name: for the record and its folder.
+        train, test: `(x, y)` each, with a leading axis of examples. `x` is what the model sees; class ids `y` are
+            whole numbers from 0.
+
+    Raises:
+        DataError: an array is empty, `x` and `y` differ in length, or the splits differ in the shape of an example.
+
+    >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
+    (3,)
+    """
+    for split, (x, y) in (("train", train), ("test", test)):
+        if len(x) != len(y) or len(x) == 0:
+            raise DataError(f"{name}: expected as many inputs as targets in {split}, found {len(x)} and {len(y)}.")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(f"{name}: train and test differ in shape: {train[0].shape[1:]} and {test[0].shape[1:]}.")
+    splits = {"train": train, "test": test}
+
+    def read(spec: DatasetSpec, folder: Path | None, split: str) -> Arrays:
+        return splits[split]
+
+    def fake(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Training examples drawn with replacement, so that shapes and ranges are right."""
+        rows = random.integers(key, len(train[0]), (batch_size,)).cpu().numpy()
+        x, y = (torch.from_numpy(array[rows]).to(key.device) for array in train)
+        return x.to(dtype), y.to(dtype) if y.is_floating_point() else y
+
+    classes = int(max(train[1].max(), test[1].max())) + 1 if np.issubdtype(train[1].dtype, np.integer) else None
+    return DatasetSpec(
+        name=name,
+        title=name,
+        train_size=len(train[0]),
+        test_size=len(test[0]),
+        shape=train[0].shape[1:],
+        num_classes=classes,
+        reader=read,
+        prepare=as_it_is,
+        fake=fake,
+    )

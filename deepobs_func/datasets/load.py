@@ -1,0 +1,112 @@
+"""Data sets onto the device: found, read, checked, or downloaded on first use, or stood in for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.errors import DataError
+
+SYNTHETIC = "synthetic"
+
+
+class Split(NamedTuple):
+    """One split as it is stored on the device: `x`, `y` with a leading axis of examples, raw (images as uint8)."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set.
+
+    Attributes:
+        spec: what it is.
+        train, test: the splits, on one device.
+        synthetic: whether it is a stand-in, from which no result may be claimed.
+        source: where it came from, for the record: `"files"`, `"generated"` or `"synthetic"`.
+    """
+
+    spec: DatasetSpec
+    train: Split
+    test: Split
+    synthetic: bool
+    source: str
+
+
+def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None = None) -> Dataset:
+    """Loads a data set onto a device.
+
+    Args:
+        spec: which one.
+        data: a folder, or `"synthetic"` for the stand-in. Under a folder, `<data>/<set>/` as DeepOBS lays it out,
+            torchvision's layout, and `<data>` itself are looked at in this order; where none of them has a file of the
+            set, it is downloaded into `<data>/<set>/`.
+        device: where the tensors go.
+
+    Raises:
+        DataError: a file is missing, truncated or of another kind, or the download failed. No file of the user's is
+            ever removed or overwritten.
+    """
+    if spec.generated:
+        source, read = "generated", lambda split: spec.function("reader")(spec, None, split)
+    elif str(data) == SYNTHETIC:
+        source, read = SYNTHETIC, lambda split: spec.function("stand_in")(spec, split)
+    else:
+        folder = locate(spec, Path(data)) or _fetch(spec, Path(data))
+        source, read = "files", lambda split: spec.function("reader")(spec, folder, split)
+
+    def on_device(split: str) -> Split:
+        x, y = read(split)
+        return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
+
+    return Dataset(spec, on_device("train"), on_device("test"), source == SYNTHETIC, source)
+
+
+def locate(spec: DatasetSpec, data: Path) -> Path | None:
+    """The first folder that has a file of the set, or None. Whether all files are there is for the reader to say.
+
+    Raises:
+        DataError: `data` exists and is no folder.
+    """
+    if data.exists() and not data.is_dir():
+        raise DataError(f"{data} is no folder. Name the folder that holds {spec.folders[0]}/, or 'synthetic'.")
+    for folder in (*(data / name for name in spec.folders), data):
+        if any((folder / f"{name}{suffix}").is_file() for name in spec.files for suffix in ("", ".gz")):
+            return folder
+    return None
+
+
+def _fetch(spec: DatasetSpec, data: Path) -> Path:
+    """Downloads into a folder of its own and moves it into place when it is whole."""
+    folder = data / spec.folders[0]
+    parent = data
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".deepobs-download-", dir=parent) as name:
+            spec.function("download")(spec, Path(name))
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in Path(name).iterdir():
+                _move_without_overwriting(file, folder / file.name)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{spec.title} is not in {data}, and it could not be downloaded there ({error}). Put its files into "
+            f"{folder}, name another folder, or take the stand-in with 'synthetic'."
+        ) from error
+    return folder
+
+
+def _move_without_overwriting(file: Path, target: Path) -> None:
+    with target.open("xb") as there, file.open("rb") as here:
+        shutil.copyfileobj(here, there)
+        os.fsync(there.fileno())

@@ -1,0 +1,39 @@
+"""Stored values to model inputs, a whole batch at a time on any device; and random inputs of the right shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.datasets.spec import DatasetSpec
+
+
+def unit_interval(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels 0..255 to `[0, 1]`: `x / 255`."""
+    return x.to(dtype) / 255
+
+
+def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The stored values."""
+    return x.to(dtype)
+
+
+def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Uniform pixels `(B, C, H, W)` in [0, 1) and class ids `(B,)`."""
+    x_key, y_key = random.split(key)
+    assert spec.num_classes is not None
+    x = random.uniform(x_key, (batch_size, *spec.shape), dtype=dtype)
+    return x, random.integers(y_key, spec.num_classes, (batch_size,))
+
+
+def fake_quadratic(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`N(0, 0.6^2)`, `(B, 100)`, and no targets."""
+    x = 0.6 * random.normal(key, (batch_size, *spec.shape), dtype)
+    return x, x.new_empty((batch_size, 0))
+
+
+def fake_two_d(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two standard normal noises, each `(B,)`."""
+    x, y = random.normal(key, (2, batch_size), dtype)
+    return x, y

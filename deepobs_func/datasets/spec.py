@@ -1,0 +1,58 @@
+"""What a data set is, as data: names, sizes, shapes and where its functions live. Imports no torch."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set, without its data.
+
+    Functions are named by import path (`"package.module:function"`), so that a listing costs no import; a user's own
+    data set may hold the function itself.
+
+    Attributes:
+        name: as DeepOBS has it, e.g. `"fmnist"`.
+        title: for people, e.g. `"Fashion-MNIST"`.
+        train_size, test_size: examples in each split.
+        shape: one example as the model sees it, e.g. `(1, 28, 28)`.
+        num_classes: or None where there are no classes.
+        folders: where its files may lie under a data folder: DeepOBS's name first, then torchvision's.
+        files: the names that its reader asks for (each may also end in `.gz`).
+        reader: `(spec, folder, split) -> (x, y)` NumPy arrays, `split` being `"train"` or `"test"`.
+        download: `(spec, folder) -> None`, which fills an empty folder; "" where it is generated.
+        stand_in: `(spec, split) -> (x, y)`, learnable, of the right shapes and sizes; "" where the data are generated
+            and need none.
+        prepare: `(x, dtype) -> x`, stored values to model inputs, for a whole batch on any device.
+        fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
+        train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
+    """
+
+    name: str
+    title: str
+    train_size: int
+    test_size: int
+    shape: tuple[int, ...]
+    num_classes: int | None
+    reader: str | Callable[..., Any]
+    prepare: str | Callable[..., Any]
+    fake: str | Callable[..., Any]
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    download: str = ""
+    stand_in: str = ""
+    train_eval_size: int | None = None
+
+    def function(self, field: str) -> Callable[..., Any]:
+        """The function that a field names, imported now, or holds."""
+        value = getattr(self, field)
+        return pkgutil.resolve_name(value) if isinstance(value, str) else value  # type: ignore[no-any-return]
+
+    @property
+    def generated(self) -> bool:
+        """Whether the data follow from a recipe, so that no file is needed and no stand-in exists."""
+        return not self.files

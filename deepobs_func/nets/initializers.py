@@ -1,0 +1,50 @@
+"""The initial distributions of DeepOBS 1.1.2, as functions `(key, shape, dtype) -> Tensor` of a random key.
+
+Shapes are PyTorch's: dense `(out, in)`, convolution `(out, in, height, width)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+
+Initializer = Callable[[random.Key, Sequence[int], torch.dtype], Tensor]
+
+
+def constant(value: float) -> Initializer:
+    """Every coordinate is `value`; nothing is drawn."""
+
+    def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.full(tuple(shape), value, dtype=dtype, device=key.device)
+
+    return draw
+
+
+def truncated_normal(std: float) -> Initializer:
+    """A normal of the given `std` cut at `2 std`, so its standard deviation is `0.88 std`.
+
+    Source: TensorFlow's `truncated_normal_initializer`, which does not correct for the cut.
+    """
+
+    def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return std * random.truncated_normal(key, shape, dtype)
+
+    return draw
+
+
+def glorot_uniform() -> Initializer:
+    """Uniform on `[-b, b]`, `b = sqrt(6 / (fan_in + fan_out))`, a fan counting the receptive field.
+
+    Source: Glorot and Bengio, AISTATS 2010; TensorFlow's default for kernels.
+    """
+
+    def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        bound = math.sqrt(6.0 / ((shape[0] + shape[1]) * math.prod(shape[2:])))
+        return random.uniform(key, shape, -bound, bound, dtype)
+
+    return draw

@@ -1,0 +1,217 @@
+"""Layers of the nets: stateless modules on the `meta` device, with TensorFlow's padding and initial distributions.
+
+A module holds no data. Its parameters and buffers arrive through `torch.func.functional_call`; everything else that a
+forward pass needs or produces travels in a `Pass`. Layers that hide state or randomness in their stock version
+(dropout, batch norm), or pad differently from TensorFlow's `SAME`, are written out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepobs_func import random
+from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
+
+
+@dataclass
+class Pass:
+    """One forward pass through a net.
+
+    Attributes:
+        train: training phase, or test phase.
+        noise: the draws of this batch by the path of the layer that reads them; a missing one is neutral.
+        moments: what layers write down to replace `ModelState.moments`, by buffer name.
+        carry_in, carry: recurrent state before and after the pass.
+    """
+
+    train: bool
+    noise: dict[str, Tensor]
+    carry_in: dict[str, Tensor]
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    carry: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Layer(nn.Module):
+    """A module that declares its tensors: shape and initial distribution, no data.
+
+    Attributes:
+        initializers: the initial distribution of each of its own parameters and buffers.
+        path: the dotted name of the layer in its net, set by `name_layers`.
+    """
+
+    path: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.initializers: dict[str, Initializer] = {}
+
+    def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
+        """Declares a trainable parameter."""
+        self.register_parameter(name, nn.Parameter(torch.empty(tuple(shape), device="meta")))
+        self.initializers[name] = initializer
+
+    def declare_constant(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
+        """Declares a tensor that is not trained: a moment of `ModelState`."""
+        self.register_buffer(name, torch.empty(tuple(shape), device="meta"))
+        self.initializers[name] = initializer
+
+
+class Noise(Layer):
+    """A layer that reads a draw of its own from the batch.
+
+    Attributes:
+        in_evaluation: whether the test phase draws it too.
+    """
+
+    in_evaluation: bool = False
+
+    def draw(self, key: random.Key, batch_size: int) -> Tensor:
+        """The draw for one batch, leading axis `B`."""
+        raise NotImplementedError  # abstract: every kind of noise says how it is drawn
+
+
+def name_layers(net: nn.Module) -> nn.Module:
+    """Tells every layer its dotted name, under which it finds its noise and writes its moments."""
+    for path, module in net.named_modules():
+        if isinstance(module, Layer):
+            module.path = path
+    return net
+
+
+class Dense(Layer):
+    """`x W^T + b`. Parameters `weight (outputs, inputs)` and `bias (outputs,)`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, weight: Initializer | None = None, bias: Initializer | None = None
+    ) -> None:
+        super().__init__()
+        self.declare("weight", (outputs, inputs), weight or glorot_uniform())
+        self.declare("bias", (outputs,), bias or constant(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's `SAME` along one axis: `(before, after)`; the odd one goes after.
+
+    `total = max((ceil(size / stride) - 1) stride + kernel - size, 0)`, of which `total // 2` before.
+
+    >>> same_padding(28, 4, 2), same_padding(7, 4, 1), same_padding(32, 3, 2)
+    ((1, 1), (1, 2), (0, 1))
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
+    """Pads what is asymmetric by hand; what is symmetric is left to the kernel, which pads for free."""
+    (top, bottom), (left, right) = (same_padding(size, kernel, stride) for size in x.shape[-2:])
+    if top == bottom and left == right:
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+class Conv(Layer):
+    """A square convolution with `SAME` padding. Parameters `weight (outputs, inputs, k, k)` and `bias (outputs,)`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        weight: Initializer | None = None,
+        bias: Initializer | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.declare("weight", (outputs, inputs, kernel, kernel), weight or glorot_uniform())
+        self.declare("bias", (outputs,), bias or constant(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s))
+        x, padding = _pad_same(x, self.kernel, self.stride)
+        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=padding)
+
+
+class ConvTranspose(Layer):
+    """A square transposed convolution with `SAME` padding: `(B, inputs, H, W) -> (B, outputs, s H, s W)`.
+
+    The full transposed convolution is cropped by `kernel - stride` in all, of which half (rounded down) at the top
+    and left. Parameters `weight (inputs, outputs, k, k)` and `bias (outputs,)`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.declare("weight", (inputs, outputs, kernel, kernel), glorot_uniform())
+        self.declare("bias", (outputs,), constant(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2] * self.stride, x.shape[-1] * self.stride
+        crop = (self.kernel - self.stride) // 2
+        full = F.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=crop)
+        return full[..., :height, :width]
+
+
+def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Max pooling with `SAME` padding, which pads with minus infinity."""
+    x, padding = _pad_same(x, kernel, stride, value=float("-inf"))
+    return F.max_pool2d(x, kernel, stride, padding)
+
+
+def flatten(x: Tensor) -> Tensor:
+    """`(B, C, H, W) -> (B, H W C)`, the order in which TensorFlow flattens, so that its dense kernels fit."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Dropout(Noise):
+    """Drops single values in the training phase: `x / keep` where the batch's keep-mask is true, else 0.
+
+    Args:
+        rate: the probability of dropping a value.
+        shape: the shape of one example at this place, without the batch axis.
+    """
+
+    def __init__(self, rate: float, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.keep, self.shape = 1.0 - rate, tuple(shape)
+
+    def draw(self, key: random.Key, batch_size: int) -> Tensor:
+        return random.bernoulli(key, self.keep, (batch_size, *self.shape))
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        mask = p.noise.get(self.path) if p.train else None
+        return x if mask is None else torch.where(mask, x / self.keep, 0.0)
+
+
+class Epsilon(Noise):
+    """Standard normal draws of a given shape, in both phases; zeros where the batch has none."""
+
+    in_evaluation = True
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def draw(self, key: random.Key, batch_size: int) -> Tensor:
+        return random.normal(key, (batch_size, *self.shape))
+
+    def forward(self, like: Tensor, p: Pass) -> Tensor:
+        epsilon = p.noise.get(self.path)
+        return torch.zeros_like(like) if epsilon is None else epsilon.to(like.dtype)
+

@@ -1,0 +1,42 @@
+"""Fully connected nets on images: logistic regression and the four-layer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deepobs_func.nets.initializers import Initializer, constant, truncated_normal
+from deepobs_func.nets.layers import Dense, Pass, flatten
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them.
+
+    Args:
+        widths: from the number of inputs to the number of classes.
+        weight: the initial distribution of every kernel; biases start at 0.
+    """
+
+    def __init__(self, widths: Sequence[int], weight: Initializer) -> None:
+        super().__init__()
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.dense = nn.ModuleList(Dense(inputs, outputs, weight) for inputs, outputs in pairs)
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, C, H, W) -> (B, classes)
+        x = flatten(x)
+        *hidden, last = self.dense
+        for layer in hidden:
+            x = torch.relu(layer(x))
+        return last(x)
+
+
+def logreg() -> MLP:
+    """Logistic regression, 784-10, starting at 0. Source: `_logreg.py` of DeepOBS 1.1.2."""
+    return MLP((784, 10), constant(0.0))
+
+
+def mlp() -> MLP:
+    """784-1000-500-100-10, truncated normal of 0.03. Source: `_mlp.py` of DeepOBS 1.1.2."""
+    return MLP((784, 1000, 500, 100, 10), truncated_normal(0.03))

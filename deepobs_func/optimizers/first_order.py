@@ -1,0 +1,177 @@
+"""The functional first-order optimizers. Each equals its `torch.optim` twin; a test compares 50 steps in float64.
+
+All of them take `before=` and `after=`, transforms of the gradient and of the direction, and `schedule=`:
+
+>>> optimizer = adam(1e-3, before=[clip_by_global_norm(1.0)], after=[weight_decay(1e-2)], schedule=cosine(1000))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepobs_func import tree
+from deepobs_func.base import Params
+from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.schedules import Schedule, cosine
+from deepobs_func.optimizers.transforms import Hyper, Transform, clip_by_global_norm, first_order, weight_decay
+
+__all__ = ["adam", "adamw", "clip_by_global_norm", "cosine", "momentum", "nesterov", "rmsprop", "sgd", "weight_decay"]
+
+Transforms = Sequence[Transform]
+
+
+def sgd(
+    lr: float, *, before: Transforms = (), after: Transforms = (), schedule: Schedule | None = None
+) -> Optimizer:
+    """Stochastic gradient descent: `params - lr g`. `torch.optim.SGD`."""
+    return first_order(*before, *after, lr=lr, schedule=schedule)
+
+
+def _accumulate(direction: Params, buffer: Params, hyper: Hyper) -> Params:
+    return tree.map(lambda b, d: hyper["momentum"].to(b.dtype) * b + d, buffer, direction)
+
+
+def _heavy_ball(
+    direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor
+) -> tuple[Params, Params]:
+    buffer = _accumulate(direction, buffer, hyper)
+    return buffer, buffer
+
+
+def momentum(
+    lr: float,
+    momentum: float = 0.9,
+    *,
+    before: Transforms = (),
+    after: Transforms = (),
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Heavy-ball momentum: `m <- momentum m + g`, `params - lr m`. `torch.optim.SGD(momentum=...)`, and TensorFlow's.
+
+    Source: Polyak, 1964.
+    """
+    rule = Transform({"momentum": momentum}, tree.zeros_like, _heavy_ball)
+    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+
+
+def _nesterov(
+    direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor
+) -> tuple[Params, Params]:
+    buffer = _accumulate(direction, buffer, hyper)
+    return _accumulate(direction, buffer, hyper), buffer
+
+
+def nesterov(
+    lr: float,
+    momentum: float = 0.9,
+    *,
+    before: Transforms = (),
+    after: Transforms = (),
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Nesterov's momentum: `m <- momentum m + g`, `params - lr (g + momentum m)`. `torch.optim.SGD(nesterov=True)`.
+
+    Source: Sutskever et al., ICML 2013, in the form without a look-ahead point.
+    """
+    rule = Transform({"momentum": momentum}, tree.zeros_like, _nesterov)
+    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+
+
+def _zero_moments(params: Params) -> tuple[Params, Params]:
+    return tree.zeros_like(params), tree.zeros_like(params)
+
+
+def _adam(
+    direction: Params, moments: tuple[Params, Params], params: Params, hyper: Hyper, step: Tensor
+) -> tuple[Params, tuple[Params, Params]]:
+    beta1, beta2 = hyper["beta1"], hyper["beta2"]
+    correction1, correction2 = 1 - beta1**step, torch.sqrt(1 - beta2**step)
+
+    def average(beta: Tensor, old: Tensor, new: Tensor) -> Tensor:
+        return beta.to(old.dtype) * old + (1 - beta).to(old.dtype) * new
+
+    first = tree.map(lambda m, d: average(beta1, m, d), moments[0], direction)
+    second = tree.map(lambda v, d: average(beta2, v, d * d), moments[1], direction)
+
+    def rule(m: Tensor, v: Tensor) -> Tensor:
+        scale = torch.sqrt(v) / correction2.to(v.dtype) + hyper["epsilon"].to(v.dtype)
+        return m / (correction1.to(m.dtype) * scale)
+
+    return tree.map(rule, first, second), (first, second)
+
+
+def adam(
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    *,
+    before: Transforms = (),
+    after: Transforms = (),
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Adam: `m`, `v` averages of `g`, `g^2`; `params - lr m_hat / (sqrt(v_hat) + epsilon)`. `torch.optim.Adam`.
+
+    `m_hat = m / (1 - beta1^t)`, `v_hat = v / (1 - beta2^t)`, t counting from 1.
+
+    Source: Kingma and Ba, ICLR 2015. TensorFlow adds epsilon to `sqrt(v)` before the correction, so its epsilon is
+    larger by `1 / sqrt(1 - beta2^t)`; at 1e-8 that is not seen.
+    """
+    rule = Transform({"beta1": beta1, "beta2": beta2, "epsilon": epsilon}, _zero_moments, _adam)
+    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+
+
+def adamw(
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 1e-2,
+    *,
+    before: Transforms = (),
+    after: Transforms = (),
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """Adam with decoupled weight decay: the direction gains `weight_decay * params`. `torch.optim.AdamW`.
+
+    Source: Loshchilov and Hutter, ICLR 2019.
+    """
+    decay = _decay(weight_decay)
+    return adam(lr, beta1, beta2, epsilon, before=before, after=(decay, *after), schedule=schedule)
+
+
+_decay = weight_decay  # under a name that adamw's argument does not hide
+
+
+def _rmsprop(
+    direction: Params, slots: tuple[Params, Params], params: Params, hyper: Hyper, step: Tensor
+) -> tuple[Params, tuple[Params, Params]]:
+    alpha = hyper["alpha"]
+    squares = tree.map(
+        lambda v, d: alpha.to(v.dtype) * v + (1 - alpha).to(v.dtype) * (d * d), slots[0], direction
+    )
+    scaled = tree.map(lambda d, v: d / (torch.sqrt(v) + hyper["epsilon"].to(v.dtype)), direction, squares)
+    buffer = _accumulate(scaled, slots[1], hyper)
+    return buffer, (squares, buffer)
+
+
+def rmsprop(
+    lr: float,
+    alpha: float = 0.99,
+    epsilon: float = 1e-8,
+    momentum: float = 0.0,
+    *,
+    before: Transforms = (),
+    after: Transforms = (),
+    schedule: Schedule | None = None,
+) -> Optimizer:
+    """RMSprop: `v` an average of `g^2`; `m <- momentum m + g / (sqrt(v) + epsilon)`, `params - lr m`. `torch.optim.RMSprop`.
+
+    Source: Tieleman and Hinton, 2012. TensorFlow starts `v` at 1 and adds epsilon under the root; this does neither.
+    """
+    rule = Transform({"alpha": alpha, "epsilon": epsilon, "momentum": momentum}, _zero_moments, _rmsprop)
+    return first_order(*before, rule, *after, lr=lr, schedule=schedule)

@@ -1,0 +1,139 @@
+"""Transforms of a direction, from which first-order optimizers are composed.
+
+A first-order step is `params - lr * schedule(step) * direction`, and the direction is the gradient sent through a
+chain of transforms. What stands before the optimizer's own rule sees the gradient, what stands after it sees the
+direction; so `weight_decay` before it is the coupled kind (an L2 penalty), after it the decoupled kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random, tree
+from deepobs_func.base import Params
+from deepobs_func.optimizers.base import Optimizer, Oracle
+from deepobs_func.optimizers.schedules import Schedule, constant
+
+Hyper = dict[str, Tensor]
+Init = Callable[[Params], Any]
+Update = Callable[[Params, Any, Params, Hyper, Tensor], tuple[Params, Any]]
+
+
+class Transform(NamedTuple):
+    """One link of the chain.
+
+    Attributes:
+        hyper: its hyperparameters by name. In a step they are 0-d tensors of the optimizer state, so that a grid of
+            them can be `vmap`ped and none is a constant of the compiled graph.
+        init: `params -> slots`, what it remembers.
+        update: `(direction, slots, params, hyper, step) -> (direction, slots)`; `step` counts from 1, 0-d int64.
+    """
+
+    hyper: dict[str, float]
+    init: Init
+    update: Update
+
+
+class OptState(NamedTuple):
+    """The state of a first-order optimizer.
+
+    Attributes:
+        hyper: learning rate and hyperparameters, 0-d float64 (so that a float64 run has them exactly).
+        step: how many updates were made, 0-d int64.
+        slots: what each transform remembers.
+    """
+
+    hyper: Hyper
+    step: Tensor
+    slots: tuple[Any, ...]
+
+
+def no_slots(params: Params) -> Params:
+    """For transforms that remember nothing."""
+    return {}
+
+
+def first_order(*transforms: Transform, lr: float, schedule: Schedule | None = None) -> Optimizer:
+    """Composes transforms to an optimizer: `params <- params - lr * schedule(step) * direction`.
+
+    Args:
+        transforms: the chain that the gradient goes through, in order.
+        lr: the base learning rate.
+        schedule: the factor of the learning rate by step, counted from 0; constant by default.
+
+    Raises:
+        ValueError: two transforms have a hyperparameter of the same name.
+    """
+    hyper = {"lr": lr}
+    for transform in transforms:
+        if twice := hyper.keys() & transform.hyper.keys():
+            raise ValueError(f"Two transforms have the hyperparameter {twice.pop()!r}; rename it in one of them.")
+        hyper |= transform.hyper
+
+    def init(params: Params, key: random.Key) -> OptState:
+        device = next(iter(params.values())).device
+        tensors = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in hyper.items()}
+        step = torch.zeros((), dtype=torch.int64, device=device)
+        return OptState(tensors, step, tuple(transform.init(params) for transform in transforms))
+
+    return Optimizer(init, _make_update(tuple(transform.update for transform in transforms), schedule or constant()))
+
+
+@cache
+def _make_update(updates: tuple[Update, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
+    """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
+
+    def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
+        direction, slots, step = oracle.grad(), [], state.step + 1
+        for transform, slot in zip(updates, state.slots, strict=True):
+            direction, slot = transform(direction, slot, params, state.hyper, step)
+            slots.append(slot)
+        lr = state.hyper["lr"] * schedule(state.step)
+        params = tree.map(lambda p, d: p - lr.to(p.dtype) * d, params, direction)
+        return params, OptState(state.hyper, step, tuple(slots))
+
+    return update
+
+
+def _clip_by_global_norm(
+    direction: Params, slots: Any, params: Params, hyper: Hyper, step: Tensor
+) -> tuple[Params, Any]:
+    factor = (hyper["max_norm"] / tree.norm(direction)).clamp(max=1.0)
+    return tree.scale(factor, direction), slots
+
+
+def clip_by_global_norm(max_norm: float) -> Transform:
+    """`d <- d min(1, max_norm / |d|)`, the norm over all parameters. A zero direction stays zero.
+
+    Source: Pascanu, Mikolov and Bengio, ICML 2013.
+    """
+    return Transform({"max_norm": max_norm}, no_slots, _clip_by_global_norm)
+
+
+def _clip_by_value(direction: Params, slots: Any, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Any]:
+    bound = hyper["max_value"]
+    return tree.map(lambda d: torch.clamp(d, -bound.to(d.dtype), bound.to(d.dtype)), direction), slots
+
+
+def clip_by_value(max_value: float) -> Transform:
+    """`d_j <- min(max(d_j, -max_value), max_value)` for every coordinate j."""
+    return Transform({"max_value": max_value}, no_slots, _clip_by_value)
+
+
+def _weight_decay(direction: Params, slots: Any, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Any]:
+    strength = hyper["weight_decay"]
+    return tree.map(lambda d, p: d + strength.to(p.dtype) * p, direction, params), slots
+
+
+def weight_decay(strength: float) -> Transform:
+    """`d <- d + strength * params`, on every parameter.
+
+    Before an optimizer's rule it is coupled (the gradient of an L2 penalty), after it decoupled (Loshchilov and
+    Hutter, ICLR 2019). It belongs to the optimizer; a problem's own penalty counts kernels only.
+    """
+    return Transform({"weight_decay": strength}, no_slots, _weight_decay)

@@ -1,0 +1,69 @@
+"""The test problems: rows of plain data, and `get`, which turns one into a `Problem`.
+
+Listing the problems imports no torch; `get` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from deepobs_func import datasets
+from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.problems import mnist, synthetic
+from deepobs_func.problems.row import Deviation, Row
+
+if TYPE_CHECKING:
+    from deepobs_func.problems.custom import from_module as from_module
+    from deepobs_func.problems.problem import Problem as Problem
+
+__all__ = ["Deviation", "Problem", "Row", "from_module", "get", "names", "row"]
+
+_ROWS = {row.name: row for row in (*mnist.ROWS, *synthetic.ROWS)}
+_LAZY = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
+
+
+def names() -> list[str]:
+    """The names of all test problems."""
+    return list(_ROWS)
+
+
+def row(name: str) -> Row:
+    """The row of a test problem.
+
+    Raises:
+        ConfigError: there is no such problem; the message has the nearest name.
+    """
+    if name not in _ROWS:
+        raise ConfigError(unknown("problem", name, _ROWS, listing="deepobs list"))
+    return _ROWS[name]
+
+
+@functools.cache
+def get(name: str) -> Problem:
+    """The test problem of that name: a frozen value, the same object each time; no files are touched.
+
+    Raises:
+        ConfigError: there is no such problem; the message has the nearest name.
+    """
+    from deepobs_func.problems.problem import Problem
+
+    data = row(name)
+    return Problem(
+        name=data.name,
+        dataset=datasets.spec(data.dataset),
+        make_net=functools.partial(pkgutil.resolve_name(data.net), **data.net_args),
+        measure=pkgutil.resolve_name(data.measure),
+        weight_decay=data.weight_decay,
+        separable=data.separable,
+        epochs=data.epochs,
+        batch_size=data.batch_size,
+        deviations=data.deviations,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return pkgutil.resolve_name(_LAZY[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,200 @@
+"""A test problem as a frozen value with pure functions: data set + net + measure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from deepobs_func import random
+from deepobs_func.base import Batch, Evaluation, ModelState, Params
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.errors import ConfigError
+from deepobs_func.nets.layers import Layer, Noise, Pass, name_layers
+from deepobs_func.problems.measures import Measure
+from deepobs_func.problems.row import Deviation
+
+Tensors = dict[str, Tensor]
+
+
+def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
+    """Calls one of this package's nets, which take the `Pass` beside their input."""
+    return functional_call(net, tensors, (x, p), strict=True)
+
+
+def draw_declared(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[Params, Tensors]:
+    """Draws every tensor that the net's layers declare: `(params, moments)`, each from a key of its own."""
+
+    def drawn(named: list[tuple[str, Tensor]], key: random.Key) -> Tensors:
+        result = {}
+        for index, (name, declared) in enumerate(named):
+            path, _, leaf = name.rpartition(".")
+            layer = net.get_submodule(path)
+            assert isinstance(layer, Layer)
+            result[name] = layer.initializers[leaf](random.fold_in(key, index), declared.shape, dtype)
+        return result
+
+    params_key, moments_key = random.split(key)
+    return drawn(list(net.named_parameters()), params_key), drawn(list(net.named_buffers()), moments_key)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A test problem: pure functions of explicit parameters, and no data.
+
+    Everything differentiable is a function of `(params, batch)`; nothing is drawn, kept or switched inside.
+
+    Attributes:
+        name: as in `problems.names()`.
+        dataset: what the data look like.
+        make_net: makes the net, an `nn.Module` that only describes shapes.
+        measure: the loss and the correctness of each example.
+        weight_decay: the factor of the L2 penalty; None where the problem has none.
+        separable: whether example n's training loss depends on example n alone.
+        epochs, batch_size: the defaults of a run.
+        deviations: quirks of DeepOBS 1.1.2 that concern this problem.
+        draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
+        call: `(net, tensors, x, pass) -> outputs`, how the net is called.
+        regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+    """
+
+    name: str
+    dataset: DatasetSpec
+    make_net: Callable[[], nn.Module]
+    measure: Measure
+    weight_decay: float | None
+    separable: bool
+    epochs: int
+    batch_size: int
+    deviations: tuple[Deviation, ...] = ()
+    draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
+    call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
+    regularize: Callable[[str, Tensor], bool] = lambda name, parameter: parameter.ndim >= 2
+
+    @functools.cached_property
+    def net(self) -> nn.Module:
+        """The net on the meta device: shapes and no data."""
+        return name_layers(self.make_net())
+
+    @functools.cached_property
+    def noises(self) -> dict[str, Noise]:
+        """The layers that read a draw from the batch, by the name of their entry in `batch.noise`."""
+        return {path: module for path, module in self.net.named_modules() if isinstance(module, Noise)}
+
+    @functools.cached_property
+    def regularized(self) -> tuple[str, ...]:
+        """The names of the parameters that the penalty counts, in order."""
+        return tuple(name for name, parameter in self.net.named_parameters() if self.regularize(name, parameter))
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether `evaluate` says which examples are correct."""
+        return self.measure.correct is not None
+
+    def init(
+        self, seed: int | random.Key = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> tuple[Params, ModelState]:
+        """The parameters and the model state at the start of a run.
+
+        Args:
+            seed: a whole number, or a key (then its device holds the result and `device` is not read).
+            dtype: of all floating-point tensors.
+            device: where they live.
+
+        Returns:
+            `params`, in DeepOBS's order, and `ModelState(moments, {})`: an empty carry means zeros.
+        """
+        key = random.key(seed, device) if isinstance(seed, int) else seed
+        params, moments = self.draw(self.net, random.fold_in(key, random.INIT), dtype)
+        return params, ModelState(moments, {})
+
+    def loss_and_state(self, params: Params, batch: Batch) -> tuple[Float[Tensor, " B"], ModelState]:
+        """The training-phase loss of each example, without the penalty, and the model's state after the batch."""
+        outputs, state = self._forward(params, batch, train=True)
+        return self.measure.losses(outputs, batch), state
+
+    def loss(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
+        """The training-phase loss of each example, `(B,)`, without the penalty.
+
+        Pure: it draws nothing and keeps nothing, so it is the same function for a gradient, a line search, a Hessian
+        product and, on separable problems, a per-example gradient.
+
+        Raises:
+            RuntimeError: a parameter or a moment is missing or unknown.
+        """
+        return self.loss_and_state(params, batch)[0]
+
+    def penalty(self, params: Params) -> Float[Tensor, ""]:
+        """The L2 term: `weight_decay / 2 * sum over kernels |W|^2`; 0 where the problem has none."""
+        total = next(iter(params.values())).new_zeros(())
+        if self.weight_decay is None:
+            return total
+        for name in self.regularized:
+            total = total + params[name].square().sum()
+        return 0.5 * self.weight_decay * total
+
+    def objective(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
+        """What an optimizer minimises: `loss(params, batch).mean() + penalty(params)`."""
+        return self.loss(params, batch).mean() + self.penalty(params)
+
+    def outputs(self, params: Params, batch: Batch) -> Any:
+        """The net's training-phase outputs: `loss(params, batch) = criterion(outputs(params, batch), batch)`."""
+        return self._forward(params, batch, train=True)[0]
+
+    def criterion(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
+        """The loss of each example as a function of the net's outputs, as a GGN splits it."""
+        return self.measure.losses(outputs, batch)
+
+    def evaluate(self, params: Params, batch: Batch) -> Evaluation:
+        """The test-phase twin of `loss`: no dropout, running moments, the VAE's noise as the batch has it."""
+        outputs, _ = self._forward(params, batch, train=False)
+        correct = self.measure.correct
+        return Evaluation(self.measure.losses(outputs, batch), None if correct is None else correct(outputs, batch))
+
+    def draw_noise(self, key: random.Key, batch_size: int, *, train: bool = True) -> Tensors:
+        """Draws `batch.noise`: keep-masks, the VAE's epsilon; each with a leading `B`, each from a key of its own.
+
+        Args:
+            key: the same key gives the same noise on every device.
+            batch_size: B.
+            train: the training phase; the test phase leaves out dropout.
+        """
+        return {
+            path: layer.draw(random.fold_in(key, index), batch_size)
+            for index, (path, layer) in enumerate(self.noises.items())
+            if train or layer.in_evaluation
+        }
+
+    def fake_batch(
+        self, batch_size: int, seed: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> Batch:
+        """A random batch of the right shapes and ranges, with noise and the initial state; needs no data on disk."""
+        x_key, noise_key = random.split(random.key(seed, device))
+        x, y = self.dataset.function("fake")(self.dataset, x_key, batch_size, dtype)
+        _, state = self.init(seed, dtype=dtype, device=device)
+        return Batch(x, y, self.draw_noise(noise_key, batch_size), state)
+
+    def with_weight_decay(self, weight_decay: float | None) -> Problem:
+        """The same problem under another L2 factor; None keeps the problem's own.
+
+        Raises:
+            ConfigError: the problem has no penalty, or the factor is negative.
+        """
+        if weight_decay is None:
+            return self
+        if self.weight_decay is None:
+            raise ConfigError(f"{self.name} has no L2 penalty, so it takes no weight decay (given: {weight_decay}).")
+        if weight_decay < 0:
+            raise ConfigError(f"A weight decay is 0 or more, not {weight_decay}.")
+        return replace(self, weight_decay=weight_decay)
+
+    def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
+        p = Pass(train, batch.noise, batch.state.carry)
+        outputs = self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
+        return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)

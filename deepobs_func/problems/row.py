@@ -1,0 +1,72 @@
+"""A test problem as a row of plain data, so that listing all of them imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Deviation(NamedTuple):
+    """A quirk of DeepOBS 1.1.2 and what this project does about it under each protocol."""
+
+    quirk: str
+    default: str
+    deepobs: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test problem: a data set, a net and a loss, each by name.
+
+    Attributes:
+        name: DeepOBS's name.
+        dataset: the name of the data set.
+        net: the import path of a function or class that makes the net; `net_args` are its arguments.
+        measure: the import path of a `problems.measures.Measure`.
+        parameters: the number of trainable parameters.
+        epochs, batch_size: the published defaults, or, where `defaults_chosen_here`, ours.
+        weight_decay: the default factor of the L2 penalty; None where the problem has no penalty.
+        accuracy: whether an accuracy is defined.
+        separable: whether an example's training loss depends on that example alone.
+        deviations: quirks of the reference that concern this problem.
+    """
+
+    name: str
+    dataset: str
+    net: str
+    measure: str
+    parameters: int
+    epochs: int
+    batch_size: int
+    net_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weight_decay: float | None = None
+    accuracy: bool = True
+    separable: bool = True
+    defaults_chosen_here: bool = False
+    deviations: tuple[Deviation, ...] = ()
+
+
+FIXED_ORDER = Deviation(
+    "the mini-batches come in the same order in every epoch",
+    "reshuffled every epoch",
+    "one fixed order a seed",
+)
+TRAIN_EVAL_HEAD = Deviation(
+    "the training set is evaluated on the head of the training stream",
+    "a fixed sample, the same for every seed",
+    "the head of the training stream",
+)
+KEYED_EVALUATION = Deviation(
+    "the VAE draws its noise in evaluation too, so its test loss is random",
+    "as in 1.1.2, from the run's key",
+    "as in 1.1.2, from the run's key",
+)
+FIRST_HESSIAN = Deviation(
+    "a second quadratic_deep in one process has another Hessian",
+    "always the first one",
+    "always the first one",
+)
+WRONG_DATA = Deviation("fmnist_mlp trains on MNIST", "Fashion-MNIST", "Fashion-MNIST (not among the baselines)")
+
+ONE_FILE = (FIXED_ORDER, TRAIN_EVAL_HEAD)

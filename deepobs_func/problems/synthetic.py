@@ -1,0 +1,39 @@
+"""The problems without a data file: the deep quadratic and the two-dimensional test functions."""
+
+from __future__ import annotations
+
+from deepobs_func.problems.row import FIRST_HESSIAN, FIXED_ORDER, Row
+
+
+def _two_d(function: str, u: float, v: float) -> Row:
+    return Row(
+        f"two_d_{function}",
+        "two_d",
+        "deepobs_func.nets.quadratic:Point",
+        f"deepobs_func.problems.measures:{function}",
+        2,
+        100,
+        128,
+        net_args={"u": u, "v": v},
+        accuracy=False,
+        defaults_chosen_here=True,
+        deviations=(FIXED_ORDER,),
+    )
+
+
+ROWS = (
+    Row(
+        "quadratic_deep",
+        "quadratic",
+        "deepobs_func.nets.quadratic:Quadratic",
+        "deepobs_func.problems.measures:quadratic",
+        100,
+        100,
+        128,
+        accuracy=False,
+        deviations=(FIXED_ORDER, FIRST_HESSIAN),
+    ),
+    _two_d("rosenbrock", -0.5, 1.5),
+    _two_d("beale", -4.5, 4.5),
+    _two_d("branin", 2.5, 12.5),
+)

@@ -1,0 +1,152 @@
+"""Counter-based random keys in the spirit of `jax.random`.
+
+A key is an int64 tensor of two 32-bit words. A draw is a pure function of a key, so the same key gives the same bits,
+uniforms and permutations on every device, in eager code, under `vmap` and inside a compiled graph, alone or as a
+member of a population; normals agree to rounding. Nothing here reads or moves a global generator.
+
+The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+1, 2, 3", SC 2011), computed in int64 and masked to 32 bits, since int32 overflow is undefined in the C++ that
+`torch.compile` generates. The second counter word tells draws, splits and folds apart, so they never collide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_PARITY = 0x1BD11BDA
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_DRAW, _SPLIT, _FOLD = 0, 1, 2  # the second counter word
+_DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}  # significand bits
+
+Key = Int[Tensor, "2"]
+
+# What a run's key is folded with, so that purposes never share draws.
+INIT, ORDER, NOISE, EVALUATION, OPTIMIZER, DATA = range(6)
+
+
+def threefry2x32(key: Key, count0: Tensor, count1: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Encrypts the counters with the key: 20 rounds of Threefry-2x32.
+
+    Args:
+        key: two words in `[0, 2**32)`, int64.
+        count0: int64 words in `[0, 2**32)`, any shape.
+        count1: the second counter word.
+
+    Returns:
+        Two int64 tensors of words in `[0, 2**32)`, in the shape of `count0`.
+    """
+    first, second = key[..., 0], key[..., 1]
+    schedule = (first, second, first ^ second ^ _PARITY)
+    x0, x1 = (count0 + first) & _MASK, (count1 + second) & _MASK
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            x0 = (x0 + x1) & _MASK
+            x1 = (((x1 << rotation) | (x1 >> (32 - rotation))) & _MASK) ^ x0
+        x0 = (x0 + schedule[(block + 1) % 3]) & _MASK
+        x1 = (x1 + schedule[(block + 2) % 3] + (block + 1)) & _MASK
+    return x0, x1
+
+
+def key(seed: int, device: torch.device | str | None = None) -> Key:
+    """The key of a seed.
+
+    Args:
+        seed: in `[0, 2**64)`.
+        device: where every draw from the key will live.
+
+    Raises:
+        ValueError: the seed is out of range.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"A seed is a whole number from 0 to 2**64 - 1, not {seed}.")
+    return torch.tensor([seed >> 32, seed & _MASK], dtype=torch.int64, device=device)
+
+
+def fold_in(key: Key, data: int | Tensor) -> Key:
+    """A new key from a key and a number in `[0, 2**32)`: an epoch, a step, a purpose, a layer."""
+    count = torch.as_tensor(data, dtype=torch.int64, device=key.device)
+    return torch.stack(threefry2x32(key, count, _FOLD), dim=-1)
+
+
+def split(key: Key, num: int = 2) -> Int[Tensor, "num 2"]:
+    """`num` independent keys, of which each row is one."""
+    counts = torch.arange(num, device=key.device)
+    return torch.stack(threefry2x32(key, counts, _SPLIT), dim=-1)
+
+
+def bits(key: Key, num: int) -> Int[Tensor, " num"]:
+    """`num` words of 32 random bits, int64 in `[0, 2**32)`. A shorter draw is the head of a longer one."""
+    counts = torch.arange((num + 1) // 2, device=key.device)
+    return torch.stack(threefry2x32(key, counts, _DRAW), dim=-1).flatten(-2)[..., :num]
+
+
+def uniform(
+    key: Key,
+    shape: Sequence[int],
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "*shape"]:
+    """Uniform draws from `[low, high)`, with as many random bits as the dtype's significand holds."""
+    num, digits = math.prod(shape), _DIGITS[dtype]
+    if digits > 32:
+        pairs = bits(key, 2 * num).unflatten(-1, (num, 2))
+        words = ((pairs[..., 0] >> 5) << 26) | (pairs[..., 1] >> 6)
+    else:
+        words = bits(key, num) >> (32 - digits)
+    unit = words.to(dtype) * 2.0**-digits
+    return (low + (high - low) * unit).reshape(tuple(shape))
+
+
+def normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    """Standard normal draws: both outputs of the Box-Muller transform, `sqrt(-2 ln u) (cos, sin)(2 pi v)`."""
+    num = math.prod(shape)
+    half = (num + 1) // 2
+    if _DIGITS[dtype] > 32:
+        u, v = uniform(key, (2, half), dtype=dtype).unbind(-2)
+        u = 1.0 - u  # in (0, 1], so that the logarithm is finite
+    else:
+        words = bits(key, 2 * half).unflatten(-1, (half, 2)).to(torch.float32)
+        u, v = (words[..., 0] + 0.5) * 2.0**-32, words[..., 1] * 2.0**-32
+    radius, angle = torch.sqrt(-2.0 * torch.log(u)), 2.0 * math.pi * v
+    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    return pairs.flatten(-2)[..., :num].to(dtype).reshape(tuple(shape))
+
+
+def truncated_normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    """Standard normal draws conditioned on `[-2, 2]`, by inversion: `sqrt(2) erfinv(u)`, `|u| <= erf(sqrt(2))`.
+
+    The standard deviation of a draw is 0.8796, as TensorFlow's `truncated_normal` has it.
+    """
+    bound = math.erf(math.sqrt(2.0))
+    u = uniform(key, shape, -bound, bound, dtype)
+    return (math.sqrt(2.0) * torch.erfinv(u)).clamp(-2.0, 2.0)
+
+
+def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor, "*shape"]:
+    """True with the given probability (to 32 bits).
+
+    Raises:
+        ValueError: the probability is not in `[0, 1]`.
+    """
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"A probability lies in [0, 1]; this one is {probability}.")
+    return (bits(key, math.prod(shape)) < round(probability * 2**32)).reshape(tuple(shape))
+
+
+def integers(key: Key, high: int, shape: Sequence[int]) -> Int[Tensor, "*shape"]:
+    """Whole numbers in `[0, high)`, int64, `high <= 2**31` (the bias is below `high / 2**32`)."""
+    return ((bits(key, math.prod(shape)) * high) >> 32).reshape(tuple(shape))
+
+
+def permutation(key: Key, num: int) -> Int[Tensor, " num"]:
+    """A uniformly random order of `0 .. num - 1`, int64: the order of `num` words of 63 bits."""
+    pairs = bits(key, 2 * num).unflatten(-1, (num, 2))
+    words = (pairs[..., 0] << 31) | (pairs[..., 1] >> 1)
+    return torch.sort(words, dim=-1, stable=True).indices

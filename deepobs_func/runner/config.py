@@ -1,0 +1,203 @@
+"""What a run is, before anything is loaded: a frozen configuration, checked. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol
+
+from deepobs_func import optimizers
+from deepobs_func.errors import ConfigError, unknown
+
+Divergence = Literal["stop", "continue"]
+
+
+@dataclass(frozen=True)
+class RunProtocol:
+    """How the data are visited, and what happens when a run diverges.
+
+    Attributes:
+        fixed_order: the mini-batches come in the same order in every epoch.
+        train_eval_head: the training set is evaluated on the head of the training stream, not on a fixed sample.
+        on_divergence: `"stop"` ends a run at the first objective that is not finite.
+    """
+
+    name: str
+    fixed_order: bool
+    train_eval_head: bool
+    on_divergence: Divergence
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        RunProtocol("default", fixed_order=False, train_eval_head=False, on_divergence="stop"),
+        RunProtocol("deepobs-1.1.2", fixed_order=True, train_eval_head=True, on_divergence="continue"),
+    )
+}
+COMPILE = ("auto", "on", "off")
+
+
+def default_data() -> str:
+    """`$DEEPOBS_DATA`, or DeepOBS's own default."""
+    return os.environ.get("DEEPOBS_DATA", "data_deepobs")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The configuration of a run.
+
+    Attributes:
+        problem: a name of `problems.names()`.
+        optimizer: a functional optimizer's name, or the import path of a `torch.optim.Optimizer` class.
+        lr: the base learning rate.
+        hyperparams: the optimizer's other hyperparameters; what is left out has its default.
+        epochs, batch_size: None for the problem's published value.
+        seed: of the initial parameters, the order of the data and the noise.
+        weight_decay: the factor of the problem's L2 penalty; None for the problem's default. Never the optimizer's.
+        lr_sched_epochs, lr_sched_factors: from epoch e on, the learning rate is `lr * factor`; both or neither.
+        protocol: `"default"` or `"deepobs-1.1.2"`.
+        data: the data folder, or `"synthetic"`.
+        output_dir: the results tree; None writes nothing.
+        device: `"auto"`, or a torch device such as `"cpu"` or `"cuda:1"`.
+        compile: `"auto"`, `"on"` or `"off"`.
+        train_log_interval: mini-batch losses are recorded every so many steps.
+        on_divergence: `"stop"`, `"continue"`, or None for the protocol's choice.
+    """
+
+    problem: str
+    optimizer: str
+    lr: float
+    hyperparams: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int = 42
+    weight_decay: float | None = None
+    lr_sched_epochs: Sequence[int] | None = None
+    lr_sched_factors: Sequence[float] | None = None
+    protocol: str = "default"
+    data: str = field(default_factory=default_data)
+    output_dir: str | None = "results"
+    device: str = "auto"
+    compile: str = "auto"
+    train_log_interval: int = 10
+    on_divergence: str | None = None
+
+
+# What does not change a run's numbers, or is not its configuration: not part of a run's id.
+_NOT_IN_ID = ("data", "output_dir", "device", "train_log_interval")
+
+
+class ProblemData(Protocol):
+    """What a configuration is checked against: a `problems.Row`, or a `Problem` of a user's own."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def weight_decay(self) -> float | None: ...
+
+
+def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
+    """The configuration with every default filled in.
+
+    Raises:
+        ConfigError: a value is out of range or two values do not go together; the message names value, what is
+            allowed, and the mend.
+    """
+    protocol = protocol_of(config)
+    resolved = replace(
+        config,
+        epochs=problem.epochs if config.epochs is None else config.epochs,
+        batch_size=problem.batch_size if config.batch_size is None else config.batch_size,
+        hyperparams=_hyperparams(config),
+        on_divergence=config.on_divergence or protocol.on_divergence,
+    )
+    _check_numbers(resolved)
+    _check_schedule(resolved)
+    if config.weight_decay is not None:
+        if problem.weight_decay is None:
+            raise ConfigError(
+                f"{problem.name} has no L2 penalty, so it takes no --weight-decay (given: {config.weight_decay}). "
+                "For the optimizer's own weight decay write --opt.weight_decay."
+            )
+        if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
+            raise ConfigError(f"--weight-decay {config.weight_decay}: it must be 0 or more.")
+    if config.compile not in COMPILE:
+        raise ConfigError(unknown("choice for --compile", config.compile, COMPILE))
+    if resolved.on_divergence not in ("stop", "continue"):
+        raise ConfigError(unknown("choice for --on-divergence", str(config.on_divergence), ("stop", "continue")))
+    return resolved
+
+
+def protocol_of(config: RunConfig) -> RunProtocol:
+    """The protocol that a configuration names.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise ConfigError(unknown("protocol", config.protocol, PROTOCOLS))
+    return PROTOCOLS[config.protocol]
+
+
+def identity(config: RunConfig, data_source: str) -> dict[str, Any]:
+    """A resolved configuration as plain data for the run's id, without paths and what changes no number."""
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_ID}
+    values["hyperparams"] = {name: _plain(value) for name, value in config.hyperparams.items()}
+    return values | {"data_source": data_source}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+
+def _hyperparams(config: RunConfig) -> dict[str, Any]:
+    """All hyperparameters of a functional optimizer; those given for a class."""
+    row = optimizers.FUNCTIONAL.get(config.optimizer)
+    if row is None:
+        if "." not in config.optimizer:
+            message = unknown("optimizer", config.optimizer, optimizers.names())
+            raise ConfigError(f"{message} Or give the import path of a class, such as torch.optim.AdamW.")
+        return dict(config.hyperparams)
+    for name, value in config.hyperparams.items():
+        if name not in row.defaults:
+            raise ConfigError(unknown(f"hyperparameter of {row.name}:", name, row.defaults))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"The hyperparameter {name} of {row.name} is {value!r}; it must be a finite number.")
+    return {name: float(config.hyperparams.get(name, default)) for name, default in row.defaults.items()}
+
+
+def _check_numbers(config: RunConfig) -> None:
+    if not (config.lr > 0 and math.isfinite(config.lr)):
+        raise ConfigError(f"--lr {config.lr}: a learning rate must be positive and finite.")
+    for flag, value in (
+        ("--epochs", config.epochs),
+        ("--batch-size", config.batch_size),
+        ("--train-log-interval", config.train_log_interval),
+    ):
+        if value is None or value < 1:
+            raise ConfigError(f"{flag} {value}: it must be a whole number from 1.")
+    if not 0 <= config.seed < 2**64:
+        raise ConfigError(f"--seed {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
+
+
+def _check_schedule(config: RunConfig) -> None:
+    epochs, factors = config.lr_sched_epochs, config.lr_sched_factors
+    if (epochs is None) != (factors is None):
+        raise ConfigError("--lr-sched-epochs and --lr-sched-factors go together: give both or neither.")
+    if epochs is None or factors is None:
+        return
+    if len(epochs) != len(factors):
+        raise ConfigError(
+            f"--lr-sched-epochs has {len(epochs)} values and --lr-sched-factors {len(factors)}: give as many of each."
+        )
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+        raise ConfigError(f"--lr-sched-epochs {' '.join(map(str, epochs))}: they must increase and begin at 1 or later.")
+    if any(not (factor > 0 and math.isfinite(factor)) for factor in factors):
+        raise ConfigError(f"--lr-sched-factors {' '.join(map(str, factors))}: each must be positive and finite.")

@@ -1,0 +1,209 @@
+"""The loop: evaluate, train an epoch, evaluate, and so on; into a record."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepobs_func import random, records
+from deepobs_func.datasets.load import SYNTHETIC, Dataset, load
+from deepobs_func.problems.problem import Problem
+from deepobs_func.records import RunRecord
+from deepobs_func.runner.config import RunConfig, identity
+from deepobs_func.runner.evaluation import Evaluator
+from deepobs_func.runner.order import epoch_order
+from deepobs_func.runner.plan import Plan, empty_record, make_plan
+from deepobs_func.runner.progress import Reporter
+from deepobs_func.runner.step import Carry, make_train_step
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. What was done so far is in `record`, whose `path` is the file where one was written."""
+
+    def __init__(self, record: RunRecord) -> None:
+        super().__init__(f"interrupted after {max(len(record.train_losses) - 1, 0)} of {record.num_epochs} epochs")
+        self.record = record
+
+
+def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | None = None) -> RunRecord:
+    """Trains a problem and records it, as DeepOBS does: evaluated before training and after every epoch.
+
+    Two runs of one configuration, on one machine with the same thread count and versions, give the same numbers, bit
+    for bit.
+
+    Args:
+        config: what to run. Its record is written into `config.output_dir`, unless that is None.
+        problem: a problem of your own, e.g. from `problems.from_module`; by default the one that the name says.
+        reporter: shows the progress; by default nothing is shown.
+
+    Returns:
+        The record; its status is `"finished"` or `"diverged"`.
+
+    Raises:
+        ConfigError, DataError: the run cannot start; nothing was trained.
+        RunInterrupted: Ctrl-C. The epochs so far are written with status `"interrupted"`.
+    """
+    plan = make_plan(config, problem)
+    record = empty_record(plan)
+    key = random.key(plan.config.seed, plan.device)
+    params, state = plan.problem.init(key)
+    carry = Carry(params, plan.optimizer.init(params, key), state)
+    record.extra["data"] = _data_source(plan)
+    record.extra["configuration"] = identity(plan.config, record.extra["data"]["source"])
+    record.extra["run_id"] = records.run_id(record.extra["configuration"])
+    if config.output_dir is not None:
+        records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
+    dataset = load(plan.problem.dataset, plan.config.data, plan.device)
+    session = _Session(plan, dataset, key, record, reporter or Reporter())
+    try:
+        session.train(carry)
+    except KeyboardInterrupt as interrupt:
+        record.extra["status"] = "interrupted"
+        _write(record, config)
+        raise RunInterrupted(record) from interrupt
+    except Exception as error:
+        record.extra |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        _write(record, config)
+        raise
+    _write(record, config)
+    return record
+
+
+def _data_source(plan: Plan) -> dict[str, Any]:
+    """Where the data will come from, known before they are loaded: the folder's name tells a stand-in apart."""
+    if plan.problem.dataset.generated:
+        return {"source": "generated", "synthetic": False}
+    synthetic = plan.config.data == SYNTHETIC
+    return {"source": SYNTHETIC if synthetic else "files", "synthetic": synthetic}
+
+
+def _write(record: RunRecord, config: RunConfig) -> None:
+    if config.output_dir is not None and record.train_losses:
+        record.path = records.write(record, config.output_dir)
+
+
+class _Session:
+    """A run under way: what does not change during it, and the record that grows."""
+
+    def __init__(self, plan: Plan, dataset: Dataset, key: random.Key, record: RunRecord, reporter: Reporter) -> None:
+        self.plan, self.dataset, self.key, self.record, self.reporter = plan, dataset, key, record, reporter
+        self.train_step = make_train_step(
+            plan.problem, plan.optimizer, compile=plan.compile, compile_noise=plan.compile_noise
+        )
+        self.evaluator = Evaluator(plan, dataset, key)
+        self.timings: dict[str, Any] = {"warm_up": 0.0, "train": [], "evaluate": []}
+        self.penalties: list[float] = []
+        self.minibatch_penalties: list[float] = []
+        self.divergence: dict[str, Any] | None = None
+
+    def train(self, carry: Carry) -> None:
+        """Fills the record. What it has when an exception leaves this method is what was done so far."""
+        self.record.extra |= {
+            "status": "interrupted",
+            "protocol": self.plan.protocol.name,
+            "resolved": {"compile": self.plan.compile, "compile_noise": self.plan.compile_noise},
+            "timings": self.timings,
+            "penalties": self.penalties,
+            "minibatch_penalties": self.minibatch_penalties,
+        }
+        self.reporter.start(self.plan)
+        try:
+            self._warm_up(carry)
+            self._evaluate(0, carry)
+            for epoch in range(self.plan.epochs):
+                if self._stopped():
+                    break
+                carry = self._train_epoch(epoch, carry)
+                if not self._stopped():
+                    self._evaluate(epoch + 1, carry)
+            self._finish()
+        finally:
+            self.reporter.close()
+
+    def _warm_up(self, carry: Carry) -> None:
+        """One step whose result is dropped, so that compiling and first calls are off the clock."""
+        start = time.perf_counter()
+        throwaway = Carry(carry.params, self.plan.optimizer.init(carry.params, self.key), carry.state)
+        rows, keys = self._batches(0)
+        _, metrics = self.train_step(throwaway, self.dataset.train, rows[0], keys[0])
+        float(metrics.loss)
+        self.timings["warm_up"] = time.perf_counter() - start
+
+    def _batches(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows `(steps, B)` and the noise keys `(steps, 2)` of an epoch."""
+        plan, steps = self.plan, self.plan.steps_per_epoch
+        rows = epoch_order(plan.protocol, self.key, epoch, plan.problem.dataset.train_size, plan.batch_size)
+        if not plan.problem.noises:
+            return rows, self.key.expand(steps, 2)  # nobody reads it
+        first = epoch * steps
+        counts = torch.arange(first, first + steps, device=plan.device)
+        return rows, random.fold_in(random.fold_in(self.key, random.NOISE), counts)
+
+    def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
+        rows, keys = self._batches(epoch)
+        losses, penalties = [], []
+        start = time.perf_counter()
+        for step in range(self.plan.steps_per_epoch):
+            carry, metrics = self.train_step(carry, self.dataset.train, rows[step], keys[step])
+            losses.append(metrics.loss)
+            penalties.append(metrics.penalty)
+            if step % self.plan.config.train_log_interval == 0:
+                self.reporter.step(epoch, step, metrics.loss)
+        copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
+        self.timings["train"].append(time.perf_counter() - start)
+        self._log_steps(epoch, copied)
+        return carry
+
+    def _log_steps(self, epoch: int, metrics: torch.Tensor) -> None:
+        """Records an epoch's mini-batch losses, `(2, steps)`: loss and penalty; and sees whether one diverged."""
+        objectives, penalties = metrics.sum(0), metrics[1]
+        bad = (~torch.isfinite(objectives)).nonzero().flatten()
+        if len(bad):
+            self._diverge(epoch, int(bad[0]))
+            if self._stopped():
+                objectives = objectives[: int(bad[0]) + 1]
+        interval = self.plan.config.train_log_interval
+        self.record.minibatch_train_losses += objectives[::interval].tolist()
+        self.minibatch_penalties += penalties[: len(objectives) : interval].tolist()
+
+    def _evaluate(self, epoch: int, carry: Carry) -> None:
+        start = time.perf_counter()
+        penalty = float(self.plan.problem.penalty(carry.params))
+        train, test = self.evaluator(epoch, carry)
+        record = self.record
+        record.train_losses.append(train.loss + penalty)
+        record.test_losses.append(test.loss + penalty)
+        self.penalties.append(penalty)
+        if record.train_accuracies is not None and record.test_accuracies is not None:
+            record.train_accuracies.append(train.accuracy)
+            record.test_accuracies.append(test.accuracy)
+        self.timings["evaluate"].append(time.perf_counter() - start)
+        if not (math.isfinite(record.train_losses[-1]) and math.isfinite(record.test_losses[-1])):
+            self._diverge(epoch, None)
+        self.reporter.evaluated(epoch, record)
+
+    def _diverge(self, epoch: int, step: int | None) -> None:
+        """Notes where the objective first was not finite: in a step of an epoch, or in the evaluation after it."""
+        if self.divergence is None:
+            self.divergence = self.record.extra["divergence"] = {"epoch": epoch, "step": step}
+
+    def _stopped(self) -> bool:
+        return self.divergence is not None and self.plan.config.on_divergence == "stop"
+
+    def _finish(self) -> None:
+        record = self.record
+        record.extra["status"] = "finished" if self.divergence is None else "diverged"
+        missing = self.plan.epochs + 1 - len(record.train_losses)
+        nan = float("nan")
+        record.train_losses += [nan] * missing
+        record.test_losses += [nan] * missing
+        if record.train_accuracies is not None and record.test_accuracies is not None:
+            train, test = self.evaluator.class_zero_accuracies()
+            record.train_accuracies += [train] * missing
+            record.test_accuracies += [test] * missing
+        steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)
+        record.minibatch_train_losses += [nan] * (steps - len(record.minibatch_train_losses))

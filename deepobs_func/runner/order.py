@@ -1,0 +1,55 @@
+"""Which examples come when: orders of the training set, and the samples that are evaluated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.runner.config import RunProtocol
+
+
+def epoch_order(protocol: RunProtocol, key: random.Key, epoch: int, num_examples: int, batch_size: int) -> Tensor:
+    """The rows of every batch of an epoch, `(steps, B)` int64; the last partial batch is dropped.
+
+    Args:
+        protocol: a fixed order is that of epoch 0 throughout.
+        key: the run's.
+        epoch: from 0.
+        num_examples, batch_size: of the training set.
+    """
+    order_key = random.fold_in(random.fold_in(key, random.ORDER), 0 if protocol.fixed_order else epoch)
+    steps = num_examples // batch_size
+    return random.permutation(order_key, num_examples)[: steps * batch_size].view(steps, batch_size)
+
+
+def train_eval_rows(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, batch_size: int) -> Tensor:
+    """The training examples that are evaluated, `(n,)`: as many whole batches as the test set has.
+
+    The head of the first epoch's stream under `train_eval_head`, else a random sample that is the same for every seed.
+    """
+    size = spec.train_eval_size or min(spec.test_size, spec.train_size)
+    num = size // batch_size * batch_size
+    if protocol.train_eval_head:
+        return epoch_order(protocol, key, 0, spec.train_size, batch_size).flatten()[:num]
+    sample_key = random.fold_in(random.key(0, key.device), random.DATA)
+    return random.permutation(sample_key, spec.train_size)[:num]
+
+
+def test_rows(spec: DatasetSpec, batch_size: int, device: torch.device) -> Tensor:
+    """The test examples that are evaluated, `(n,)`: all but the last partial batch."""
+    return torch.arange(spec.test_size // batch_size * batch_size, device=device)
+
+
+def evaluation_chunk(num_examples: int, batch_size: int, limit: int = 2048) -> int:
+    """The largest whole number of batches, up to `limit` examples, that divides the examples evenly.
+
+    One shape for every chunk, so that a compiled evaluation is compiled once.
+
+    >>> evaluation_chunk(9984, 128), evaluation_chunk(896, 128), evaluation_chunk(10000, 5000)
+    (1664, 896, 5000)
+    """
+    batches = num_examples // batch_size
+    fitting = [k for k in range(1, batches + 1) if batches % k == 0 and k * batch_size <= max(limit, batch_size)]
+    return max(fitting) * batch_size

@@ -1,0 +1,169 @@
+"""From a configuration to a run that is ready to start: everything that can be wrong is found here."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deepobs_func import optimizers, problems, records
+from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers import schedules
+from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
+from deepobs_func.problems.problem import Problem
+from deepobs_func.records import RunRecord
+from deepobs_func.runner.config import RunConfig, RunProtocol, protocol_of, resolve
+
+# A step and an evaluation take 15 to 40 s to compile on two cores; below this many steps that is not earned back.
+COMPILE_FROM_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, resolved.
+
+    Attributes:
+        config: with every default filled in.
+        problem: at the run's weight decay.
+        optimizer: with its schedule in steps.
+        protocol: how the data are visited.
+        device: where everything lives.
+        compile: whether step and evaluation are compiled; `compile_noise`: whether the noise is.
+        steps_per_epoch: whole batches in the training set.
+    """
+
+    config: RunConfig
+    problem: Problem
+    optimizer: Optimizer
+    protocol: RunProtocol
+    device: torch.device
+    compile: bool
+    compile_noise: bool
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        assert self.config.epochs is not None, "a resolved configuration has epochs"
+        return self.config.epochs
+
+    @property
+    def batch_size(self) -> int:
+        assert self.config.batch_size is not None, "a resolved configuration has a batch size"
+        return self.config.batch_size
+
+
+def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
+    """Resolves and checks a configuration.
+
+    Args:
+        config: what to run.
+        problem: a problem of the user's own, whose name the configuration has; by default the named one.
+
+    Raises:
+        ConfigError: the configuration cannot be run.
+    """
+    config = resolve(config, problem or problems.row(config.problem))
+    found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
+    device = _device(config.device)
+    assert config.epochs is not None and config.batch_size is not None
+    smaller = min(found.dataset.train_size, found.dataset.test_size)
+    if config.batch_size > smaller:
+        raise ConfigError(
+            f"--batch-size {config.batch_size}: {found.dataset.title} has {found.dataset.train_size} training and "
+            f"{found.dataset.test_size} test examples, so a batch has at most {smaller}."
+        )
+    steps_per_epoch = found.dataset.train_size // config.batch_size
+    compile = _compile(config.compile, steps_per_epoch * config.epochs)
+    return Plan(
+        config=config,
+        problem=found,
+        optimizer=_optimizer(config, steps_per_epoch),
+        protocol=protocol_of(config),
+        device=device,
+        compile=compile,
+        compile_noise=compile or (config.compile != "off" and has_compiler()),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def empty_record(plan: Plan) -> RunRecord:
+    """The record before the first evaluation."""
+    config, accuracies = plan.config, plan.problem.has_accuracy
+    return RunRecord(
+        train_losses=[],
+        test_losses=[],
+        minibatch_train_losses=[],
+        train_accuracies=[] if accuracies else None,
+        test_accuracies=[] if accuracies else None,
+        optimizer=config.optimizer.rpartition(".")[2],
+        testproblem=plan.problem.name,
+        weight_decay=config.weight_decay,
+        batch_size=plan.batch_size,
+        num_epochs=plan.epochs,
+        learning_rate=config.lr,
+        lr_sched_epochs=None if config.lr_sched_epochs is None else list(config.lr_sched_epochs),
+        lr_sched_factors=None if config.lr_sched_factors is None else list(config.lr_sched_factors),
+        random_seed=config.seed,
+        train_log_interval=config.train_log_interval,
+        hyperparams=dict(config.hyperparams),
+        extra={"environment": {**records.environment(), **_torch_environment(plan.device)}},
+    )
+
+
+def has_compiler() -> bool:
+    """Whether `torch.compile` finds what it needs for CPU code."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
+
+
+def _compile(choice: str, steps: int) -> bool:
+    """Resolves `--compile`. A rule, not a measurement, so that repeats of a run decide alike."""
+    if choice == "auto":
+        return steps >= COMPILE_FROM_STEPS and has_compiler()
+    if choice == "on" and not has_compiler():
+        raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or leave it off.")
+    return choice == "on"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an assertion
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used: {reason} Try 'auto' or 'cpu'.") from error
+    return device
+
+
+def _optimizer(config: RunConfig, steps_per_epoch: int) -> Optimizer:
+    schedule = None
+    if config.lr_sched_epochs is not None and config.lr_sched_factors is not None:
+        boundaries = tuple(epoch * steps_per_epoch for epoch in config.lr_sched_epochs)
+        schedule = schedules.steps(boundaries, tuple(config.lr_sched_factors))
+    if config.optimizer in optimizers.FUNCTIONAL:
+        make = getattr(optimizers, config.optimizer)
+        return make(config.lr, **config.hyperparams, schedule=schedule)  # type: ignore[no-any-return]
+    cls = load_class(config.optimizer)
+    _check_class_hyperparams(config, constructor_defaults(cls))
+    return from_class(cls, config.lr, config.hyperparams, schedule)
+
+
+def _check_class_hyperparams(config: RunConfig, allowed: dict[str, Any]) -> None:
+    from deepobs_func.errors import unknown
+
+    for name in config.hyperparams:
+        if name not in allowed:
+            raise ConfigError(unknown(f"hyperparameter of {config.optimizer}:", name, allowed))
+
+
+def _torch_environment(device: torch.device) -> dict[str, Any]:
+    is_cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+    }

@@ -1,0 +1,106 @@
+"""What a run shows while it goes: a progress bar on a terminal, a line per epoch elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deepobs_func.records import RunRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deepobs_func.runner.plan import Plan
+
+_REFRESH = 0.2  # seconds between two readings of the loss, each of which waits for the device
+
+
+class Reporter:
+    """Shows nothing. The methods are called by the loop, in this order; `close` comes in any case."""
+
+    def start(self, plan: Plan) -> None:
+        """Before the first evaluation."""
+
+    def step(self, epoch: int, step: int, loss: Tensor) -> None:
+        """Once per logging interval; the loss is still on the device."""
+
+    def evaluated(self, epoch: int, record: RunRecord) -> None:
+        """After each evaluation; `epoch` is the number of epochs trained."""
+
+    def close(self) -> None:
+        """At the end, however it came."""
+
+
+def summary(epoch: int, record: RunRecord) -> str:
+    """One line on the last evaluation."""
+    text = f"epoch {epoch}/{record.num_epochs}  train {record.train_losses[-1]:.4f}  test {record.test_losses[-1]:.4f}"
+    if record.test_accuracies:
+        text += f"  test accuracy {record.test_accuracies[-1]:.2%}"
+    return text
+
+
+class Lines(Reporter):
+    """A plain line after each evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._start, self._steps = console, 0.0, 0
+
+    def start(self, plan: Plan) -> None:
+        self._start, self._steps = time.perf_counter(), plan.steps_per_epoch
+
+    def evaluated(self, epoch: int, record: RunRecord) -> None:
+        train = record.extra["timings"]["train"]
+        speed = f"  {self._steps / train[-1]:.0f} steps/s" if train else ""
+        elapsed = time.perf_counter() - self._start
+        left = f"  {elapsed / epoch * (record.num_epochs - epoch):.0f} s left" if epoch else ""
+        self._console.print(summary(epoch, record) + speed + left, highlight=False, soft_wrap=True)
+
+
+class Bar(Reporter):
+    """A progress bar with loss, accuracy, steps per second and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._steps, self._read, self._last = 0, 0.0, ""
+
+    def start(self, plan: Plan) -> None:
+        self._steps = plan.steps_per_epoch
+        name = f"{plan.problem.name} {plan.config.optimizer.rpartition('.')[2]}"
+        self._task = self._progress.add_task(name, total=plan.epochs * plan.steps_per_epoch, shown="")
+        self._progress.start()
+
+    def step(self, epoch: int, step: int, loss: Tensor) -> None:
+        if time.perf_counter() - self._read < _REFRESH:
+            return
+        done = epoch * self._steps + step + 1
+        speed = self._progress.tasks[0].speed or 0.0
+        self._show(done, f"loss {float(loss):.4f}  {self._last}  {speed:.0f} steps/s")
+        self._read = time.perf_counter()
+
+    def evaluated(self, epoch: int, record: RunRecord) -> None:
+        accuracy = f"  accuracy {record.test_accuracies[-1]:.2%}" if record.test_accuracies else ""
+        self._last = f"test {record.test_losses[-1]:.4f}{accuracy}"
+        self._show(epoch * self._steps, self._last)
+
+    def _show(self, done: int, text: str) -> None:
+        self._progress.update(self._task, completed=done, shown=text)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def make_reporter(console: Console, *, quiet: bool) -> Reporter:
+    """The reporter that fits the console."""
+    if quiet:
+        return Reporter()
+    return Bar(console) if console.is_terminal else Lines(console)

@@ -1,0 +1,120 @@
+"""The training step and the evaluation, as pure functions; the runner compiles the whole of each."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.base import Batch, Evaluation, ModelState, Params
+from deepobs_func.datasets.load import Split
+from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.problems.oracle import Metrics, Oracle, make_value_and_grad
+from deepobs_func.problems.problem import Problem
+
+
+class Carry(NamedTuple):
+    """What a step hands to the next one."""
+
+    params: Params
+    opt_state: Any
+    state: ModelState
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
+TrainStep = Callable[[Carry, Split, Tensor, random.Key], tuple[Carry, Metrics]]
+Evaluate = Callable[[Params, ModelState, Split, Tensor, dict[str, Tensor]], Evaluation]
+
+# torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
+_ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+
+
+def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False) -> Step:
+    """Makes one training step, `(carry, batch) -> (carry, metrics)`.
+
+    The model state of the carry replaces that of the batch. For a functional optimizer the step is pure and can be
+    compiled or `vmap`ped as a whole; for a foreign one `compile=True` compiles the gradient inside.
+
+    Args:
+        problem: what is minimised.
+        optimizer: how.
+        compile: whether to compile the gradient of a foreign optimizer's step.
+
+    Returns:
+        The step; its metrics are the mean loss over the batch and the penalty, before the update.
+    """
+    value_and_grad = make_value_and_grad(problem)
+    if compile and not optimizer.compiles:
+        value_and_grad = compiled(value_and_grad)
+
+    def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
+        oracle = Oracle(problem, value_and_grad, carry.params, batch._replace(state=carry.state))
+        params, opt_state = optimizer.update(oracle, carry.opt_state, carry.params)
+        value = oracle.all()
+        return Carry(params, opt_state, value.state), value.metrics
+
+    return step
+
+
+def make_train_step(problem: Problem, optimizer: Optimizer, *, compile: bool, compile_noise: bool) -> TrainStep:
+    """Makes the step over data on the device, `(carry, split, rows, key) -> (carry, metrics)`.
+
+    `rows (B,)` are the examples of the batch; the key gives its noise. The gather, the preparation, the noise and the
+    step are one compiled graph, or, with `compile=False`, eager code in which only the noise may be compiled (eager
+    hashing of large masks is several times slower than compiled).
+    """
+    return _make_train_step(problem, optimizer.update, optimizer.compiles, compile, compile_noise)
+
+
+@functools.lru_cache(maxsize=32)
+def _make_train_step(
+    problem: Problem, update: Callable[..., Any], compiles: bool, compile: bool, compile_noise: bool
+) -> TrainStep:
+    """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
+    optimizer = Optimizer(_no_init, update, compiles)
+    step = make_step(problem, optimizer, compile=compile)
+    draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
+    whole = compile and optimizer.compiles
+    if compile_noise and problem.noises and not whole:
+        draw = compiled(draw)
+
+    def train_step(carry: Carry, split: Split, rows: Tensor, key: random.Key) -> tuple[Carry, Metrics]:
+        x, y = gather(problem, split, rows)
+        noise = draw(key, rows.shape[0]) if problem.noises else {}
+        return step(carry, Batch(x, y, noise, carry.state))
+
+    return compiled(train_step) if whole else train_step
+
+
+def _no_init(params: Params, key: random.Key) -> Any:
+    raise AssertionError("a step initialises nothing")
+
+
+@functools.lru_cache(maxsize=32)
+def make_evaluate(problem: Problem, *, compile: bool) -> Evaluate:
+    """Makes the evaluation of some examples, `(params, state, split, rows, noise) -> Evaluation`."""
+
+    def evaluate(
+        params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor]
+    ) -> Evaluation:
+        x, y = gather(problem, split, rows)
+        return problem.evaluate(params, Batch(x, y, noise, state))
+
+    return compiled(evaluate) if compile else evaluate
+
+
+def gather(problem: Problem, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs and targets of some examples, prepared for the model."""
+    prepare = problem.dataset.function("prepare")
+    return prepare(split.x.index_select(0, rows), torch.float32), split.y.index_select(0, rows)
+
+
+def compiled(function: F) -> F:
+    """Compiles a function to one graph for fixed shapes, with a recompilation count of its own where torch can."""
+    return torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATED)  # type: ignore[no-any-return,call-overload]

@@ -1,0 +1,62 @@
+"""Arithmetic on `dict[str, Tensor]`: a vector space whose coordinates have names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Tree = dict[str, Tensor]
+
+
+def map(fn: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
+    """Applies `fn` leaf by leaf.
+
+    Args:
+        fn: takes one tensor of every tree.
+        tree: gives the keys and their order.
+        others: trees with the same keys.
+
+    Raises:
+        KeyError: another tree lacks a key, or has one more.
+    """
+    for other in others:
+        if other.keys() != tree.keys():
+            raise KeyError(f"Trees differ in the keys {sorted(other.keys() ^ tree.keys())}.")
+    return {name: fn(leaf, *(other[name] for other in others)) for name, leaf in tree.items()}
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """The zero vector of the tree's space."""
+    return map(torch.zeros_like, tree)
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """`a + b`."""
+    return map(torch.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    """`a - b`."""
+    return map(torch.sub, a, b)
+
+
+def scale(factor: float | Tensor, tree: Tree) -> Tree:
+    """`factor * tree`; the factor is a number or a 0-d tensor and does not change a leaf's dtype."""
+    return map(lambda leaf: (factor * leaf).to(leaf.dtype), tree)
+
+
+def dot(a: Tree, b: Tree) -> Tensor:
+    """The inner product `sum_k <a_k, b_k>`, a 0-d tensor; 0 for empty trees."""
+    return sum((term.sum() for term in map(torch.mul, a, b).values()), torch.zeros(()))
+
+
+def norm(tree: Tree) -> Tensor:
+    """The Euclidean norm over all leaves, a 0-d tensor."""
+    return dot(tree, tree).sqrt()
+
+
+def size(tree: Tree) -> int:
+    """The number of coordinates."""
+    return sum(leaf.numel() for leaf in tree.values())
