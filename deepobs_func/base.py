@@ -10,9 +10,8 @@ Shapes, in every docstring: `B` batch, `C H W` image, `T` time, `V` vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -60,6 +59,7 @@ class Batch(NamedTuple):
     ) -> Batch:
         """A batch with what is left out filled in: no targets as `(B, 0)`, no noise, no state.
 
+        >>> import torch
         >>> Batch.of(torch.zeros(4, 2)).y.shape
         torch.Size([4, 0])
         """
@@ -97,12 +97,11 @@ def one_example(loss: Callable[[Params, Batch], Tensor]) -> Callable[[Params, Ba
         `in_dims=(None, BATCH_DIMS)`.
     """
 
-    def loss_of_one(params: Params, example: Batch) -> Tensor:
-        def unsqueeze(tree):  # type: ignore[no-untyped-def]
-            return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), tree)
+    def unsqueeze(tree: Any) -> Any:
+        return pytree.tree_map(lambda leaf: leaf.unsqueeze(0), tree)
 
-        state = ModelState(example.state.moments, unsqueeze(example.state.carry))
-        batch = Batch(*unsqueeze((example.x, example.y, example.noise)), state)
-        return loss(params, batch)[0]
+    def loss_of_one(params: Params, example: Batch) -> Tensor:
+        x, y, noise, carry = unsqueeze((example.x, example.y, example.noise, example.state.carry))
+        return loss(params, Batch(x, y, noise, ModelState(example.state.moments, carry)))[0]
 
     return loss_of_one

@@ -25,6 +25,7 @@ from deepobs_func.errors import ConfigError, DataError
 Status = Literal["finished", "diverged", "interrupted", "failed"]
 EXTRA = "deepobs_func"
 _ACCURACIES = ("train_accuracies", "test_accuracies")
+_OPTIONAL = (*_ACCURACIES, "minibatch_train_losses")  # the last was dropped from some published files for size
 
 
 @dataclass
@@ -65,7 +66,7 @@ class RunRecord:
     @property
     def status(self) -> Status:
         """How the run ended; files of DeepOBS's own have no status and were finished."""
-        return self.extra.get("status", "finished")  # type: ignore[no-any-return]
+        return self.extra.get("status", "finished")
 
     @property
     def synthetic(self) -> bool:
@@ -94,10 +95,12 @@ def read(path: str | Path) -> RunRecord:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no readable record: {error}.") from error
-    missing = [name for name in _KEYS if name not in content and name not in _ACCURACIES]
+    missing = [name for name in _KEYS if name not in content and name not in _OPTIONAL]
     if missing:
         raise DataError(f"{path} is no record of a run: it lacks {', '.join(missing)}.")
-    values = {name: content.get(name) for name in _KEYS}
+    values = {name: content.get(name) for name in _KEYS} | {
+        "minibatch_train_losses": content.get("minibatch_train_losses", [])
+    }
     return RunRecord(**values, extra=content.get(EXTRA, {}), path=Path(path))
 
 
@@ -157,17 +160,19 @@ def state_dir(output_dir: str | Path) -> Path:
 
 
 def check_writable(folder: Path, output_dir: str | Path) -> None:
-    """Makes sure, before a run starts, that its record can be written when it ends.
+    """Makes sure, before a run starts, that its record can be written when it ends; leaves nothing behind.
 
     Raises:
         ConfigError: the folder cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        state_dir(output_dir).mkdir(parents=True, exist_ok=True)
         for place in (folder, state_dir(output_dir)):
+            missing = [path for path in (place, *place.parents) if not path.exists()]
+            place.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=place, prefix=".writable-"):
                 pass
+            for path in missing:
+                path.rmdir()
     except OSError as error:
         raise ConfigError(
             f"The output folder {output_dir} cannot be written ({error}). Name another one with --output-dir."

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "DatasetSpec", "Split", "from_arrays", "load", "names", "spec"]
 
-_IDX_FILES = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+_IDX_FILES = tuple(
+    f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
 
 
 def _mnist_like(name: str, title: str, torchvision_folder: str) -> DatasetSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deepobs_func.datasets.spec import DatasetSpec
@@ -10,7 +11,7 @@ _TORCHVISION = {"mnist": "MNIST", "fmnist": "FashionMNIST"}
 
 
 def idx(spec: DatasetSpec, folder: Path) -> None:
-    """Fetches the four gzipped IDX files of MNIST or Fashion-MNIST into an empty folder, from the first mirror that has them.
+    """Fetches the four gzipped IDX files into an empty folder, each from the first mirror that has it.
 
     Raises:
         OSError, RuntimeError: no mirror could be reached, or a checksum was wrong.
@@ -23,11 +24,15 @@ def idx(spec: DatasetSpec, folder: Path) -> None:
         _from_first_mirror(fetch, kind.mirrors, folder, filename, md5)
 
 
-def _from_first_mirror(fetch, mirrors: list[str], folder: Path, filename: str, md5: str) -> None:  # type: ignore[no-untyped-def]
-    errors = []
+def _from_first_mirror(
+    fetch: Callable[[str, str, str, str], None], mirrors: list[str], folder: Path, filename: str, md5: str
+) -> None:
+    errors: list[Exception] = []
     for mirror in mirrors:
         try:
-            return fetch(mirror + filename, str(folder), filename, md5)
+            fetch(mirror + filename, str(folder), filename, md5)
         except (OSError, RuntimeError) as error:
             errors.append(error)
+        else:
+            return
     raise errors[0]

@@ -93,7 +93,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 def _content(path: Path) -> bytes:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            return stream.read()  # type: ignore[no-any-return]
+            return stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: expected a readable IDX file, found: {error}. Get the file again.") from error
 

@@ -50,7 +50,7 @@ class DatasetSpec:
     def function(self, field: str) -> Callable[..., Any]:
         """The function that a field names, imported now, or holds."""
         value = getattr(self, field)
-        return pkgutil.resolve_name(value) if isinstance(value, str) else value  # type: ignore[no-any-return]
+        return pkgutil.resolve_name(value) if isinstance(value, str) else value
 
     @property
     def generated(self) -> bool:

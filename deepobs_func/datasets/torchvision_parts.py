@@ -46,7 +46,8 @@ def _extension_loads() -> bool:
     from pathlib import Path
 
     spec = importlib.util.find_spec("torchvision")
-    assert spec is not None and spec.origin is not None, "torchvision is a declared dependency"
+    assert spec is not None, "torchvision is a declared dependency"
+    assert spec.origin is not None, "torchvision is a package with files"
     try:
         for extension in Path(spec.origin).parent.glob("_C*"):
             torch.ops.load_library(str(extension))

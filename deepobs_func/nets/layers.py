@@ -214,4 +214,3 @@ class Epsilon(Noise):
     def forward(self, like: Tensor, p: Pass) -> Tensor:
         epsilon = p.noise.get(self.path)
         return torch.zeros_like(like) if epsilon is None else epsilon.to(like.dtype)
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ class MLP(nn.Module):
 
     def __init__(self, widths: Sequence[int], weight: Initializer) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         self.dense = nn.ModuleList(Dense(inputs, outputs, weight) for inputs, outputs in pairs)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, C, H, W) -> (B, classes)

@@ -8,7 +8,6 @@ All of them take `before=` and `after=`, transforms of the gradient and of the d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,20 +23,16 @@ __all__ = ["adam", "adamw", "clip_by_global_norm", "cosine", "momentum", "nester
 Transforms = Sequence[Transform]
 
 
-def sgd(
-    lr: float, *, before: Transforms = (), after: Transforms = (), schedule: Schedule | None = None
-) -> Optimizer:
+def sgd(lr: float, *, before: Transforms = (), after: Transforms = (), schedule: Schedule | None = None) -> Optimizer:
     """Stochastic gradient descent: `params - lr g`. `torch.optim.SGD`."""
     return first_order(*before, *after, lr=lr, schedule=schedule)
 
 
 def _accumulate(direction: Params, buffer: Params, hyper: Hyper) -> Params:
-    return tree.map(lambda b, d: hyper["momentum"].to(b.dtype) * b + d, buffer, direction)
+    return tree.map(lambda b, d: torch.addcmul(d, b, hyper["momentum"].to(b.dtype)), buffer, direction)
 
 
-def _heavy_ball(
-    direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor
-) -> tuple[Params, Params]:
+def _heavy_ball(direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:
     buffer = _accumulate(direction, buffer, hyper)
     return buffer, buffer
 
@@ -58,9 +53,7 @@ def momentum(
     return first_order(*before, rule, *after, lr=lr, schedule=schedule)
 
 
-def _nesterov(
-    direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor
-) -> tuple[Params, Params]:
+def _nesterov(direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:
     buffer = _accumulate(direction, buffer, hyper)
     return _accumulate(direction, buffer, hyper), buffer
 
@@ -81,6 +74,11 @@ def nesterov(
     return first_order(*before, rule, *after, lr=lr, schedule=schedule)
 
 
+def _average(beta: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """`beta old + (1 - beta) new`, in one pass over the memory."""
+    return torch.lerp(old, new, (1 - beta).to(old.dtype))
+
+
 def _zero_moments(params: Params) -> tuple[Params, Params]:
     return tree.zeros_like(params), tree.zeros_like(params)
 
@@ -91,11 +89,8 @@ def _adam(
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     correction1, correction2 = 1 - beta1**step, torch.sqrt(1 - beta2**step)
 
-    def average(beta: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        return beta.to(old.dtype) * old + (1 - beta).to(old.dtype) * new
-
-    first = tree.map(lambda m, d: average(beta1, m, d), moments[0], direction)
-    second = tree.map(lambda v, d: average(beta2, v, d * d), moments[1], direction)
+    first = tree.map(lambda m, d: _average(beta1, m, d), moments[0], direction)
+    second = tree.map(lambda v, d: _average(beta2, v, d * d), moments[1], direction)
 
     def rule(m: Tensor, v: Tensor) -> Tensor:
         scale = torch.sqrt(v) / correction2.to(v.dtype) + hyper["epsilon"].to(v.dtype)
@@ -150,10 +145,7 @@ _decay = weight_decay  # under a name that adamw's argument does not hide
 def _rmsprop(
     direction: Params, slots: tuple[Params, Params], params: Params, hyper: Hyper, step: Tensor
 ) -> tuple[Params, tuple[Params, Params]]:
-    alpha = hyper["alpha"]
-    squares = tree.map(
-        lambda v, d: alpha.to(v.dtype) * v + (1 - alpha).to(v.dtype) * (d * d), slots[0], direction
-    )
+    squares = tree.map(lambda v, d: _average(hyper["alpha"], v, d * d), slots[0], direction)
     scaled = tree.map(lambda d, v: d / (torch.sqrt(v) + hyper["epsilon"].to(v.dtype)), direction, squares)
     buffer = _accumulate(scaled, slots[1], hyper)
     return buffer, (squares, buffer)
@@ -169,7 +161,9 @@ def rmsprop(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """RMSprop: `v` an average of `g^2`; `m <- momentum m + g / (sqrt(v) + epsilon)`, `params - lr m`. `torch.optim.RMSprop`.
+    """RMSprop: `v` an average of `g^2`; `m <- momentum m + g / (sqrt(v) + epsilon)`, `params - lr m`.
+
+    `torch.optim.RMSprop`.
 
     Source: Tieleman and Hinton, 2012. TensorFlow starts `v` at 1 and adds epsilon under the root; this does neither.
     """

@@ -122,7 +122,10 @@ def _step(state: ForeignState, oracle: Oracle) -> None:
 
     closure()
     takes_closure = "closure" in inspect.signature(type(state.instance).step).parameters
-    state.instance.step(closure) if takes_closure else state.instance.step()
+    if takes_closure:
+        state.instance.step(closure)  # type: ignore[arg-type]  # torch's classes return the tensor as it is
+    else:
+        state.instance.step()
 
 
 def _versions(state: ForeignState) -> tuple[int, ...]:

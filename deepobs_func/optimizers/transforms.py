@@ -94,7 +94,7 @@ def _make_update(updates: tuple[Update, ...], schedule: Schedule) -> Callable[..
             direction, slot = transform(direction, slot, params, state.hyper, step)
             slots.append(slot)
         lr = state.hyper["lr"] * schedule(state.step)
-        params = tree.map(lambda p, d: p - lr.to(p.dtype) * d, params, direction)
+        params = tree.map(lambda p, d: torch.addcmul(p, d, lr.to(p.dtype), value=-1), params, direction)
         return params, OptState(state.hyper, step, tuple(slots))
 
     return update

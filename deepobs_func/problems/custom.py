@@ -118,10 +118,10 @@ def _check_purity(problem: Problem) -> None:
     if changed:
         raise ConfigError(
             f"The module changes its buffers {changed} in a forward pass, so its loss would depend on what was "
-            "computed before. Call module.eval() first, or use a layer without running statistics (GroupNorm, LayerNorm)."
+            "computed before. Call module.eval() first, or use a layer without running statistics (e.g. GroupNorm)."
         )
     if losses.shape != (2,):
         raise ConfigError(
-            f"The criterion returned the shape {tuple(losses.shape)} for a batch of 2; it must return one loss for each "
-            "example, (2,). With torch's losses pass reduction='none'."
+            f"The criterion returned the shape {tuple(losses.shape)} for a batch of 2; it must return one loss for "
+            "each example, (2,). With torch's losses pass reduction='none'."
         )

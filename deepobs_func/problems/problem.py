@@ -98,7 +98,11 @@ class Problem:
         return self.measure.correct is not None
 
     def init(
-        self, seed: int | random.Key = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+        self,
+        seed: int | random.Key = 0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
     ) -> tuple[Params, ModelState]:
         """The parameters and the model state at the start of a run.
 
@@ -172,7 +176,12 @@ class Problem:
         }
 
     def fake_batch(
-        self, batch_size: int, seed: int = 0, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+        self,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
     ) -> Batch:
         """A random batch of the right shapes and ranges, with noise and the initial state; needs no data on disk."""
         x_key, noise_key = random.split(random.key(seed, device))

@@ -198,6 +198,6 @@ def _check_schedule(config: RunConfig) -> None:
             f"--lr-sched-epochs has {len(epochs)} values and --lr-sched-factors {len(factors)}: give as many of each."
         )
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
-        raise ConfigError(f"--lr-sched-epochs {' '.join(map(str, epochs))}: they must increase and begin at 1 or later.")
+        raise ConfigError(f"--lr-sched-epochs {' '.join(map(str, epochs))}: they must increase, from 1 or later.")
     if any(not (factor > 0 and math.isfinite(factor)) for factor in factors):
         raise ConfigError(f"--lr-sched-factors {' '.join(map(str, factors))}: each must be positive and finite.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -179,6 +178,8 @@ class _Session:
         record.test_losses.append(test.loss + penalty)
         self.penalties.append(penalty)
         if record.train_accuracies is not None and record.test_accuracies is not None:
+            assert train.accuracy is not None, "a problem with accuracies measures them"
+            assert test.accuracy is not None
             record.train_accuracies.append(train.accuracy)
             record.test_accuracies.append(test.accuracy)
         self.timings["evaluate"].append(time.perf_counter() - start)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deepobs_func import optimizers, problems, records
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
@@ -68,7 +68,8 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
     config = resolve(config, problem or problems.row(config.problem))
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     device = _device(config.device)
-    assert config.epochs is not None and config.batch_size is not None
+    assert config.epochs is not None, "a resolved configuration has epochs"
+    assert config.batch_size is not None, "a resolved configuration has a batch size"
     smaller = min(found.dataset.train_size, found.dataset.test_size)
     if config.batch_size > smaller:
         raise ConfigError(
@@ -123,7 +124,7 @@ def _compile(choice: str, steps: int) -> bool:
     if choice == "auto":
         return steps >= COMPILE_FROM_STEPS and has_compiler()
     if choice == "on" and not has_compiler():
-        raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or leave it off.")
+        raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off.")
     return choice == "on"
 
 
@@ -146,15 +147,13 @@ def _optimizer(config: RunConfig, steps_per_epoch: int) -> Optimizer:
         schedule = schedules.steps(boundaries, tuple(config.lr_sched_factors))
     if config.optimizer in optimizers.FUNCTIONAL:
         make = getattr(optimizers, config.optimizer)
-        return make(config.lr, **config.hyperparams, schedule=schedule)  # type: ignore[no-any-return]
+        return make(config.lr, **config.hyperparams, schedule=schedule)
     cls = load_class(config.optimizer)
     _check_class_hyperparams(config, constructor_defaults(cls))
     return from_class(cls, config.lr, config.hyperparams, schedule)
 
 
 def _check_class_hyperparams(config: RunConfig, allowed: dict[str, Any]) -> None:
-    from deepobs_func.errors import unknown
-
     for name in config.hyperparams:
         if name not in allowed:
             raise ConfigError(unknown(f"hyperparameter of {config.optimizer}:", name, allowed))

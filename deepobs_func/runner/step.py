@@ -78,14 +78,14 @@ def _make_train_step(
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
-    step = make_step(problem, optimizer, compile=compile)
+    step, gather = make_step(problem, optimizer, compile=compile), make_gather(problem)
     draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
     whole = compile and optimizer.compiles
     if compile_noise and problem.noises and not whole:
         draw = compiled(draw)
 
     def train_step(carry: Carry, split: Split, rows: Tensor, key: random.Key) -> tuple[Carry, Metrics]:
-        x, y = gather(problem, split, rows)
+        x, y = gather(split, rows)
         noise = draw(key, rows.shape[0]) if problem.noises else {}
         return step(carry, Batch(x, y, noise, carry.state))
 
@@ -99,22 +99,25 @@ def _no_init(params: Params, key: random.Key) -> Any:
 @functools.lru_cache(maxsize=32)
 def make_evaluate(problem: Problem, *, compile: bool) -> Evaluate:
     """Makes the evaluation of some examples, `(params, state, split, rows, noise) -> Evaluation`."""
+    gather = make_gather(problem)
 
-    def evaluate(
-        params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor]
-    ) -> Evaluation:
-        x, y = gather(problem, split, rows)
+    def evaluate(params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor]) -> Evaluation:
+        x, y = gather(split, rows)
         return problem.evaluate(params, Batch(x, y, noise, state))
 
     return compiled(evaluate) if compile else evaluate
 
 
-def gather(problem: Problem, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of some examples, prepared for the model."""
+def make_gather(problem: Problem) -> Callable[[Split, Tensor], tuple[Tensor, Tensor]]:
+    """Makes `(split, rows) -> (x, y)`: the inputs and targets of some examples, prepared for the model."""
     prepare = problem.dataset.function("prepare")
-    return prepare(split.x.index_select(0, rows), torch.float32), split.y.index_select(0, rows)
+
+    def gather(split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return prepare(split.x.index_select(0, rows), torch.float32), split.y.index_select(0, rows)
+
+    return gather
 
 
 def compiled(function: F) -> F:
     """Compiles a function to one graph for fixed shapes, with a recompilation count of its own where torch can."""
-    return torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATED)  # type: ignore[no-any-return,call-overload]
+    return torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATED)  # type: ignore[call-overload]

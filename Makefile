@@ -1,0 +1,27 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= data_deepobs
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/deepobs demo --data $(DATA)
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,278 @@
+"""The command line: parse, call, print. torch is imported when a command needs it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+import deepobs_func
+from deepobs_func import datasets, optimizers, problems
+from deepobs_func.errors import UserError
+from deepobs_func.runner.config import COMPILE, PROTOCOLS, RunConfig, default_data
+
+_LISTS = ("--lr-sched-epochs", "--lr-sched-factors")
+_PREFIX = "opt_"  # of the names under which hyperparameters are parsed
+
+
+class Value(click.ParamType[Any]):
+    """A hyperparameter's value, read as its default's type: `True`, `0.9`, `(0.9, 0.99)`, `None` or text."""
+
+    name = "value"
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Booleans are never truthy text: `false`, `no` and `0` are false."""
+        if not isinstance(value, str):
+            return value
+        if isinstance(self.default, bool):
+            return click.BOOL.convert(value, param, ctx)
+        if isinstance(self.default, float):
+            return _float(value, self, param, ctx)
+        if value.lower() in ("true", "false", "none"):
+            return {"true": True, "false": False, "none": None}[value.lower()]
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+
+
+def _float(value: str, kind: click.ParamType[Any], param: click.Parameter | None, ctx: click.Context | None) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return kind.fail(f"{value!r} is not a number.", param, ctx)
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Several numbers, separated by spaces or commas."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple of numbers."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.replace(",", " ").split())
+        except ValueError:
+            return self.fail(f"{value!r} is no list of {self.kind.__name__} numbers.", param, ctx)
+
+
+class RunCommand(click.Command):
+    """`deepobs run`, which takes an option for every hyperparameter of the optimizer that is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Finds the optimizer first, since it decides which options there are."""
+        args = _join_lists(args)
+        optimizer = _named_optimizer(args)
+        ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            taken = ", ".join(_hyperparameters(optimizer)) or "none beside --lr"
+            raise click.NoSuchOption(
+                error.option_name,
+                f"No such option {error.option_name!r}. Hyperparameters of {optimizer}: {taken}.",
+                error.possibilities,
+                ctx,
+            ) from error
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fixed options and those of the optimizer."""
+        return [*super().get_params(ctx), *ctx.meta.get("hyperparameters", [])]
+
+
+def _join_lists(args: Sequence[str]) -> list[str]:
+    """`--flag 50 100` becomes `--flag 50,100` for the flags that take several numbers."""
+    result: list[str] = []
+    in_list = False
+    for arg in args:
+        if in_list and _is_number(arg):
+            separator = "" if result[-1].endswith("=") else ","
+            result[-1] += separator + arg
+        else:
+            in_list = arg in _LISTS
+            result.append(f"{arg}=" if in_list else arg)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _named_optimizer(args: Sequence[str]) -> str | None:
+    for index, arg in enumerate(args):
+        if arg == "--optimizer" and index + 1 < len(args):
+            return args[index + 1]
+        if arg.startswith("--optimizer="):
+            return arg.partition("=")[2]
+    return None
+
+
+def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
+    if optimizer in optimizers.FUNCTIONAL:
+        return optimizers.FUNCTIONAL[optimizer].defaults
+    if optimizer is None or "." not in optimizer:
+        return {}
+    from deepobs_func.optimizers.foreign import constructor_defaults, load_class
+
+    return constructor_defaults(load_class(optimizer))
+
+
+def _hyperparameter_options(optimizer: str | None, fixed: Sequence[click.Parameter]) -> list[click.Option]:
+    """One option for each hyperparameter, `--NAME` and `--opt.NAME`; only the latter where a flag has the name."""
+    taken = {name.replace("-", "_") for parameter in fixed for name in parameter.opts}
+    options = []
+    for name, default in _hyperparameters(optimizer).items():
+        flags = [f"--opt.{name}"] if f"__{name}" in taken else [f"--{name}", f"--opt.{name}"]
+        shown = "required" if default is inspect.Parameter.empty else f"default: {default}"
+        help = f"Hyperparameter of {optimizer}; {shown}."
+        options.append(click.Option([*flags, f"{_PREFIX}{name}"], type=Value(default), help=help, metavar="VALUE"))
+    return options
+
+
+def _complete(names: Sequence[str]) -> Any:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(deepobs_func.__version__, prog_name="deepobs")
+def cli() -> None:
+    r"""Benchmark optimizers on the test problems of DeepOBS.
+
+    \b
+    deepobs list
+    deepobs run mnist_mlp --optimizer adam --lr 1e-3 --epochs 5
+    deepobs demo
+
+    Shell completion, for bash: eval "$(_DEEPOBS_COMPLETE=bash_source deepobs)"
+    """
+
+
+@cli.command("list")
+def list_command() -> None:
+    """List the test problems and the optimizers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=110)
+    table = Table("problem", "data set", "measure", box=None)
+    for title in ("parameters", "epochs", "batch size", "weight decay"):
+        table.add_column(title, justify="right")
+    for name in problems.names():
+        row = problems.row(name)
+        decay = "-" if row.weight_decay is None else f"{row.weight_decay:g}"
+        measure = "accuracy" if row.accuracy else "loss"
+        title = datasets.spec(row.dataset).title
+        chosen = "*" if row.defaults_chosen_here else ""
+        numbers = (f"{row.parameters:,}", f"{row.epochs}{chosen}", f"{row.batch_size}{chosen}", decay)
+        table.add_row(name, title, measure, *numbers)
+    console.print(table)
+    console.print("* chosen here; nothing is published\n")
+    table = Table("optimizer", "hyperparameters beside --lr", "", box=None)
+    for functional in optimizers.FUNCTIONAL.values():
+        defaults = " ".join(f"{name}={value:g}" for name, value in functional.defaults.items())
+        table.add_row(functional.name, defaults, functional.summary)
+    table.add_row("torch.optim.X", "those of the class", "any torch.optim.Optimizer class, by import path")
+    console.print(table)
+
+
+@cli.command("run", cls=RunCommand)
+@click.argument("problem", shell_complete=_complete(problems.names()))
+@click.option(
+    "--optimizer",
+    required=True,
+    metavar="NAME|CLASS",
+    help=f"{', '.join(optimizers.names())}, or the import path of a torch.optim.Optimizer class.",
+    shell_complete=_complete(optimizers.names()),
+)
+@click.option("--lr", type=float, required=True, help="Learning rate.")
+@click.option("--epochs", "-N", type=int, help="Default: the problem's published value.")
+@click.option("--batch-size", "--bs", type=int, help="Default: the problem's published value.")
+@click.option("--seed", "-r", type=int, default=42, show_default=True)
+@click.option("--weight-decay", "--wd", type=float, help="The problem's L2 factor. Default: the problem's own.")
+@click.option("--lr-sched-epochs", type=Numbers(int), metavar="E1 E2 ...", help="The learning rate changes here,")
+@click.option("--lr-sched-factors", type=Numbers(float), metavar="F1 F2 ...", help="to lr times these factors.")
+@click.option("--protocol", default="default", show_default=True, help=f"{' or '.join(PROTOCOLS)}.")
+@click.option("--data", default=default_data, metavar="DIR|synthetic", help="Data folder, or the stand-in.")
+@click.option("--output-dir", default="results", show_default=True, help="The results tree.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--compile", default="auto", show_default=True, help=f"{', '.join(COMPILE)}.")
+@click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
+@click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but the file's name.")
+def run_command(quiet: bool, **options: Any) -> None:
+    """Run one optimizer on one test problem and write its record.
+
+    Every hyperparameter of the optimizer is an option: --momentum 0.99, --betas 0.9,0.99, --nesterov True. One that
+    has the name of a flag is --opt.NAME. With --optimizer NAME --help they are listed.
+    """
+    from rich.console import Console
+
+    from deepobs_func.runner import RunInterrupted, run
+    from deepobs_func.runner.progress import make_reporter
+
+    hyperparams = {name.removeprefix(_PREFIX): options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
+    given = {name: value for name, value in hyperparams.items() if value is not None}
+    config = RunConfig(**options, hyperparams=given)
+    try:
+        record = run(config, reporter=make_reporter(Console(), quiet=quiet))
+    except RunInterrupted as interrupt:
+        kept = f"; written to {interrupt.record.path}" if interrupt.record.path else "; nothing was trained yet"
+        click.echo(f"Run {interrupt}{kept}", err=True)
+        sys.exit(130)
+    if record.synthetic and not quiet:
+        click.echo("On the synthetic stand-in: these numbers are no result.")
+    if record.status == "diverged" and not quiet:
+        where = record.extra["divergence"]
+        click.echo(f"Diverged in epoch {where['epoch']}: the objective was not finite.")
+    click.echo(record.path)
+
+
+@cli.command("demo")
+@click.option("--data", default=default_data, metavar="DIR|synthetic", help="Where MNIST may be.")
+@click.option("--output-dir", default="demo", show_default=True, help="Gets records and figures.")
+def demo_command(data: str, output_dir: str) -> None:
+    """Three optimizers against published numbers on quadratic_deep, and against each other on mnist_mlp."""
+    from rich.console import Console
+
+    from deepobs_func.demo import demo
+
+    demo(Console(), data, Path(output_dir))
+
+
+def main() -> None:
+    """The entry point `deepobs`: a user's mistake exits with 2 and no traceback, Ctrl-C with 130."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that `my_module.MyOptimizer` of the current folder is found
+    try:
+        sys.exit(cli.main(prog_name="deepobs", standalone_mode=False))
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

@@ -1,0 +1,155 @@
+"""The demonstration: three optimizers against published numbers, and against each other where none are published."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deepobs_func import datasets
+from deepobs_func.analysis import figures, published
+from deepobs_func.analysis.statistics import LEVEL, Sample, holm, welch
+from deepobs_func.errors import DataError
+from deepobs_func.records import RunRecord
+from deepobs_func.runner import RunConfig, run
+
+SEEDS = range(42, 52)
+MLP_SEEDS = range(42, 45)
+MLP_EPOCHS = 2
+MLP_SETTINGS: Sequence[tuple[str, float, dict[str, float]]] = (
+    ("sgd", 0.1, {}),
+    ("momentum", 0.03, {"momentum": 0.9}),
+    ("adam", 1e-3, {}),
+)
+
+
+def demo(console: Console, data: str, output_dir: Path) -> None:
+    """Runs the whole demonstration, prints its two tables and writes records and figures.
+
+    Args:
+        console: where it prints.
+        data: the data folder in which MNIST may be, or `"synthetic"`.
+        output_dir: gets `results/`, the records, and the figures.
+    """
+    start = time.perf_counter()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _against_published(console, output_dir)
+    _against_each_other(console, data, output_dir)
+    console.print(f"\nDone in {time.perf_counter() - start:.0f} s. The records are in {output_dir / 'results'}.")
+
+
+def _against_published(console: Console, output_dir: Path) -> None:
+    """quadratic_deep, ten seeds, under the protocol of the published runs."""
+    console.print(
+        f"[bold]quadratic_deep[/]: three optimizers at the published learning rates, {len(SEEDS)} seeds each, "
+        "protocol deepobs-1.1.2"
+    )
+    baselines = published.baselines("quadratic_deep")
+    groups = {}
+    for baseline in baselines:
+        configs = [
+            RunConfig(
+                baseline.problem,
+                baseline.optimizer,
+                baseline.lr,
+                baseline.hyperparams,
+                seed=seed,
+                protocol="deepobs-1.1.2",
+                output_dir=str(output_dir / "results"),
+            )
+            for seed in SEEDS
+        ]
+        groups[baseline.optimizer] = _run_all(console, configs)
+    ours = [Sample.of([record.test_losses[-1] for record in records]) for records in groups.values()]
+    theirs = [Sample(b.final_mean, b.final_sd, b.seeds) for b in baselines]
+    adjusted = holm([welch(a, b) for a, b in zip(ours, theirs, strict=True)])
+    table = Table("optimizer", "learning rate", "ours", "published", "p", "in band", "verdict")
+    for baseline, a, b, p in zip(baselines, ours, theirs, adjusted, strict=True):
+        in_band = "yes" if abs(a.mean - b.mean) <= 2 * b.sd else "no"
+        verdict = "agrees" if p >= LEVEL else "differs"
+        table.add_row(baseline.optimizer, f"{baseline.lr:.3g}", _shown(a), _shown(b), f"{p:.2f}", in_band, verdict)
+    console.print(table)
+    console.print(
+        "Final test loss, mean ± standard deviation over the seeds. p: Welch's t-test of equal means, Holm's "
+        f"adjustment over the three, level {LEVEL}. In band: our mean within the published mean ± 2 standard deviations."
+    )
+    path = output_dir / "quadratic_deep.png"
+    figures.curves(groups, "test_losses", "quadratic_deep, protocol deepobs-1.1.2", path, baselines)
+    console.print(f"Curves with the published band: {path}\n")
+
+
+def _against_each_other(console: Console, data: str, output_dir: Path) -> None:
+    """mnist_mlp, for which nothing is published: the three against each other."""
+    data, remark = _mnist_or_stand_in(data)
+    console.print(
+        f"[bold]mnist_mlp[/]: {MLP_EPOCHS} epochs, {len(MLP_SEEDS)} seeds each; nothing is published to compare with. "
+        f"Data: {remark}"
+    )
+    groups = {}
+    for name, lr, hyperparams in MLP_SETTINGS:
+        configs = [
+            RunConfig(
+                "mnist_mlp",
+                name,
+                lr,
+                hyperparams,
+                epochs=MLP_EPOCHS,
+                seed=seed,
+                data=data,
+                output_dir=str(output_dir / "results"),
+            )
+            for seed in MLP_SEEDS
+        ]
+        groups[f"{name}, lr {lr:g}"] = _run_all(console, configs)
+    samples = {name: Sample.of(_final_accuracies(records)) for name, records in groups.items()}
+    for name, sample in samples.items():
+        console.print(f"  {name}: test accuracy {sample.mean:.2%} ± {sample.sd:.2%}", highlight=False)
+    pairs = list(itertools.combinations(samples, 2))
+    adjusted = holm([welch(samples[a], samples[b]) for a, b in pairs])
+    table = Table("pair", "difference", "p", "verdict")
+    for (a, b), p in zip(pairs, adjusted, strict=True):
+        difference = samples[a].mean - samples[b].mean
+        better = a if difference > 0 else b
+        verdict = f"{better} is better" if p < LEVEL else "no verdict at this number of seeds"
+        table.add_row(f"{a} / {b}", f"{difference:+.2%}", f"{p:.3f}", verdict)
+    console.print(table)
+    console.print(f"p: Welch's t-test of equal means, Holm's adjustment over the three pairs, level {LEVEL}.")
+    path = output_dir / "mnist_mlp.png"
+    figures.curves(groups, "test_accuracies", "mnist_mlp", path)
+    console.print(f"Curves: {path}")
+
+
+def _mnist_or_stand_in(data: str) -> tuple[str, str]:
+    """The data to use, and what to say about them."""
+    from deepobs_func.datasets.load import SYNTHETIC, load
+
+    warning = "[bold red]the synthetic stand-in, so these numbers are no result[/]"
+    if data == SYNTHETIC:
+        return SYNTHETIC, warning
+    try:
+        load(datasets.spec("mnist"), data)
+    except DataError as error:
+        return SYNTHETIC, f"{warning}. MNIST is not at hand: {error}"
+    return data, f"MNIST from {data}"
+
+
+def _run_all(console: Console, configs: Sequence[RunConfig]) -> list[RunRecord]:
+    first = configs[0]
+    with console.status(f"{first.problem} {first.optimizer}"):
+        start = time.perf_counter()
+        records = [run(config) for config in configs]
+    seconds = time.perf_counter() - start
+    console.print(f"  {first.optimizer}, lr {first.lr:.3g}: {len(records)} runs in {seconds:.0f} s", highlight=False)
+    return records
+
+
+def _final_accuracies(records: Sequence[RunRecord]) -> list[float]:
+    return [(record.test_accuracies or [float("nan")])[-1] for record in records]
+
+
+def _shown(sample: Sample) -> str:
+    return f"{sample.mean:.3f} ± {sample.sd:.3f}"
