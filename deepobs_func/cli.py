@@ -110,11 +110,11 @@ def _join_lists(args: Sequence[str]) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
+    """Whether the text is a number, or several with commas between them."""
     try:
-        float(text)
+        return all(float(part) is not None for part in text.split(","))
     except ValueError:
         return False
-    return True
 
 
 def _named_optimizer(args: Sequence[str]) -> str | None:

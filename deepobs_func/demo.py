@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deepobs_func import datasets
@@ -20,6 +22,7 @@ from deepobs_func.runner import RunConfig, run
 SEEDS = range(42, 52)
 MLP_SEEDS = range(42, 45)
 MLP_EPOCHS = 2
+NO_VERDICT = "no verdict at this number of seeds"
 MLP_SETTINGS: Sequence[tuple[str, float, dict[str, float]]] = (
     ("sgd", 0.1, {}),
     ("momentum", 0.03, {"momentum": 0.9}),
@@ -39,7 +42,9 @@ def demo(console: Console, data: str, output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     _against_published(console, output_dir)
     _against_each_other(console, data, output_dir)
-    console.print(f"\nDone in {time.perf_counter() - start:.0f} s. The records are in {output_dir / 'results'}.")
+    console.print(
+        f"\nDone in {time.perf_counter() - start:.0f} s. The records are in {escape(str(output_dir / 'results'))}."
+    )
 
 
 def _against_published(console: Console, output_dir: Path) -> None:
@@ -67,19 +72,19 @@ def _against_published(console: Console, output_dir: Path) -> None:
     ours = [Sample.of([record.test_losses[-1] for record in records]) for records in groups.values()]
     theirs = [Sample(b.final_mean, b.final_sd, b.seeds) for b in baselines]
     adjusted = holm([welch(a, b) for a, b in zip(ours, theirs, strict=True)])
-    table = Table("optimizer", "learning rate", "ours", "published", "p", "in band", "verdict")
+    table = Table("optimizer", "lr", "ours", "published", "p", "in band", "verdict", box=None)
     for baseline, a, b, p in zip(baselines, ours, theirs, adjusted, strict=True):
         in_band = "yes" if abs(a.mean - b.mean) <= 2 * b.sd else "no"
-        verdict = "agrees" if p >= LEVEL else "differs"
+        verdict = NO_VERDICT if math.isnan(p) else "agrees" if p >= LEVEL else "differs"
         table.add_row(baseline.optimizer, f"{baseline.lr:.3g}", _shown(a), _shown(b), f"{p:.2f}", in_band, verdict)
     console.print(table)
     console.print(
         "Final test loss, mean ± standard deviation over the seeds. p: Welch's t-test of equal means, Holm's "
-        f"adjustment over the three, level {LEVEL}. In band: our mean within the published mean ± 2 standard deviations."
+        f"adjustment over the three, level {LEVEL}. In band: our mean is within 2 published standard deviations."
     )
     path = output_dir / "quadratic_deep.png"
-    figures.curves(groups, "test_losses", "quadratic_deep, protocol deepobs-1.1.2", path, baselines)
-    console.print(f"Curves with the published band: {path}\n")
+    figures.against_published(groups, baselines, "quadratic_deep, protocol deepobs-1.1.2", path)
+    console.print(f"Curves with the published band: {escape(str(path))}\n")
 
 
 def _against_each_other(console: Console, data: str, output_dir: Path) -> None:
@@ -104,23 +109,23 @@ def _against_each_other(console: Console, data: str, output_dir: Path) -> None:
             )
             for seed in MLP_SEEDS
         ]
-        groups[f"{name}, lr {lr:g}"] = _run_all(console, configs)
+        groups[name] = _run_all(console, configs)
     samples = {name: Sample.of(_final_accuracies(records)) for name, records in groups.items()}
     for name, sample in samples.items():
         console.print(f"  {name}: test accuracy {sample.mean:.2%} ± {sample.sd:.2%}", highlight=False)
     pairs = list(itertools.combinations(samples, 2))
     adjusted = holm([welch(samples[a], samples[b]) for a, b in pairs])
-    table = Table("pair", "difference", "p", "verdict")
+    table = Table("pair", "difference", "p", "verdict", box=None)
     for (a, b), p in zip(pairs, adjusted, strict=True):
         difference = samples[a].mean - samples[b].mean
         better = a if difference > 0 else b
-        verdict = f"{better} is better" if p < LEVEL else "no verdict at this number of seeds"
-        table.add_row(f"{a} / {b}", f"{difference:+.2%}", f"{p:.3f}", verdict)
+        verdict = f"{better} is better" if p < LEVEL else NO_VERDICT
+        table.add_row(f"{a} - {b}", f"{difference:+.2%}", f"{p:.3f}", verdict)
     console.print(table)
     console.print(f"p: Welch's t-test of equal means, Holm's adjustment over the three pairs, level {LEVEL}.")
     path = output_dir / "mnist_mlp.png"
-    figures.curves(groups, "test_accuracies", "mnist_mlp", path)
-    console.print(f"Curves: {path}")
+    figures.training(groups, "test_accuracies", "mnist_mlp", path)
+    console.print(f"Curves: {escape(str(path))}")
 
 
 def _mnist_or_stand_in(data: str) -> tuple[str, str]:
@@ -133,8 +138,8 @@ def _mnist_or_stand_in(data: str) -> tuple[str, str]:
     try:
         load(datasets.spec("mnist"), data)
     except DataError as error:
-        return SYNTHETIC, f"{warning}. MNIST is not at hand: {error}"
-    return data, f"MNIST from {data}"
+        return SYNTHETIC, f"{warning}. {escape(str(error))}"
+    return data, f"MNIST from {escape(data)}"
 
 
 def _run_all(console: Console, configs: Sequence[RunConfig]) -> list[RunRecord]:

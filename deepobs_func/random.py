@@ -21,6 +21,7 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_CHUNK = 1 << 17  # counters hashed at a time in eager code: the 150 intermediate results stay in the cache
 _DRAW, _SPLIT, _FOLD = 0, 1, 2  # the second counter word
 _DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}  # significand bits
 
@@ -43,14 +44,15 @@ def threefry2x32(key: Key, count0: Tensor, count1: Tensor | int) -> tuple[Tensor
     """
     first, second = key[..., 0], key[..., 1]
     schedule = (first, second, first ^ second ^ _PARITY)
-    x0, x1 = (count0 + first) & _MASK, (count1 + second) & _MASK
+    # x0 is masked once, at the end: its excess bits (20 sums stay far below 2**63) are cut off wherever x1 takes them.
+    x0, x1 = count0 + first, (count1 + second) & _MASK
     for block in range(5):
         for rotation in _ROTATIONS[block % 2]:
-            x0 = (x0 + x1) & _MASK
-            x1 = (((x1 << rotation) | (x1 >> (32 - rotation))) & _MASK) ^ x0
-        x0 = (x0 + schedule[(block + 1) % 3]) & _MASK
+            x0 = x0 + x1
+            x1 = (((x1 << rotation) | (x1 >> (32 - rotation))) ^ x0) & _MASK
+        x0 = x0 + schedule[(block + 1) % 3]
         x1 = (x1 + schedule[(block + 2) % 3] + (block + 1)) & _MASK
-    return x0, x1
+    return x0 & _MASK, x1
 
 
 def key(seed: int, device: torch.device | str | None = None) -> Key:
@@ -82,8 +84,14 @@ def split(key: Key, num: int = 2) -> Int[Tensor, "num 2"]:
 
 def bits(key: Key, num: int) -> Int[Tensor, " num"]:
     """`num` words of 32 random bits, int64 in `[0, 2**32)`. A shorter draw is the head of a longer one."""
-    counts = torch.arange((num + 1) // 2, device=key.device)
-    return torch.stack(threefry2x32(key, counts, _DRAW), dim=-1).flatten(-2)[..., :num]
+    calls = (num + 1) // 2
+    chunk = calls if torch.compiler.is_compiling() else _CHUNK
+
+    def words(start: int) -> Tensor:
+        counts = torch.arange(start, min(start + chunk, calls), device=key.device)
+        return torch.stack(threefry2x32(key, counts, _DRAW), dim=-1).flatten(-2)
+
+    return torch.cat([words(start) for start in range(0, max(calls, 1), max(chunk, 1))], dim=-1)[..., :num]
 
 
 def uniform(
@@ -93,7 +101,10 @@ def uniform(
     high: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "*shape"]:
-    """Uniform draws from `[low, high)`, with as many random bits as the dtype's significand holds."""
+    """Uniform draws from `[low, high)`, with as many random bits as the dtype's significand holds.
+
+    `[0, 1)` is exact; in another range `high` itself can come out by rounding.
+    """
     num, digits = math.prod(shape), _DIGITS[dtype]
     if digits > 32:
         pairs = bits(key, 2 * num).unflatten(-1, (num, 2))
@@ -109,7 +120,7 @@ def normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -
     num = math.prod(shape)
     half = (num + 1) // 2
     if _DIGITS[dtype] > 32:
-        u, v = uniform(key, (2, half), dtype=dtype).unbind(-2)
+        u, v = uniform(key, (half, 2), dtype=dtype).unbind(-1)
         u = 1.0 - u  # in (0, 1], so that the logarithm is finite
     else:
         words = bits(key, 2 * half).unflatten(-1, (half, 2)).to(torch.float32)
@@ -130,14 +141,17 @@ def truncated_normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.
 
 
 def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor, "*shape"]:
-    """True with the given probability (to 32 bits).
+    """True with the given probability, rounded to a multiple of 1/65536: a word serves two draws.
 
     Raises:
         ValueError: the probability is not in `[0, 1]`.
     """
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"A probability lies in [0, 1]; this one is {probability}.")
-    return (bits(key, math.prod(shape)) < round(probability * 2**32)).reshape(tuple(shape))
+    num, threshold = math.prod(shape), round(probability * 2**16)
+    words = bits(key, (num + 1) // 2)
+    halves = torch.stack(((words >> 16) < threshold, (words & 0xFFFF) < threshold), dim=-1)
+    return halves.flatten(-2)[..., :num].reshape(tuple(shape))
 
 
 def integers(key: Key, high: int, shape: Sequence[int]) -> Int[Tensor, "*shape"]:

@@ -7,13 +7,14 @@ extra key `deepobs_func`. Non-finite numbers are bare `NaN` and `Infinity`, as D
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepobs_func.errors import ConfigError, DataError
+from deepobs_func.files import publish
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]
 EXTRA = "deepobs_func"
@@ -95,10 +97,12 @@ def read(path: str | Path) -> RunRecord:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no readable record: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no record of a run: it holds {type(content).__name__}, not an object.")
     missing = [name for name in _KEYS if name not in content and name not in _OPTIONAL]
     if missing:
         raise DataError(f"{path} is no record of a run: it lacks {', '.join(missing)}.")
-    values = {name: content.get(name) for name in _KEYS} | {
+    values: dict[str, Any] = {name: content.get(name) for name in _KEYS} | {
         "minibatch_train_losses": content.get("minibatch_train_losses", [])
     }
     return RunRecord(**values, extra=content.get(EXTRA, {}), path=Path(path))
@@ -110,6 +114,8 @@ def float2str(value: float) -> str:
     >>> float2str(0.01), float2str(10**-0.4), float2str(0.0)
     ('1.e-02', '3.9810717055e-01', '0.e+00')
     """
+    if not math.isfinite(value):
+        return str(value)
     mantissa, exponent = f"{value:.10e}".split("e")
     return f"{mantissa.rstrip('0')}e{exponent}"
 
@@ -154,25 +160,28 @@ def folder_of(record: RunRecord, output_dir: str | Path) -> Path:
 
 
 def state_dir(output_dir: str | Path) -> Path:
-    """`<output_dir>.state`, for all that is no run: nothing else lies in the results tree."""
-    path = Path(output_dir)
+    """`<output_dir>.state`, for all that is no run: nothing else lies in the results tree.
+
+    Raises:
+        ConfigError: the output folder is the root of the file system, which nothing lies beside.
+    """
+    path = Path(os.path.abspath(output_dir))
+    if not path.name:
+        raise ConfigError(f"The output folder cannot be {output_dir}. Name a folder below it with --output-dir.")
     return path.with_name(path.name + ".state")
 
 
 def check_writable(folder: Path, output_dir: str | Path) -> None:
-    """Makes sure, before a run starts, that its record can be written when it ends; leaves nothing behind.
+    """Makes the folders of a record and sure, before a run starts, that it can be written when the run ends.
 
     Raises:
-        ConfigError: the folder cannot be made or written.
+        ConfigError: a folder cannot be made or written.
     """
     try:
         for place in (folder, state_dir(output_dir)):
-            missing = [path for path in (place, *place.parents) if not path.exists()]
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=place, prefix=".writable-"):
                 pass
-            for path in missing:
-                path.rmdir()
     except OSError as error:
         raise ConfigError(
             f"The output folder {output_dir} cannot be written ({error}). Name another one with --output-dir."
@@ -187,7 +196,7 @@ def write(record: RunRecord, output_dir: str | Path, when: datetime | None = Non
     is taken, the next free second is used.
 
     Args:
-        record: what to write.
+        record: what to write. A value that JSON does not know is written as its `repr`.
         output_dir: the results tree.
         when: the time in the name; now by default.
 
@@ -199,48 +208,21 @@ def write(record: RunRecord, output_dir: str | Path, when: datetime | None = Non
     state_dir(output_dir).mkdir(parents=True, exist_ok=True)
     suffix = ".json" if record.status in ("finished", "diverged") else ".json.partial"
     when = when or datetime.now()
-    descriptor, temporary = tempfile.mkstemp(dir=state_dir(output_dir), suffix=suffix)
+    temporary = state_dir(output_dir) / f"{uuid.uuid4().hex}{suffix}"
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(record.to_json(), stream)
+        with temporary.open("x", encoding="utf-8") as stream:
+            json.dump(record.to_json(), stream, default=repr)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        while True:
-            path = folder / f"random_seed__{record.random_seed}__{when:%Y-%m-%d-%H-%M-%S}{suffix}"
-            if _link_new(temporary, path):
-                return path
+        while not publish(temporary, path := folder / _file_name(record, when, suffix)):
             when += timedelta(seconds=1)
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
+    return path
 
 
-def _link_new(source: str, target: Path) -> bool:
-    """Gives a whole file a name that nothing had; False where the name is taken."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        return _copy_new(source, target)  # a file system without hard links
-    return True
-
-
-def _copy_new(source: str, target: Path) -> bool:
-    try:
-        with target.open("xb") as stream:
-            stream.write(Path(source).read_bytes())
-    except FileExistsError:
-        return False
-    return True
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+def _file_name(record: RunRecord, when: datetime, suffix: str) -> str:
+    return f"random_seed__{record.random_seed}__{when:%Y-%m-%d-%H-%M-%S}{suffix}"
 
 
 def run_id(configuration: Mapping[str, Any]) -> str:

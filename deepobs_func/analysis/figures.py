@@ -2,85 +2,111 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepobs_func.analysis.published import Baseline
 from deepobs_func.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 METRICS = {"test_losses": "test loss", "test_accuracies": "test accuracy"}
 _SYNTHETIC = "STAND-IN DATA: NOT A RESULT"
+_WINDOW = 10  # records in the running mean of the mini-batch losses
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by colour-blind readers
 
 
-def curves(
-    groups: Mapping[str, Sequence[RunRecord]], metric: str, title: str, path: Path, baselines: Sequence[Baseline] = ()
+def against_published(
+    groups: Mapping[str, Sequence[RunRecord]], baselines: Sequence[Baseline], title: str, path: Path
 ) -> None:
-    """Draws the curves of some groups of runs, each with its mean, and the published band where there is one.
+    """Draws each optimizer's test curves over the published band, one panel an optimizer.
 
     Args:
-        groups: runs by the name of their optimizer; one panel for each where there are baselines, else one for all.
+        groups: runs by the name of their optimizer.
+        baselines: the published settings of the same names; the band is their mean ± 2 standard deviations.
+        title: over the figure.
+        path: the PNG file.
+    """
+    figure, panels = _figure(len(baselines))
+    for axis, baseline, colour in zip(panels, baselines, _COLOURS, strict=False):
+        series = [getattr(run, baseline.metric) for run in groups[baseline.optimizer]]
+        low, high = _band(baseline, 2.0)
+        label = f"published, {baseline.seeds} seeds: mean ± 2 sd"
+        axis.fill_between(range(len(low)), low, high, color="0.75", label=label)
+        _draw(axis, series, range(len(series[0])), "ours", colour)
+        axis.set_title(baseline.optimizer)
+        axis.set_ylabel(METRICS[baseline.metric])
+        axis.set_ylim(*_limits(baseline))
+    _finish(figure, panels, title, groups, path)
+
+
+def training(groups: Mapping[str, Sequence[RunRecord]], metric: str, title: str, path: Path) -> None:
+    """Draws the mini-batch training losses, smoothed, and the test metric after each epoch, one colour a group.
+
+    Args:
+        groups: runs by name.
         metric: `"test_losses"` or `"test_accuracies"`.
         title: over the figure.
         path: the PNG file.
-        baselines: the band is their mean plus and minus two standard deviations.
     """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (left, right) = _figure(2)
+    for (name, runs), colour in zip(groups.items(), _COLOURS, strict=False):
+        losses = [_smoothed(run.minibatch_train_losses) for run in runs]
+        epochs = [runs[0].num_epochs * (index + 1) / len(losses[0]) for index in range(len(losses[0]))]
+        _draw(left, losses, epochs, name, colour)
+        _draw(right, [getattr(run, metric)[1:] for run in runs], range(1, runs[0].num_epochs + 1), name, colour, "o")
+    left.set_ylabel(f"mini-batch training loss, mean of {_WINDOW} records")
+    right.set_ylabel(METRICS[metric])
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, (left, right), title, groups, path)
+
+
+def _figure(panels: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
 
-    bands = {baseline.optimizer: baseline for baseline in baselines}
-    panels = len(groups) if bands else 1
-    figure = Figure(figsize=(4.2 * panels if bands else 6.4, 3.8), layout="constrained")
-    axes: Sequence[Axes] = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
-    for index, (name, runs) in enumerate(groups.items()):
-        axis = axes[index if bands else 0]
-        if name in bands:
-            _draw_band(axis, bands[name])
-            axis.set_title(name)
-        _draw_runs(axis, runs, metric, name, _COLOURS[index % len(_COLOURS)])
-    for axis in axes:
+    figure = Figure(figsize=(4.4 * panels, 3.8), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _finish(
+    figure: Figure, panels: Sequence[Axes], title: str, groups: Mapping[str, Sequence[RunRecord]], path: Path
+) -> None:
+    for axis in panels:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    axes[0].set_ylabel(METRICS[metric])
-    if bands:
-        axes[0].set_ylim(*_limits(baselines))
     synthetic = any(run.synthetic for runs in groups.values() for run in runs)
     figure.suptitle(f"{title}\n{_SYNTHETIC}" if synthetic else title, color="#b00020" if synthetic else None)
     figure.savefig(path, dpi=150)
 
 
-def _draw_band(axis: Any, baseline: Baseline) -> None:
-    epochs = range(len(baseline.curve_mean))
-    pairs = list(zip(baseline.curve_mean, baseline.curve_sd, strict=True))
-    axis.fill_between(
-        epochs,
-        [mean - 2 * sd for mean, sd in pairs],
-        [mean + 2 * sd for mean, sd in pairs],
-        color="0.75",
-        label=f"published, {baseline.seeds} seeds: mean ± 2 sd",
-    )
-
-
-def _draw_runs(axis: Any, runs: Sequence[RunRecord], metric: str, name: str, colour: str) -> None:
-    series = [getattr(run, metric) for run in runs]
+def _draw(
+    axis: Axes, series: Sequence[Sequence[float]], epochs: Sequence[float], name: str, colour: str, marker: str = ""
+) -> None:
+    """Each run thin, their mean thick."""
     for values in series:
-        axis.plot(values, color=colour, alpha=0.25, linewidth=0.7)
-    label = f"{name}, {len(runs)} seeds: mean"
-    axis.plot([fmean(values) for values in zip(*series, strict=True)], color=colour, linewidth=1.6, label=label)
+        axis.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.7)
+    means = [fmean(values) for values in zip(*series, strict=True)]
+    axis.plot(epochs, means, color=colour, linewidth=1.6, marker=marker, label=f"{name}, mean of {len(series)} seeds")
 
 
-def _limits(baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Vertical limits that show the second half of the published curves, where the verdict is."""
-    late = [
-        (mean - 4 * sd, mean + 4 * sd)
-        for baseline in baselines
-        for mean, sd in list(zip(baseline.curve_mean, baseline.curve_sd, strict=True))[baseline.epochs // 4 :]
-        if math.isfinite(mean)
-    ]
-    return min(low for low, _ in late), max(high for _, high in late)
+def _smoothed(values: Sequence[float]) -> list[float]:
+    return [fmean(values[max(0, index - _WINDOW + 1) : index + 1]) for index in range(len(values))]
+
+
+def _band(baseline: Baseline, width: float) -> tuple[list[float], list[float]]:
+    pairs = list(zip(baseline.curve_mean, baseline.curve_sd, strict=True))
+    return [mean - width * sd for mean, sd in pairs], [mean + width * sd for mean, sd in pairs]
+
+
+def _limits(baseline: Baseline) -> tuple[float, float]:
+    """Vertical limits that show the later three quarters of the published curve, where the verdict is."""
+    low, high = _band(baseline, 4.0)
+    start = baseline.epochs // 4
+    return min(low[start:]), max(high[start:])

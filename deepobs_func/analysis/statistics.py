@@ -20,8 +20,9 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Sample:
-        """The summary of some values; the deviation of a single one is NaN."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+        """The summary of some values; without at least two, all finite, there is no deviation: it is NaN."""
+        spread = len(values) > 1 and all(math.isfinite(value) for value in values)
+        return cls(fmean(values), stdev(values) if spread else math.nan, len(values))
 
 
 def welch(a: Sample, b: Sample) -> float:
@@ -32,10 +33,10 @@ def welch(a: Sample, b: Sample) -> float:
 
     Source: Welch, 1947; computed by SciPy.
     """
-    if a.sd == b.sd == 0:
-        return 1.0 if a.mean == b.mean else 0.0
     if not all(math.isfinite(value) for value in (a.mean, a.sd, b.mean, b.sd)):
         return math.nan
+    if a.sd == b.sd == 0:
+        return 1.0 if a.mean == b.mean else 0.0
     from scipy.stats import ttest_ind_from_stats
 
     return float(ttest_ind_from_stats(a.mean, a.sd, a.size, b.mean, b.sd, b.size, equal_var=False).pvalue)

@@ -25,16 +25,22 @@ def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
             whole numbers from 0.
 
     Raises:
-        DataError: an array is empty, `x` and `y` differ in length, or the splits differ in the shape of an example.
+        DataError: an array is empty, `x` and `y` differ in length, a class id is negative, or the splits differ in
+            the shape of an example.
 
     >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
     (3,)
     """
     for split, (x, y) in (("train", train), ("test", test)):
-        if len(x) != len(y) or len(x) == 0:
+        if len(x) == 0:
+            raise DataError(f"{name}: there are no examples in {split}.")
+        if len(x) != len(y):
             raise DataError(f"{name}: expected as many inputs as targets in {split}, found {len(x)} and {len(y)}.")
+        if np.issubdtype(y.dtype, np.integer) and y.min() < 0:
+            raise DataError(f"{name}: expected class ids from 0 in {split}, found {y.min()}.")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(f"{name}: train and test differ in shape: {train[0].shape[1:]} and {test[0].shape[1:]}.")
+    train, test = ((x, y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y) for x, y in (train, test))
     splits = {"train": train, "test": test}
 
     def read(spec: DatasetSpec, folder: Path | None, split: str) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
 from deepobs_func.datasets.spec import DatasetSpec
@@ -14,7 +15,7 @@ def idx(spec: DatasetSpec, folder: Path) -> None:
     """Fetches the four gzipped IDX files into an empty folder, each from the first mirror that has it.
 
     Raises:
-        OSError, RuntimeError: no mirror could be reached, or a checksum was wrong.
+        OSError, RuntimeError, HTTPException: no mirror could be reached, or a checksum was wrong.
     """
     from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 
@@ -31,7 +32,7 @@ def _from_first_mirror(
     for mirror in mirrors:
         try:
             fetch(mirror + filename, str(folder), filename, md5)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             errors.append(error)
         else:
             return

@@ -17,7 +17,7 @@ def quadratic(spec: DatasetSpec, folder: Path | None, split: str) -> tuple[np.nd
 
 
 def two_d(spec: DatasetSpec, folder: Path | None, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The noises of u and v, `(10000,)` float32 each: normal, from `RandomState(42)`, in training; zeros in the test set."""
+    """The noises of u and of v, `(10000,)` float32 each: normal from `RandomState(42)` (train), zeros (test)."""
     if split == "test":
         return np.zeros(spec.test_size, np.float32), np.zeros(spec.test_size, np.float32)
     r = np.random.RandomState(42)

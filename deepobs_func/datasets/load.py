@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import DataError
+from deepobs_func.files import publish
 
 SYNTHETIC = "synthetic"
 
@@ -87,26 +87,18 @@ def locate(spec: DatasetSpec, data: Path) -> Path | None:
 
 
 def _fetch(spec: DatasetSpec, data: Path) -> Path:
-    """Downloads into a folder of its own and moves it into place when it is whole."""
+    """Downloads into a folder of its own and moves each file into place when all are whole."""
     folder = data / spec.folders[0]
-    parent = data
-    while not parent.exists():
-        parent = parent.parent
+    existing = next(path for path in (data, *data.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryDirectory(prefix=".deepobs-download-", dir=parent) as name:
+        with tempfile.TemporaryDirectory(prefix=".deepobs-download-", dir=existing) as name:
             spec.function("download")(spec, Path(name))
             folder.mkdir(parents=True, exist_ok=True)
-            for file in Path(name).iterdir():
-                _move_without_overwriting(file, folder / file.name)
-    except (OSError, RuntimeError) as error:
+            for file in sorted(Path(name).iterdir()):
+                publish(file, folder / file.name)  # what is there already came from a download at the same time
+    except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"{spec.title} is not in {data}, and it could not be downloaded there ({error}). Put its files into "
             f"{folder}, name another folder, or take the stand-in with 'synthetic'."
         ) from error
     return folder
-
-
-def _move_without_overwriting(file: Path, target: Path) -> None:
-    with target.open("xb") as there, file.open("rb") as here:
-        shutil.copyfileobj(here, there)
-        os.fsync(there.fileno())

@@ -1,7 +1,8 @@
 """Any `torch.optim.Optimizer` class behind the interface of the functional ones.
 
 The class owns leaf tensors and changes them in place, so its step stands outside the compiled part; the gradient is
-the oracle's. Random numbers that it draws come from a generator state of its own, seeded from the run's key.
+the oracle's. The parameters that a step returns are those leaves: the next step changes them. Random numbers that the
+class draws come from a generator state of its own, seeded from the run's key.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
     factor = schedule or constant()
 
     def init(params: Params, key: random.Key) -> ForeignState:
-        leaves = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in params.items()}
+        leaves = {name: nn.Parameter(tensor) for name, tensor in _copy(params).items()}
         words = random.bits(random.fold_in(key, random.OPTIMIZER), 2).tolist()
         with torch.random.fork_rng(_devices(params)):
             torch.manual_seed(words[0] << 31 | words[1] >> 1)
@@ -109,27 +110,27 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
 
 def _step(state: ForeignState, oracle: Oracle) -> None:
     """One step, with gradients in place and a closure at hand for classes that evaluate more than once (L-BFGS)."""
-    evaluated_at, here = _versions(state), oracle
+    point, here = _copy(state.leaves), oracle
 
     def closure() -> Tensor:
-        nonlocal evaluated_at, here
-        if _versions(state) != evaluated_at:  # the class has moved the parameters since
-            here = oracle.at({name: leaf.detach().clone() for name, leaf in state.leaves.items()})
-            evaluated_at = _versions(state)
+        nonlocal point, here
+        # Compared by value: what a class does through `.data`, the version counter does not see.
+        if any(not torch.equal(leaf, point[name]) for name, leaf in state.leaves.items()):
+            point = _copy(state.leaves)
+            here = oracle.at(point)
         for name, leaf in state.leaves.items():
             leaf.grad = here.grad()[name].clone()
         return here.value().detach().clone()
 
     closure()
-    takes_closure = "closure" in inspect.signature(type(state.instance).step).parameters
-    if takes_closure:
+    if "closure" in inspect.signature(type(state.instance).step).parameters:
         state.instance.step(closure)  # type: ignore[arg-type]  # torch's classes return the tensor as it is
     else:
         state.instance.step()
 
 
-def _versions(state: ForeignState) -> tuple[int, ...]:
-    return tuple(leaf._version for leaf in state.leaves.values())
+def _copy(leaves: Mapping[str, Tensor]) -> Params:
+    return {name: leaf.detach().clone() for name, leaf in leaves.items()}
 
 
 def _devices(params: Params) -> list[torch.device]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepobs_func import datasets, random
 from deepobs_func.base import Batch, ModelState, Params
@@ -95,25 +94,20 @@ def _call_plain(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
     return functional_call(net, tensors, (x,), strict=True)
 
 
-class _ForbidRandomness(TorchDispatchMode):
-    """Raises at the first operator that reads a random generator."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise ConfigError(
-                f"The module draws random numbers of its own ({func}), so its loss would be another function at each "
-                "call. Call module.eval() first, or use deepobs_func.nets.layers.Dropout, whose mask is in the batch."
-            )
-        return func(*args, **(kwargs or {}))
-
-
 def _check_purity(problem: Problem) -> None:
     """Runs the problem once on two random examples and looks at what changed."""
     params, state = problem.init()
     batch = problem.fake_batch(2)
     before = {name: moment.clone() for name, moment in state.moments.items()}
-    with torch.no_grad(), _ForbidRandomness():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        generator = torch.get_rng_state()
         losses = problem.loss(params, Batch(batch.x, batch.y, {}, ModelState(state.moments, {})))
+        drew = not torch.equal(generator, torch.get_rng_state())
+    if drew:
+        raise ConfigError(
+            "The module draws random numbers of its own, so its loss would be another function at each call. Call "
+            "module.eval() first, or leave out layers such as nn.Dropout."
+        )
     changed = [name for name, moment in state.moments.items() if not torch.equal(moment, before[name])]
     if changed:
         raise ConfigError(

@@ -54,9 +54,9 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     record.extra["data"] = _data_source(plan)
     record.extra["configuration"] = identity(plan.config, record.extra["data"]["source"])
     record.extra["run_id"] = records.run_id(record.extra["configuration"])
+    dataset = load(plan.problem.dataset, plan.config.data, plan.device)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
-    dataset = load(plan.problem.dataset, plan.config.data, plan.device)
     session = _Session(plan, dataset, key, record, reporter or Reporter())
     try:
         session.train(carry)

@@ -18,7 +18,9 @@ from deepobs_func.records import RunRecord
 from deepobs_func.runner.config import RunConfig, RunProtocol, protocol_of, resolve
 
 # A step and an evaluation take 15 to 40 s to compile on two cores; below this many steps that is not earned back.
+# Drawing large masks gains more by compiling, so that is compiled sooner, also where the step is not.
 COMPILE_FROM_STEPS = 20_000
+COMPILE_NOISE_FROM_STEPS = 2_000
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,15 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
             f"{found.dataset.test_size} test examples, so a batch has at most {smaller}."
         )
     steps_per_epoch = found.dataset.train_size // config.batch_size
-    compile = _compile(config.compile, steps_per_epoch * config.epochs)
+    steps = steps_per_epoch * config.epochs
     return Plan(
         config=config,
         problem=found,
         optimizer=_optimizer(config, steps_per_epoch),
         protocol=protocol_of(config),
         device=device,
-        compile=compile,
-        compile_noise=compile or (config.compile != "off" and has_compiler()),
+        compile=_compile(config.compile, steps >= COMPILE_FROM_STEPS),
+        compile_noise=_compile(config.compile, steps >= COMPILE_NOISE_FROM_STEPS),
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -119,10 +121,10 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
 
 
-def _compile(choice: str, steps: int) -> bool:
+def _compile(choice: str, worth_it: bool) -> bool:
     """Resolves `--compile`. A rule, not a measurement, so that repeats of a run decide alike."""
     if choice == "auto":
-        return steps >= COMPILE_FROM_STEPS and has_compiler()
+        return worth_it and has_compiler()
     if choice == "on" and not has_compiler():
         raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off.")
     return choice == "on"

@@ -1,0 +1,59 @@
+"""Writes the README's generated tables, between their markers, from the registry.
+
+python benchmarks/make_readme.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepobs_func import datasets, problems
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def problems_table() -> str:
+    """One line a problem."""
+    lines = [
+        "| problem | data set | parameters | epochs | batch size | weight decay | measure |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in problems.names():
+        row = problems.row(name)
+        chosen = "\\*" if row.defaults_chosen_here else ""
+        decay = "-" if row.weight_decay is None else f"{row.weight_decay:g}"
+        measure = "accuracy" if row.accuracy else "loss"
+        lines.append(
+            f"| {name} | {datasets.spec(row.dataset).title} | {row.parameters:,} | {row.epochs}{chosen} "
+            f"| {row.batch_size}{chosen} | {decay} | {measure} |"
+        )
+    return "\n".join(lines)
+
+
+def deviations_table() -> str:
+    """One line a quirk of the reference, with the problems that it concerns."""
+    found: dict[problems.Deviation, list[str]] = {}
+    for name in problems.names():
+        for deviation in problems.row(name).deviations:
+            found.setdefault(deviation, []).append(name)
+    lines = ["| quirk of 1.1.2 | default | deepobs-1.1.2 | problems |", "|---|---|---|---|"]
+    for deviation, names in found.items():
+        concerned = "all" if len(names) == len(problems.names()) else ", ".join(names)
+        lines.append(f"| {deviation.quirk} | {deviation.default} | {deviation.deepobs} | {concerned} |")
+    return "\n".join(lines)
+
+
+def fill(text: str, marker: str, table: str) -> str:
+    """The text with the table between the markers."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def readme(text: str) -> str:
+    """The README with its generated tables."""
+    return fill(fill(text, "problems", problems_table()), "deviations", deviations_table())
+
+
+if __name__ == "__main__":
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,207 @@
+"""Any `torch.optim.Optimizer` class behind our interface does what it does by itself."""
+
+import copy
+import inspect
+import re
+
+import pytest
+import torch
+
+from deepobs_func import optimizers, random
+from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
+from tests.optimizers import foreign_classes, toy
+
+SAME = [
+    (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 0.01}),
+    (torch.optim.AdamW, 0.05, {"amsgrad": True}),
+    (torch.optim.LBFGS, 0.5, {"max_iter": 3}),
+    (torch.optim.LBFGS, 1.0, {"max_iter": 4, "line_search_fn": "strong_wolfe"}),
+    (foreign_classes.IgnoresClosure, 0.1, {}),
+]
+EXTRAGRADIENTS = [
+    foreign_classes.Extragradient,
+    foreign_classes.ExtragradientThroughData,
+    foreign_classes.ExtragradientRebound,
+]
+
+
+@pytest.mark.parametrize(("cls", "lr", "hyper"), SAME)
+def test_a_class_behind_the_interface_equals_the_class(cls, lr, hyper):
+    ours = toy.run(from_class(cls, lr, hyper), steps=20)
+    toy.assert_close(ours, toy.run_torch(lambda leaves: cls(leaves, lr=lr, **hyper), steps=20))
+
+
+@pytest.mark.parametrize("cls", EXTRAGRADIENTS)
+def test_a_closure_evaluates_where_the_class_has_moved_the_parameters(cls):
+    expected = toy.params()
+    for _ in range(10):
+        ahead = {name: expected[name] - 0.3 * grad for name, grad in toy.Oracle(expected).grad().items()}
+        expected = {name: expected[name] - 0.3 * grad for name, grad in toy.Oracle(ahead).grad().items()}
+    toy.assert_close(toy.run(from_class(cls, 0.3, {}), steps=10), expected)
+
+
+def test_a_closure_returns_the_objective_at_the_leaves():
+    values = []
+
+    class Recording(foreign_classes.IgnoresClosure):
+        def step(self, closure=None):
+            values.append(closure())
+            super().step()
+            values.append(closure())
+
+    after = toy.run(from_class(Recording, 0.1, {}), steps=1)
+    assert [float(value) for value in values] == [float(toy.objective(toy.params())), float(toy.objective(after))]
+    assert not any(value.requires_grad for value in values)
+
+
+def test_the_gradient_at_the_point_of_the_step_is_computed_once():
+    calls = []
+
+    class Counting(toy.Oracle):
+        def at(self, params):
+            calls.append(params)
+            return super().at(params)
+
+    optimizer, params = from_class(torch.optim.SGD, 0.1, {}), toy.params()
+    optimizer.update(Counting(params), optimizer.init(params, random.key(0)), params)
+    assert calls == []
+
+
+def test_random_numbers_follow_from_the_key():
+    optimizer = from_class(foreign_classes.Noisy, 0.1, {})
+    runs = [toy.run(optimizer, steps=3, key=random.key(seed)) for seed in (1, 1, 2)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_the_global_generator_is_neither_read_nor_moved():
+    optimizer, runs = from_class(foreign_classes.Noisy, 0.1, {}), []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            runs.append(toy.run(optimizer, steps=3))
+            assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_runs_that_take_turns_do_not_disturb_each_other():
+    optimizer = from_class(foreign_classes.Noisy, 0.1, {})
+    params, states = [toy.params(), toy.params()], [optimizer.init(toy.params(), random.key(n)) for n in range(2)]
+    for _ in range(3):
+        for n in range(2):
+            params[n], states[n] = optimizer.update(toy.Oracle(params[n]), states[n], params[n])
+    for n in range(2):
+        alone = toy.run(optimizer, steps=3, key=random.key(n))
+        assert all(torch.equal(params[n][name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(("cls", "lr", "hyper"), [*SAME, (foreign_classes.Noisy, 0.1, {})])
+def test_a_restored_state_goes_on_as_the_original(cls, lr, hyper):
+    # as a checkpoint does it; a copy of the instance would lose its attributes (`torch.optim.Optimizer.__getstate__`)
+    optimizer = from_class(cls, lr, hyper, optimizers.exponential(0.9))
+    params, state = toy.params(), optimizer.init(toy.params(), random.key(0))
+    params, state = optimizer.update(toy.Oracle(params), state, params)
+    restored = optimizer.init(params, random.key(0))
+    restored.instance.load_state_dict(copy.deepcopy(state.instance.state_dict()))
+    restored.generator, restored.step = [words.clone() for words in state.generator], state.step
+    for _ in range(2):
+        params, restored = optimizer.update(toy.Oracle(params), restored, params)
+    whole = toy.run(optimizer, steps=3)
+    assert all(torch.equal(params[name], whole[name]) for name in whole)
+
+
+def test_a_schedule_scales_the_learning_rate_of_every_group():
+    ours = toy.run(from_class(torch.optim.AdamW, 0.05, {}, optimizers.exponential(0.9)), steps=20)
+    scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+    theirs = toy.run_torch(lambda leaves: torch.optim.AdamW(leaves, lr=0.05), steps=20, make_scheduler=scheduler)
+    toy.assert_close(ours, theirs)
+
+
+def test_the_parameters_given_to_init_are_left_alone():
+    optimizer, params = from_class(torch.optim.SGD, 0.1, {}), toy.params()
+    optimizer.update(toy.Oracle(params), optimizer.init(params, random.key(0)), params)
+    assert all(torch.equal(params[name], start) for name, start in toy.params().items())
+
+
+def test_the_parameters_returned_are_plain_tensors_in_their_order():
+    after = toy.run(from_class(torch.optim.SGD, 0.1, {}), steps=1)
+    assert list(after) == list(toy.params())
+    assert {(type(leaf), leaf.requires_grad) for leaf in after.values()} == {(torch.Tensor, False)}
+
+
+def test_a_foreign_update_does_not_stand_in_a_compiled_step():
+    assert not from_class(torch.optim.SGD, 0.1, {}).compiles
+    assert optimizers.sgd(0.1).compiles
+
+
+def test_an_error_of_the_constructor_keeps_its_words_and_its_place():
+    optimizer = from_class(foreign_classes.Demanding, 0.1, {"strength": -2})
+    lines, first = inspect.getsourcelines(foreign_classes.Demanding)
+    place = f"{foreign_classes.__file__}:{first + next(n for n, line in enumerate(lines) if 'raise' in line)}"
+    message = (
+        "tests.optimizers.foreign_classes.Demanding(lr=0.1, strength=-2) raised "
+        f"ArithmeticError: strength must not be -2! ({place})."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$") as raised:
+        optimizer.init(toy.params(), random.key(0))
+    assert isinstance(raised.value.__cause__, ArithmeticError)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "words"),
+    [({}, "missing 1 required positional argument: 'strength'"), ({"strength": 1, "params": []}, "'params'")],
+)
+def test_hyperparameters_that_do_not_fit_the_constructor_are_refused(hyper, words):
+    with pytest.raises(ConfigError, match=f"TypeError: .*{words}"):
+        from_class(foreign_classes.Demanding, 0.1, hyper).init(toy.params(), random.key(0))
+
+
+def test_hyperparameters_reach_the_constructor_as_given():
+    hyper = {"momentum": 0.7, "nesterov": True}
+    given = from_class(torch.optim.SGD, 0.25, hyper).init(toy.params(), random.key(0)).instance.defaults
+    assert {name: given[name] for name in ("lr", *hyper)} == {"lr": 0.25, **hyper}
+
+
+def test_the_defaults_of_a_constructor_leave_out_parameters_and_learning_rate():
+    required = inspect.Parameter.empty
+    assert constructor_defaults(foreign_classes.Demanding) == {"strength": required, "mode": "fast"}
+    assert constructor_defaults(foreign_classes.Noisy) == {"noise": 0.1}
+    assert constructor_defaults(torch.optim.AdamW)["betas"] == (0.9, 0.999)
+    assert "lr" not in constructor_defaults(torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("path", "cls"),
+    [
+        ("torch.optim.AdamW", torch.optim.AdamW),
+        ("torch.optim.lbfgs.LBFGS", torch.optim.LBFGS),
+        ("tests.optimizers.foreign_classes.Noisy", foreign_classes.Noisy),
+    ],
+)
+def test_a_class_is_found_by_its_path(path, cls):
+    assert load_class(path) is cls
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("torch.optim.AdmW", "Unknown class in torch.optim: 'AdmW'. Did you mean 'Adam.?'"),
+        ("no_such_package.Adam", "'no_such_package.Adam' cannot be imported: ModuleNotFoundError: No module named"),
+        ("AdamW", "'AdamW' cannot be imported: .*package.module.Class"),
+        ("torch.nn.Linear", "torch.nn.Linear is not a subclass of torch.optim.Optimizer but <class"),
+        ("tests.optimizers.foreign_classes.no_class", "is not a subclass of torch.optim.Optimizer but <function"),
+        ("torch.optim.", "Unknown class in torch.optim: ''"),
+    ],
+)
+def test_a_path_that_leads_to_no_class_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        load_class(path)
+
+
+def test_a_module_that_fails_when_imported_is_named_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "broken_optimizer_module.py").write_text("\n\nraise RuntimeError('not today')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"RuntimeError: not today \(.*broken_optimizer_module.py:3\)"):
+        load_class("broken_optimizer_module.Adam")

@@ -1,0 +1,86 @@
+"""A small nonlinear least-squares problem in float64, and the loops that run an optimizer, ours or torch's, on it."""
+
+import torch
+
+from deepobs_func import random
+
+
+def _data():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    params = {"layer.weight": draw(3, 4), "layer.bias": draw(4), "scale": draw()}
+    return params, draw(16, 3), draw(16, 4)
+
+
+_PARAMS, _X, _Y = _data()
+
+
+def params():
+    """The starting point: several tensors, one of them 0-d."""
+    return {name: tensor.clone() for name, tensor in _PARAMS.items()}
+
+
+def objective(params):
+    """`|scale tanh(x W + b) - y|^2 / 32`; not convex, and no gradient of it vanishes."""
+    outputs = params["scale"] * torch.tanh(_X.to(params["scale"].dtype) @ params["layer.weight"] + params["layer.bias"])
+    return (outputs - _Y.to(outputs.dtype)).square().sum() / 32
+
+
+class Oracle:
+    """The toy objective as an optimizer asks it."""
+
+    def __init__(self, params):
+        self._params = params
+
+    def value(self):
+        return objective(self._params)
+
+    def grad(self):
+        return torch.func.grad(objective)(self._params)
+
+    def at(self, params):
+        return Oracle(params)
+
+    def loss_at(self, params):
+        return objective(params)
+
+
+def run(optimizer, steps=50, key=None):
+    """The parameters after some steps of one of our optimizers."""
+    here = params()
+    state = optimizer.init(here, random.key(0) if key is None else key)
+    for _ in range(steps):
+        here, state = optimizer.update(Oracle(here), state, here)
+    return here
+
+
+def run_torch(make, steps=50, edit_grads=lambda leaves: None, make_scheduler=None):
+    """The parameters after some steps of `make(leaves)`, a torch optimizer, in the loop that everybody writes."""
+    leaves = {name: tensor.requires_grad_() for name, tensor in params().items()}
+    optimizer = make(list(leaves.values()))
+    scheduler = make_scheduler(optimizer) if make_scheduler else None
+
+    def closure():
+        optimizer.zero_grad()
+        loss = objective(leaves)
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        closure()
+        edit_grads(list(leaves.values()))
+        # only classes that need one get a closure: it would compute the gradients anew, unedited
+        optimizer.step(closure) if isinstance(optimizer, torch.optim.LBFGS) else optimizer.step()
+        if scheduler:
+            scheduler.step()
+    return {name: leaf.detach() for name, leaf in leaves.items()}
+
+
+def assert_close(actual, expected, rtol=1e-10):
+    """The whole vectors agree in norm, relative to how far the expected one has moved from the start."""
+    assert list(actual) == list(expected)
+    start = params()
+    error = sum((actual[name] - expected[name]).square().sum() for name in expected).sqrt()
+    moved = sum((expected[name] - start[name]).square().sum() for name in expected).sqrt()
+    assert moved > 1e-3, "an optimizer that stands still would pass"
+    assert error < rtol * moved

@@ -1,0 +1,54 @@
+"""Orders of the data under both protocols."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepobs_func import datasets, random
+from deepobs_func.runner import order
+from deepobs_func.runner.config import PROTOCOLS
+from deepobs_func.runner.order import epoch_order, evaluation_chunk, train_eval_rows
+
+KEY = random.key(42)
+DEFAULT, DEEPOBS = PROTOCOLS["default"], PROTOCOLS["deepobs-1.1.2"]
+
+
+@given(num=st.integers(1, 300), batch_size=st.integers(1, 300), epoch=st.integers(0, 5))
+def test_an_epoch_sees_every_example_once_but_the_last_partial_batch(num: int, batch_size: int, epoch: int) -> None:
+    rows = epoch_order(DEFAULT, KEY, epoch, num, batch_size)
+    assert rows.shape == (num // batch_size, batch_size)
+    assert len(rows.unique()) == rows.numel()
+    assert rows.numel() == 0 or 0 <= int(rows.min()) <= int(rows.max()) < num
+
+
+def test_the_order_is_new_in_every_epoch_unless_it_is_fixed() -> None:
+    first, second = (epoch_order(DEFAULT, KEY, epoch, 100, 10) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    fixed, again = (epoch_order(DEEPOBS, KEY, epoch, 100, 10) for epoch in (0, 7))
+    assert torch.equal(fixed, again)
+    assert not torch.equal(fixed, epoch_order(DEEPOBS, random.key(43), 0, 100, 10))
+
+
+def test_the_training_sample_is_the_head_of_the_stream_or_the_same_for_every_seed() -> None:
+    spec = datasets.spec("mnist")
+    stream = epoch_order(DEEPOBS, KEY, 0, spec.train_size, 128).flatten()
+    assert torch.equal(train_eval_rows(DEEPOBS, spec, KEY, 128), stream[:9984])
+    sample = train_eval_rows(DEFAULT, spec, KEY, 128)
+    assert len(sample) == len(sample.unique()) == 9984
+    assert torch.equal(sample, train_eval_rows(DEFAULT, spec, random.key(7), 128))
+
+
+def test_quadratic_evaluates_all_training_batches() -> None:
+    spec = datasets.spec("quadratic")
+    assert len(train_eval_rows(DEFAULT, spec, KEY, 128)) == 896
+    assert order.test_rows(spec, 128, torch.device("cpu")).tolist() == list(range(896))
+
+
+@given(batches=st.integers(1, 400), batch_size=st.integers(1, 5000))
+def test_chunks_are_whole_batches_that_divide_the_examples(batches: int, batch_size: int) -> None:
+    chunk = evaluation_chunk(batches * batch_size, batch_size)
+    assert chunk % batch_size == 0
+    assert (batches * batch_size) % chunk == 0
+    assert chunk <= max(2048, batch_size)

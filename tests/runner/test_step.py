@@ -1,0 +1,118 @@
+"""The step: pure, compiled, and as a population."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.func import vmap
+
+from deepobs_func import optimizers, problems, random
+from deepobs_func.datasets.load import load
+from deepobs_func.nets.layers import Dense, Dropout, Pass
+from deepobs_func.problems.problem import call_with_pass, draw_declared
+from deepobs_func.runner.step import Carry, make_evaluate, make_step, make_train_step
+from tests.runner.small import small_problem
+
+KEY = random.key(0)
+
+
+def start(problem: problems.Problem, optimizer: optimizers.Optimizer, dtype: torch.dtype = torch.float32) -> Carry:
+    params, state = problem.init(0, dtype=dtype)
+    return Carry(params, optimizer.init(params, KEY), state)
+
+
+def train(step: Callable[..., tuple[Carry, object]], carry: Carry, problem: problems.Problem, steps: int) -> Carry:
+    for index in range(steps):
+        carry, _ = step(carry, problem.fake_batch(8, seed=index, dtype=torch.float64))
+    return carry
+
+
+@pytest.mark.parametrize("name", ["quadratic_deep", "two_d_rosenbrock"])
+@pytest.mark.parametrize("make", [optimizers.sgd, optimizers.momentum, optimizers.adam, optimizers.rmsprop])
+def test_a_member_of_a_population_is_its_own_run(name: str, make: Callable[..., optimizers.Optimizer]) -> None:
+    """A grid of learning rates under vmap equals separate runs, to 1e-10 after 100 steps in float64."""
+    problem, lrs = problems.get(name), (1e-5, 1e-4, 1e-3)
+    carries = [start(problem, make(lr), torch.float64) for lr in lrs]
+    stacked = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *carries)
+    step = make_step(problem, make(1.0))
+    together = train(vmap(step, in_dims=(0, None)), stacked, problem, 100)
+    for index, carry in enumerate(carries):
+        alone = train(step, carry, problem, 100)
+        for key, parameter in alone.params.items():
+            torch.testing.assert_close(together.params[key][index], parameter, rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_changes_none_of_its_inputs() -> None:
+    problem, optimizer = problems.get("quadratic_deep"), optimizers.adam(0.1)
+    carry, batch = start(problem, optimizer), problem.fake_batch(8)
+    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves((carry, batch)) if isinstance(leaf, torch.Tensor)]
+    before = [leaf.clone() for leaf in leaves]
+    make_step(problem, optimizer)(carry, batch)
+    assert all(torch.equal(old, new) for old, new in zip(before, leaves, strict=True))
+
+
+def test_metrics_are_those_before_the_update() -> None:
+    problem, optimizer = small_problem(), optimizers.sgd(0.1)
+    carry, batch = start(problem, optimizer), problem.fake_batch(8)
+    _, metrics = make_step(problem, optimizer)(carry, batch)
+    torch.testing.assert_close(metrics.loss, problem.loss(carry.params, batch).mean())
+    torch.testing.assert_close(metrics.penalty, problem.penalty(carry.params))
+
+
+def test_runs_of_one_structure_share_a_step() -> None:
+    problem = problems.get("quadratic_deep")
+    first, second = (
+        make_train_step(problem, optimizers.adam(lr), compile=True, compile_noise=True) for lr in (0.1, 0.2)
+    )
+    assert first is second
+    assert make_evaluate(problem, compile=True) is make_evaluate(problem, compile=True)
+
+
+@pytest.mark.parametrize("name", ["quadratic_deep", "mnist_logreg"])
+def test_the_compiled_step_equals_the_eager_one(name: str) -> None:
+    """With Inductor, gather and update included, over a few steps of a schedule: one graph, no recompilation."""
+    problem = problems.get(name)
+    optimizer = optimizers.adam(0.01, schedule=optimizers.steps((2,), (0.1,)))
+    data = load(problem.dataset, "synthetic").train
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = []
+        for compile in (False, True):
+            step = make_train_step(problem, optimizer, compile=compile, compile_noise=False)
+            carry = start(problem, optimizer)
+            for index in range(4):
+                carry, _ = step(carry, data, torch.arange(8) + 8 * index, KEY)
+            results.append(carry)
+    eager, compiled = results
+    for key, parameter in eager.params.items():
+        torch.testing.assert_close(compiled.params[key], parameter, rtol=1e-4, atol=1e-6)
+
+
+class DropoutNet(nn.Module):
+    """Half of the inputs is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.dense = Dropout(0.5, (5,)), Dense(5, 3)
+
+    def forward(self, x: torch.Tensor, p: Pass) -> torch.Tensor:
+        return self.dense(self.dropout(x, p))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_noise_is_the_same_compiled_or_not(whole: bool) -> None:
+    problem = dataclasses.replace(
+        small_problem(), make_net=DropoutNet, draw=draw_declared, call=call_with_pass, name="dropout"
+    )
+    optimizer, data = optimizers.sgd(0.1), load(problem.dataset, "unused").train
+    losses = []
+    for compile in (False, True):
+        step = make_train_step(problem, optimizer, compile=compile and whole, compile_noise=compile)
+        losses.append(
+            [step(start(problem, optimizer), data, torch.arange(8), key)[1].loss for key in random.split(KEY)]
+        )
+    torch.testing.assert_close(*losses)
+    assert losses[0][0] != losses[0][1]

@@ -1,0 +1,397 @@
+"""The command line: what it lists, what it runs, and one clear line for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+
+from deepobs_func import cli, optimizers, problems, records
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.records import RunRecord
+
+MAIN = (sys.executable, "-c", "from deepobs_func.cli import main; main()")
+NO_TORCH = """
+import sys
+from deepobs_func.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(repr([name for name in ("torch", "matplotlib", "scipy") if name in sys.modules]))
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Deepobs = Callable[..., Outcome]
+
+
+@pytest.fixture
+def deepobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deepobs:
+    """Calls the entry point itself, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("DEEPOBS_DATA", raising=False)
+
+    def call(*args: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["deepobs", *args])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+def words(command: str) -> list[str]:
+    """`P` stands for a short run of a cheap problem."""
+    return command.replace("P ", "run quadratic_deep --lr 1e-2 --epochs 1 ", 1).split()
+
+
+def only_record(folder: Path) -> RunRecord:
+    (path,) = (folder / "results").rglob("*.json")
+    return records.read(path)
+
+
+def snapshot(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+# Help, list, completion
+
+
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["list"], ["--version"], ["demo", "--help"]])
+def test_without_torch(args: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_TORCH, *args], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]")
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("deepobs run fmnist_", ["fmnist_logreg", "fmnist_mlp"]), ("deepobs run x --optimizer ada", ["adam", "adamw"])],
+)
+def test_completion_without_torch(line: str, expected: list[str]) -> None:
+    environment = os.environ | {
+        "_DEEPOBS_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stderr == "[]"
+    assert {f"plain,{name}" for name in expected} <= set(done.stdout.split())
+    assert "plain,mnist_mlp" not in done.stdout.split()
+
+
+def test_list_has_every_problem_and_optimizer() -> None:
+    result = CliRunner().invoke(cli.cli, ["list"])
+    assert result.exit_code == 0
+    shown = result.output.split()
+    assert set(problems.names()) | set(optimizers.names()) <= set(shown)
+    assert f"{problems.row('mnist_mlp').parameters:,}" in shown
+
+
+def test_help_of_an_optimizer_lists_its_hyperparameters() -> None:
+    result = CliRunner().invoke(cli.cli, ["run", "--optimizer", "adamw", "--help"])
+    assert result.exit_code == 0
+    assert all(text in result.output for text in ("--beta1", "--epsilon", "--opt.weight_decay", "default: 0.01"))
+    assert "--weight_decay" not in result.output.replace("--opt.weight_decay", "")
+
+
+def test_no_command_shows_the_help(deepobs: Deepobs) -> None:
+    outcome = deepobs()
+    assert outcome.code == 2
+    assert "deepobs demo" in outcome.out + outcome.err
+
+
+# Mistakes
+
+BAD = {
+    "unknown command": ("runn", ["runn"]),
+    "unknown problem": ("run mnist_mpl --optimizer sgd --lr 1", ["'mnist_mpl'", "Did you mean 'mnist_mlp'?"]),
+    "problem like no other": ("run xyz --optimizer sgd --lr 1", ["'xyz'", "deepobs list"]),
+    "no problem": ("run --optimizer sgd --lr 1", ["PROBLEM"]),
+    "no optimizer": ("run quadratic_deep --lr 1", ["--optimizer"]),
+    "no learning rate": ("run quadratic_deep --optimizer sgd", ["--lr"]),
+    "unknown optimizer": ("P --optimizer adamm", ["'adamm'", "Did you mean 'adam'?", "torch.optim.AdamW"]),
+    "unknown protocol": ("P --optimizer sgd --protocol deepobs", ["'deepobs'", "deepobs-1.1.2"]),
+    "unknown hyperparameter": ("P --optimizer adam --momentum 0.9", ["'--momentum'", "beta1, beta2, epsilon"]),
+    "hyperparameter of none": ("P --optimizer sgd --momentum 0.9", ["'--momentum'", "none beside --lr"]),
+    "hyperparameter of no class": ("P --optimizer torch.optim.SGD --beta1 0.9", ["'--beta1'", "nesterov"]),
+    "hyperparameter no number": ("P --optimizer adam --beta1 high", ["--beta1", "'high'"]),
+    "hyperparameter nan": ("P --optimizer adam --beta1 nan", ["beta1", "nan", "finite"]),
+    "hyperparameter no boolean": ("P --optimizer torch.optim.SGD --nesterov maybe", ["--nesterov", "'maybe'"]),
+    "unknown compile": ("P --optimizer sgd --compile yes", ["--compile", "'yes'", "auto, on, off"]),
+    "unknown on-divergence": ("P --optimizer sgd --on-divergence go", ["--on-divergence", "'go'", "stop, continue"]),
+    "lr 0": ("P --optimizer sgd --lr 0", ["--lr 0.0", "positive and finite"]),
+    "lr negative": ("P --optimizer sgd --lr -1", ["--lr -1.0", "positive and finite"]),
+    "lr nan": ("P --optimizer sgd --lr nan", ["--lr nan", "positive and finite"]),
+    "lr inf": ("P --optimizer sgd --lr inf", ["--lr inf", "positive and finite"]),
+    "lr no number": ("P --optimizer sgd --lr fast", ["--lr", "'fast'"]),
+    "batch size 0": ("P --optimizer sgd --batch-size 0", ["--batch-size 0", "from 1"]),
+    "batch size negative": ("P --optimizer sgd --bs -3", ["--batch-size -3", "from 1"]),
+    "epochs 0": ("P --optimizer sgd --epochs 0", ["--epochs 0", "from 1"]),
+    "epochs no number": ("P --optimizer sgd -N 1.5", ["--epochs", "'1.5'"]),
+    "log interval 0": ("P --optimizer sgd --train-log-interval 0", ["--train-log-interval 0", "from 1"]),
+    "seed negative": ("P --optimizer sgd --seed -1", ["--seed -1", "from 0"]),
+    "batch larger than data": ("P --optimizer sgd --batch-size 1001", ["--batch-size 1001", "1000 training"]),
+    "schedule of unequal lengths": (
+        "P --optimizer sgd --lr-sched-epochs 1 2 --lr-sched-factors 0.1",
+        ["--lr-sched-epochs has 2 values", "--lr-sched-factors 1"],
+    ),
+    "half a schedule": ("P --optimizer sgd --lr-sched-epochs 1 2", ["--lr-sched-factors", "both or neither"]),
+    "schedule not ascending": (
+        "P --optimizer sgd --lr-sched-epochs 2 1 --lr-sched-factors 1 1",
+        ["--lr-sched-epochs 2 1", "increase"],
+    ),
+    "schedule epoch no number": (
+        "P --optimizer sgd --lr-sched-epochs 1.5 --lr-sched-factors 1",
+        ["--lr-sched-epochs", "'1.5'"],
+    ),
+    "schedule factor negative": (
+        "P --optimizer sgd --lr-sched-epochs 1 --lr-sched-factors -1",
+        ["--lr-sched-factors -1.0", "positive"],
+    ),
+    "weight decay without L2": (
+        "P --optimizer adamw --weight-decay 0.1",
+        ["quadratic_deep has no L2", "--opt.weight_decay"],
+    ),
+    "class of no module": ("P --optimizer no_such_module.Sgd", ["'no_such_module.Sgd'", "cannot be imported"]),
+    "class that a module lacks": ("P --optimizer torch.optim.Adamm", ["'Adamm'", "Did you mean 'Adam'?"]),
+    "no optimizer class": ("P --optimizer torch.nn.Linear", ["torch.nn.Linear", "not a subclass"]),
+    "class that refuses its arguments": (
+        "P --optimizer torch.optim.Adam --betas 0.9,2.0",
+        ["torch.optim.adam.Adam", "Invalid beta parameter", "adam.py:"],
+    ),
+    "required hyperparameter left out": ("P --optimizer my_module.Demanding", ["Demanding", "'strength'"]),
+    "class that raises": ("P --optimizer my_module.Broken", ["RuntimeError: out of order", "my_module.py:"]),
+    "module that raises": ("P --optimizer broken_module.Sgd", ["ZeroDivisionError", "broken_module.py:1"]),
+    "bad device": ("P --optimizer sgd --device cdua", ["--device cdua", "'auto' or 'cpu'"]),
+    "device that is not there": ("P --optimizer sgd --device cuda:99", ["--device cuda:99", "'auto' or 'cpu'"]),
+    "data are a file": ("run mnist_logreg --optimizer sgd --lr 1 --data a_file", ["a_file is no folder", "synthetic"]),
+    "output is a file": ("P --optimizer sgd --output-dir a_file", ["a_file cannot be written", "--output-dir"]),
+}
+
+MY_MODULE = """
+import torch
+
+class MyOptimizer(torch.optim.SGD):
+    pass
+
+class Broken(torch.optim.SGD):
+    def __init__(self, params, lr):
+        raise RuntimeError("out of order")
+
+class Demanding(torch.optim.SGD):
+    def __init__(self, params, lr, strength):
+        super().__init__(params, lr * strength)
+
+class Choosy(torch.optim.SGD):
+    def __init__(self, params, lr, choice=None):
+        super().__init__(params, lr)
+"""
+
+
+@pytest.fixture
+def my_module(tmp_path: Path) -> Any:
+    """Files of the user's in the current folder."""
+    (tmp_path / "my_module.py").write_text(MY_MODULE)
+    (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    (tmp_path / "a_file").write_text("mine")
+    yield
+    sys.modules.pop("my_module", None)
+
+
+@pytest.mark.parametrize("mistake", list(BAD))
+def test_a_mistake_exits_with_2_and_one_clear_message(
+    tmp_path: Path, deepobs: Deepobs, my_module: None, mistake: str
+) -> None:
+    command, fragments = BAD[mistake]
+    before = snapshot(tmp_path)
+    code, out, err = deepobs(*words(command))
+    assert (code, out) == (2, "")
+    message = err[err.index("Error: ") :]
+    missing = [fragment for fragment in fragments if fragment not in message]
+    assert not missing, f"{missing} not in: {message}"
+    assert message.count("\n") == 1
+    assert "Traceback" not in err
+    assert {path for path in snapshot(tmp_path) - before if "__pycache__" not in path.parts} == set()
+
+
+def test_missing_data(tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(spec: DatasetSpec, folder: Path) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("deepobs_func.datasets.download.idx", no_network)
+    code, out, err = deepobs("run", "mnist_logreg", "--optimizer", "sgd", "--lr", "1", "--data", "nowhere")
+    assert (code, out) == (2, "")
+    assert all(part in err for part in ("MNIST is not in nowhere", "no route to host", "synthetic"))
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exit_code_of_the_process(tmp_path: Path) -> None:
+    command = [*MAIN, "run", "mnist_mpl", "--optimizer", "sgd", "--lr", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "Error: Unknown problem 'mnist_mpl'. Did you mean 'mnist_mlp'?\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("deepobs_func.runner.loop.run", defect)
+    with pytest.raises(ValueError, match="a defect"):
+        deepobs(*words("P --optimizer sgd"))
+
+
+# Runs
+
+
+def test_record_lands_in_deepobss_folder(tmp_path: Path, deepobs: Deepobs) -> None:
+    code, out, err = deepobs(*words("P --optimizer momentum --momentum 0.99 -r 7 --bs 100"))
+    assert (code, err) == (0, "")
+    setting = "num_epochs__1__batch_size__100__momentum__9.9e-01__lr__1.e-02"
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parent == tmp_path / "results" / "quadratic_deep" / "momentum" / setting
+    assert path.name.startswith("random_seed__7__")
+    assert out.splitlines()[-1] == str(path.relative_to(tmp_path))
+    assert [line.split()[1] for line in out.splitlines()[:2]] == ["0/1", "1/1"]
+
+
+def test_quiet_prints_the_files_name_alone(tmp_path: Path, deepobs: Deepobs) -> None:
+    outcome = deepobs(*words("P --optimizer sgd --quiet --output-dir elsewhere/out"))
+    (path,) = tmp_path.rglob("*.json")
+    assert outcome == (0, f"{path.relative_to(tmp_path)}\n", "")
+    assert path.is_relative_to(tmp_path / "elsewhere" / "out" / "quadratic_deep" / "sgd")
+
+
+@pytest.mark.parametrize("output_dir", [".", "out/.."])
+def test_results_in_the_current_folder(tmp_path: Path, deepobs: Deepobs, output_dir: str) -> None:
+    (tmp_path / "out").mkdir()
+    outcome = deepobs(*words(f"P --optimizer sgd --quiet --output-dir {output_dir}"))
+    assert outcome.code == 0
+    assert len(list((tmp_path / "quadratic_deep" / "sgd").rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizer", "hyperparams"),
+    [
+        ("--optimizer sgd", "sgd", {}),
+        ("--optimizer adam --beta1 0.8", "adam", {"beta1": 0.8, "beta2": 0.999, "epsilon": 1e-8}),
+        ("--optimizer=nesterov --opt.momentum=0.5", "nesterov", {"momentum": 0.5}),
+        ("--optimizer rmsprop --epsilon 1", "rmsprop", {"alpha": 0.99, "epsilon": 1.0, "momentum": 0.0}),
+        (
+            "--optimizer adamw --opt.weight_decay 0.1",
+            "adamw",
+            {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1},
+        ),
+        ("--optimizer torch.optim.SGD", "SGD", {}),
+        ("--optimizer torch.optim.SGD --momentum 0.9 --nesterov true", "SGD", {"momentum": 0.9, "nesterov": True}),
+        ("--optimizer torch.optim.SGD --nesterov false", "SGD", {"nesterov": False}),
+        ("--optimizer torch.optim.SGD --nesterov False", "SGD", {"nesterov": False}),
+        ("--optimizer torch.optim.SGD --momentum 0.9 --nesterov 1", "SGD", {"momentum": 0.9, "nesterov": True}),
+        ("--optimizer torch.optim.SGD --foreach none", "SGD", {}),
+        ("--optimizer torch.optim.Adam --betas 0.8,0.9", "Adam", {"betas": [0.8, 0.9]}),
+        ("--optimizer torch.optim.Adam --betas (0.8,0.9) --eps 1e-6", "Adam", {"betas": [0.8, 0.9], "eps": 1e-6}),
+        ("--optimizer torch.optim.AdamW --opt.weight_decay 0.1", "AdamW", {"weight_decay": 0.1}),
+        ("--optimizer torch.optim.LBFGS --max_iter 2", "LBFGS", {"max_iter": 2}),
+        ("--optimizer my_module.MyOptimizer --momentum 0.9", "MyOptimizer", {"momentum": 0.9}),
+        ("--optimizer my_module.Demanding --strength 0.5", "Demanding", {"strength": 0.5}),
+        ("--optimizer my_module.Choosy --choice best", "Choosy", {"choice": "best"}),
+    ],
+)
+def test_hyperparameters(
+    tmp_path: Path, deepobs: Deepobs, my_module: None, options: str, optimizer: str, hyperparams: dict[str, Any]
+) -> None:
+    outcome = deepobs(*words(f"P {options} --quiet"))
+    assert outcome.code == 0, outcome.err
+    record = only_record(tmp_path)
+    assert (record.optimizer, record.weight_decay) == (optimizer, None)
+    # as JSON, where true is not 1
+    assert json.dumps(record.hyperparams, sort_keys=True) == json.dumps(hyperparams, sort_keys=True)
+    assert record.test_losses[1] < record.test_losses[0]
+
+
+def test_a_value_that_json_lacks_does_not_cost_the_run(tmp_path: Path, deepobs: Deepobs, my_module: None) -> None:
+    outcome = deepobs(*words("P --optimizer my_module.Choosy --choice {1,2} --quiet"))
+    assert outcome.code == 0
+    assert only_record(tmp_path).status == "finished"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run --optimizer sgd --lr 1e-2 --epochs 3 --lr-sched-factors 0.1 0.01 --lr-sched-epochs 1 2 quadratic_deep",
+        "run quadratic_deep --optimizer sgd --lr 1e-2 --epochs 3 --lr-sched-epochs=1,2 --lr-sched-factors 0.1,0.01",
+    ],
+)
+def test_schedule(tmp_path: Path, deepobs: Deepobs, command: str) -> None:
+    assert deepobs(*words(command)).code == 0
+    record = only_record(tmp_path)
+    assert (record.lr_sched_epochs, record.lr_sched_factors) == ([1, 2], [0.1, 0.01])
+    assert records.setting_name(record).endswith("lr_schedule__0_1.e-02_1_1.e-03_2_1.e-04")
+
+
+def test_the_data_folder_of_the_environment(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPOBS_DATA", __file__)
+    outcome = deepobs("run", "mnist_logreg", "--optimizer", "sgd", "--lr", "1")
+    assert outcome.code == 2
+    assert f"{__file__} is no folder" in outcome.err
+
+
+def test_stand_in_is_said_and_marked(tmp_path: Path, deepobs: Deepobs) -> None:
+    command = "run mnist_logreg --optimizer sgd --lr 0.1 --epochs 1 --batch-size 5000 --data synthetic"
+    code, out, _ = deepobs(*command.split())
+    assert code == 0
+    assert "On the synthetic stand-in: these numbers are no result." in out.splitlines()
+    record = only_record(tmp_path)
+    assert record.synthetic
+    assert record.path is not None
+    assert record.path.parent.name.endswith("__data__synthetic")
+
+
+@pytest.mark.parametrize("options", ["", "--on-divergence continue"])
+def test_divergence_is_said_and_kept(tmp_path: Path, deepobs: Deepobs, options: str) -> None:
+    code, out, _ = deepobs(*words(f"P --optimizer sgd --lr 1e30 --epochs 2 {options}"))
+    assert code == 0
+    assert "Diverged in epoch 0: the objective was not finite." in out.splitlines()
+    record = only_record(tmp_path)
+    assert (record.status, len(record.test_losses), len(record.train_losses)) == ("diverged", 3, 3)
+
+
+def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
+    options = "--optimizer sgd --lr 1e-5 --epochs 100000 --compile off"
+    command = [*MAIN, "run", "two_d_beale", *words(options)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        while "epoch 1/" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.startswith("Run interrupted after ")
+    assert list(tmp_path.rglob("*.json")) == []
+    (path,) = tmp_path.rglob("*.json.partial")
+    record = records.read(path)
+    assert (record.status, record.num_epochs) == ("interrupted", 100000)
+    assert 2 <= len(record.test_losses) < 100000
+    assert str(path.relative_to(tmp_path)) in err

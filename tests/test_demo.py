@@ -1,0 +1,143 @@
+"""The demonstration, made small: both tables, both figures, and no word of a result on stand-in data."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from deepobs_func import datasets, demo, problems, records
+from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.records import RunRecord
+from deepobs_func.runner import RunConfig, run
+from tests.datasets.idx_files import write_files
+
+SMALL_MNIST = replace(datasets.spec("mnist"), train_size=640, test_size=512)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Shown(NamedTuple):
+    text: str
+    folder: Path
+
+    @property
+    def rows(self) -> list[str]:
+        """The bodies of the tables."""
+        words = ("agrees", "differs", "is better", "no verdict at")
+        return [line for line in self.text.splitlines() if line.rstrip().endswith(words) or "no verdict at" in line]
+
+    @property
+    def flat(self) -> str:
+        """Without line breaks, wherever a long line was broken."""
+        return " ".join(self.text.split())
+
+
+def run_small(config: RunConfig) -> RunRecord:
+    """One epoch, on a few hundred images."""
+    problem = problems.get(config.problem)
+    if problem.dataset.name == "mnist":
+        problem = replace(problem, dataset=SMALL_MNIST)
+    return run(replace(config, epochs=1, device="cpu"), problem)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "SEEDS", range(42, 44))
+        patch.setattr(demo, "MLP_SEEDS", range(42, 44))
+        patch.setattr(demo, "MLP_EPOCHS", 1)
+        patch.setattr(demo, "run", run_small)
+        yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time."""
+
+    def nothing(*args: Any) -> None:
+        pass
+
+    monkeypatch.setattr(demo.figures, "against_published", nothing)
+    monkeypatch.setattr(demo.figures, "training", nothing)
+
+
+def show(data: str, folder: Path) -> Shown:
+    console = Console(file=io.StringIO(), width=200)
+    demo.demo(console, data, folder / "demo")
+    assert isinstance(console.file, io.StringIO)
+    return Shown(console.file.getvalue(), folder)
+
+
+@pytest.fixture(scope="module")
+def on_stand_in(small: None, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    return show("synthetic", tmp_path_factory.mktemp("demo"))
+
+
+def test_table_against_the_published_runs(on_stand_in: Shown) -> None:
+    assert all(word in on_stand_in.text for word in ("published", "in band", "Welch's t-test", "Holm's adjustment"))
+    for optimizer, lr, published in (
+        ("sgd", "0.0158", "87.397 ± 0.169"),
+        ("momentum", "0.00251", "87.045 ± 0.025"),
+        ("adam", "0.0398", "87.112 ± 0.024"),
+    ):
+        (row,) = [row for row in on_stand_in.rows if optimizer in row and lr in row and published in row]
+        assert "differs" in row  # after one of the hundred epochs
+
+
+def test_table_of_each_pair(on_stand_in: Shown) -> None:
+    pairs = [row for row in on_stand_in.rows if " - " in row]
+    for row, pair in zip(pairs, ["sgd - momentum", "sgd - adam", "momentum - adam"], strict=True):
+        assert pair in row
+        assert "is better" in row or "no verdict" in row
+
+
+def test_stand_in_is_said_to_be_no_result(on_stand_in: Shown) -> None:
+    (line,) = [line for line in on_stand_in.text.splitlines() if line.startswith("mnist_mlp:")]
+    assert "the synthetic stand-in, so these numbers are no result" in line
+    assert "published to compare with" in line
+
+
+def test_files(on_stand_in: Shown) -> None:
+    """Two figures, and records under `results/` alone."""
+    folder = on_stand_in.folder
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    outside = {path for path in files if not path.is_relative_to(folder / "demo" / "results")}
+    assert outside == {folder / "demo" / "quadratic_deep.png", folder / "demo" / "mnist_mlp.png"}
+    assert all(path.read_bytes().startswith(PNG) for path in outside)
+    kept = [records.read(path) for path in files - outside]
+    assert sorted(record.testproblem for record in kept) == ["mnist_mlp"] * 6 + ["quadratic_deep"] * 6
+    assert all(record.synthetic == (record.testproblem == "mnist_mlp") for record in kept)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_missing_mnist_is_stood_in_for_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(spec: DatasetSpec, folder: Path) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("deepobs_func.datasets.download.idx", no_network)
+    shown = show(str(tmp_path / "nowhere"), tmp_path).flat
+    assert "the synthetic stand-in, so these numbers are no result. MNIST is not in" in shown
+    assert "no route to host" in shown
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "data" / "mnist", SMALL_MNIST)
+    monkeypatch.setattr(datasets, "spec", lambda name: SMALL_MNIST)
+    shown = show(str(tmp_path / "data"), tmp_path).flat
+    assert f"MNIST from {tmp_path / 'data'}" in shown
+    assert "stand-in" not in shown
+    assert not any(records.read(path).synthetic for path in tmp_path.rglob("*.json"))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_no_verdict_from_a_single_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The p-value is NaN then, which neither agrees nor differs."""
+    monkeypatch.setattr(demo, "SEEDS", range(42, 43))
+    monkeypatch.setattr(demo, "MLP_SEEDS", range(42, 43))
+    rows = show("synthetic", tmp_path).rows
+    assert len(rows) == 6
+    assert not [row for row in rows if any(word in row for word in ("differs", "agrees", "better"))]
