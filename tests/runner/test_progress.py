@@ -1,0 +1,37 @@
+"""What a run shows: a bar on a terminal, lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from deepobs_func.runner import run
+from deepobs_func.runner.progress import Bar, Lines, Reporter, make_reporter
+from tests.runner.small import config, small_problem
+
+
+def test_the_reporter_fits_the_console() -> None:
+    assert isinstance(make_reporter(Console(force_terminal=True), quiet=False), Bar)
+    assert isinstance(make_reporter(Console(force_terminal=False), quiet=False), Lines)
+    assert type(make_reporter(Console(force_terminal=True), quiet=True)) is Reporter
+
+
+def test_lines_have_losses_accuracy_speed_and_time_left() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    record = run(config(epochs=2), small_problem(), Lines(console))
+    first, _, last = console.file.getvalue().splitlines()
+    assert first.startswith(f"epoch 0/2  train {record.train_losses[0]:.4f}  test {record.test_losses[0]:.4f}")
+    assert f"test accuracy {record.test_accuracies[2]:.2%}" in last
+    assert "steps/s" in last
+    assert last.endswith("0 s left")
+
+
+def test_the_bar_ends_full_with_the_last_accuracy() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    record = run(config(epochs=2, train_log_interval=1), small_problem(), Bar(console))
+    shown = console.file.getvalue()
+    assert "100%" in shown
+    assert f"accuracy {record.test_accuracies[-1]:.2%}" in shown
+    assert "loss" in shown
+    assert "steps/s" in shown
