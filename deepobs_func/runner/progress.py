@@ -71,7 +71,7 @@ class Bar(Reporter):
             TimeRemainingColumn(),
             console=console,
         )
-        self._steps, self._read, self._last = 0, 0.0, ""
+        self._steps, self._read, self._loss, self._test = 0, 0.0, "", ""
 
     def start(self, plan: Plan) -> None:
         self._steps = plan.steps_per_epoch
@@ -82,17 +82,19 @@ class Bar(Reporter):
     def step(self, epoch: int, step: int, loss: Tensor) -> None:
         if time.perf_counter() - self._read < _REFRESH:
             return
-        done = epoch * self._steps + step + 1
-        speed = self._progress.tasks[0].speed or 0.0
-        self._show(done, f"loss {float(loss):.4f}  {self._last}  {speed:.0f} steps/s")
+        self._loss = f"loss {float(loss):.4f}"
+        self._show(epoch * self._steps + step + 1)
         self._read = time.perf_counter()
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
         accuracy = f"  accuracy {record.test_accuracies[-1]:.2%}" if record.test_accuracies else ""
-        self._last = f"test {record.test_losses[-1]:.4f}{accuracy}"
-        self._show(epoch * self._steps, self._last)
+        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}"
+        self._show(epoch * self._steps)
 
-    def _show(self, done: int, text: str) -> None:
+    def _show(self, done: int) -> None:
+        task = self._progress.tasks[0]
+        speed = f"{task.finished_speed or task.speed or 0.0:.0f} steps/s"
+        text = "  ".join(part for part in (self._loss, self._test, speed) if part)
         self._progress.update(self._task, completed=done, shown=text)
 
     def close(self) -> None:
