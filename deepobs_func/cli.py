@@ -256,9 +256,10 @@ def demo_command(data: str, output_dir: str) -> None:
     """Three optimizers against published numbers on quadratic_deep, and against each other on mnist_mlp."""
     from rich.console import Console
 
-    from deepobs_func.demo import demo
+    from deepobs_func.demo import demo, processes
 
-    demo(Console(), data, Path(output_dir))
+    with processes() as map_runs:
+        demo(Console(), data, Path(output_dir), map_runs)
 
 
 def main() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +26,7 @@ from deepobs_func.runner import RunConfig, run
 SEEDS = range(42, 52)
 MLP_SEEDS = range(42, 45)
 MLP_EPOCHS = 2
+MapRuns = Callable[[Sequence[RunConfig]], Iterable[RunRecord]]
 NO_VERDICT = "no verdict at this number of seeds"
 MLP_SETTINGS: Sequence[tuple[str, float, dict[str, float]]] = (
     ("sgd", 0.1, {}),
@@ -30,24 +35,47 @@ MLP_SETTINGS: Sequence[tuple[str, float, dict[str, float]]] = (
 )
 
 
-def demo(console: Console, data: str, output_dir: Path) -> None:
+@contextmanager
+def processes() -> Iterator[MapRuns]:
+    """Runs on all cores, one process of one thread each.
+
+    Runs this small gain little from a second thread, and two threads that wait for each other at every operation are
+    slowed down many times by whatever else the machine does.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as pool:
+        try:
+            yield lambda configs: pool.map(run, configs)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def demo(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> None:
     """Runs the whole demonstration, prints its two tables and writes records and figures.
 
     Args:
         console: where it prints.
         data: the data folder in which MNIST may be, or `"synthetic"`.
         output_dir: gets `results/`, the records, and the figures.
+        map_runs: runs several configurations, e.g. that of `processes`.
     """
     start = time.perf_counter()
     output_dir.mkdir(parents=True, exist_ok=True)
-    _against_published(console, output_dir)
-    _against_each_other(console, data, output_dir)
+    _against_published(console, output_dir, map_runs)
+    _against_each_other(console, data, output_dir, map_runs)
     console.print(
         f"\nDone in {time.perf_counter() - start:.0f} s. The records are in {escape(str(output_dir / 'results'))}."
     )
 
 
-def _against_published(console: Console, output_dir: Path) -> None:
+def _against_published(console: Console, output_dir: Path, map_runs: MapRuns) -> None:
     """quadratic_deep, ten seeds, under the protocol of the published runs."""
     console.print(
         f"[bold]quadratic_deep[/]: three optimizers at the published learning rates, {len(SEEDS)} seeds each, "
@@ -68,7 +96,7 @@ def _against_published(console: Console, output_dir: Path) -> None:
             )
             for seed in SEEDS
         ]
-        groups[baseline.optimizer] = _run_all(console, configs)
+        groups[baseline.optimizer] = _run_all(console, configs, map_runs)
     ours = [Sample.of([record.test_losses[-1] for record in records]) for records in groups.values()]
     theirs = [Sample(b.final_mean, b.final_sd, b.seeds) for b in baselines]
     adjusted = holm([welch(a, b) for a, b in zip(ours, theirs, strict=True)])
@@ -87,7 +115,7 @@ def _against_published(console: Console, output_dir: Path) -> None:
     console.print(f"Curves with the published band: {escape(str(path))}\n")
 
 
-def _against_each_other(console: Console, data: str, output_dir: Path) -> None:
+def _against_each_other(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> None:
     """mnist_mlp, for which nothing is published: the three against each other."""
     data, remark = _mnist_or_stand_in(data)
     console.print(
@@ -109,7 +137,7 @@ def _against_each_other(console: Console, data: str, output_dir: Path) -> None:
             )
             for seed in MLP_SEEDS
         ]
-        groups[name] = _run_all(console, configs)
+        groups[name] = _run_all(console, configs, map_runs)
     samples = {name: Sample.of(_final_accuracies(records)) for name, records in groups.items()}
     for name, sample in samples.items():
         console.print(f"  {name}: test accuracy {sample.mean:.2%} ± {sample.sd:.2%}", highlight=False)
@@ -142,11 +170,11 @@ def _mnist_or_stand_in(data: str) -> tuple[str, str]:
     return data, f"MNIST from {escape(data)}"
 
 
-def _run_all(console: Console, configs: Sequence[RunConfig]) -> list[RunRecord]:
+def _run_all(console: Console, configs: Sequence[RunConfig], map_runs: MapRuns) -> list[RunRecord]:
     first = configs[0]
     with console.status(f"{first.problem} {first.optimizer}"):
         start = time.perf_counter()
-        records = [run(config) for config in configs]
+        records = list(map_runs(configs))
     seconds = time.perf_counter() - start
     console.print(f"  {first.optimizer}, lr {first.lr:.3g}: {len(records)} runs in {seconds:.0f} s", highlight=False)
     return records

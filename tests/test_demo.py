@@ -49,7 +49,6 @@ def small() -> Iterator[None]:
         patch.setattr(demo, "SEEDS", range(42, 44))
         patch.setattr(demo, "MLP_SEEDS", range(42, 44))
         patch.setattr(demo, "MLP_EPOCHS", 1)
-        patch.setattr(demo, "run", run_small)
         yield
 
 
@@ -66,7 +65,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def show(data: str, folder: Path) -> Shown:
     console = Console(file=io.StringIO(), width=200)
-    demo.demo(console, data, folder / "demo")
+    demo.demo(console, data, folder / "demo", lambda configs: [run_small(config) for config in configs])
     assert isinstance(console.file, io.StringIO)
     return Shown(console.file.getvalue(), folder)
 
@@ -141,3 +140,12 @@ def test_no_verdict_from_a_single_seed(tmp_path: Path, monkeypatch: pytest.Monke
     rows = show("synthetic", tmp_path).rows
     assert len(rows) == 6
     assert not [row for row in rows if any(word in row for word in ("differs", "agrees", "better"))]
+
+
+def test_processes_give_the_runs_in_order() -> None:
+    """And the same numbers as here: in a process of one thread."""
+    configs = [RunConfig("two_d_beale", "sgd", 1e-5, epochs=1, seed=seed, output_dir=None) for seed in (1, 2, 3)]
+    with demo.processes() as map_runs:
+        records_there = list(map_runs(configs))
+    assert [record.random_seed for record in records_there] == [1, 2, 3]
+    assert [record.test_losses for record in records_there] == [run(config).test_losses for config in configs]
