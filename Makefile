@@ -1,12 +1,11 @@
 # `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
-DATA ?= data_deepobs
 
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	$(BIN)/deepobs demo --data $(DATA)
+	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from click.shell_completion import CompletionItem
 
 import deepobs_func
 from deepobs_func import datasets, optimizers, problems
-from deepobs_func.errors import UserError
-from deepobs_func.runner.config import COMPILE, PROTOCOLS, RunConfig, default_data
+from deepobs_func.errors import ConfigError, UserError
+from deepobs_func.runner.config import COMPILE, PROTOCOLS, RunConfig, default_data, unknown_optimizer
 
 _LISTS = ("--lr-sched-epochs", "--lr-sched-factors")
 _PREFIX = "opt_"  # of the names under which hyperparameters are parsed
@@ -129,8 +129,10 @@ def _named_optimizer(args: Sequence[str]) -> str | None:
 def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
     if optimizer in optimizers.FUNCTIONAL:
         return optimizers.FUNCTIONAL[optimizer].defaults
-    if optimizer is None or "." not in optimizer:
+    if optimizer is None:
         return {}
+    if "." not in optimizer:
+        raise ConfigError(unknown_optimizer(optimizer))
     from deepobs_func.optimizers.foreign import constructor_defaults, load_class
 
     return constructor_defaults(load_class(optimizer))
@@ -256,6 +258,9 @@ def demo_command(data: str, output_dir: str) -> None:
     """Three optimizers against published numbers on quadratic_deep, and against each other on mnist_mlp."""
     from rich.console import Console
 
+    missing = [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"The demonstration needs {' and '.join(missing)}: pip install 'deepobs-func[report]'")
     from deepobs_func.demo import demo, processes
 
     with processes() as map_runs:
@@ -264,8 +269,7 @@ def demo_command(data: str, output_dir: str) -> None:
 
 def main() -> None:
     """The entry point `deepobs`: a user's mistake exits with 2 and no traceback, Ctrl-C with 130."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that `my_module.MyOptimizer` of the current folder is found
+    sys.path.append("")  # the current folder, so that its `my_module.MyOptimizer` is found
     try:
         sys.exit(cli.main(prog_name="deepobs", standalone_mode=False))
     except UserError as error:

@@ -19,7 +19,7 @@ from rich.table import Table
 from deepobs_func import datasets
 from deepobs_func.analysis import figures, published
 from deepobs_func.analysis.statistics import LEVEL, Sample, holm, welch
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, run
 
@@ -67,7 +67,10 @@ def demo(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> No
         map_runs: runs several configurations, e.g. that of `processes`.
     """
     start = time.perf_counter()
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{output_dir} cannot be made ({error}). Name another folder with --output-dir.") from error
     _against_published(console, output_dir, map_runs)
     _against_each_other(console, data, output_dir, map_runs)
     console.print(
@@ -158,7 +161,7 @@ def _against_each_other(console: Console, data: str, output_dir: Path, map_runs:
 
 def _mnist_or_stand_in(data: str) -> tuple[str, str]:
     """The data to use, and what to say about them."""
-    from deepobs_func.datasets.load import SYNTHETIC, load
+    from deepobs_func.datasets.loading import SYNTHETIC, load
 
     warning = "[bold red]the synthetic stand-in, so these numbers are no result[/]"
     if data == SYNTHETIC:

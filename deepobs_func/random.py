@@ -12,6 +12,7 @@ The generator is Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror and Shaw, "P
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -65,6 +66,7 @@ def key(seed: int, device: torch.device | str | None = None) -> Key:
     Raises:
         ValueError: the seed is out of range.
     """
+    seed = operator.index(seed)  # NumPy's whole numbers too
     if not 0 <= seed < 2**64:
         raise ValueError(f"A seed is a whole number from 0 to 2**64 - 1, not {seed}.")
     return torch.tensor([seed >> 32, seed & _MASK], dtype=torch.int64, device=device)

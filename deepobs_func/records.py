@@ -17,7 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,8 @@ def float2str(value: float) -> str:
 
 def _value2str(value: Any) -> str:
     text = float2str(value) if isinstance(value, float) else str(value)
-    return re.sub(r"[^A-Za-z0-9_.,()=+-]", "-", text)  # nothing that a file system could trip over
+    safe = re.sub(r"[^A-Za-z0-9_.,()=+-]", "-", text)  # nothing that a file system could trip over
+    return "-" * len(safe) if safe in (".", "..") else safe
 
 
 def setting_name(record: RunRecord) -> str:
@@ -156,7 +157,7 @@ def lr_schedule(lr: float, epochs: Sequence[int], factors: Sequence[float]) -> d
 
 def folder_of(record: RunRecord, output_dir: str | Path) -> Path:
     """`<output_dir>/<testproblem>/<optimizer>/<setting>`."""
-    return Path(output_dir) / record.testproblem / record.optimizer / setting_name(record)
+    return Path(output_dir) / _value2str(record.testproblem) / _value2str(record.optimizer) / setting_name(record)
 
 
 def state_dir(output_dir: str | Path) -> Path:
@@ -241,5 +242,4 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -10,9 +10,9 @@ from deepobs_func.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from deepobs_func.datasets.arrays import from_arrays as from_arrays
-    from deepobs_func.datasets.load import Dataset as Dataset
-    from deepobs_func.datasets.load import Split as Split
-    from deepobs_func.datasets.load import load as load
+    from deepobs_func.datasets.loading import Dataset as Dataset
+    from deepobs_func.datasets.loading import Split as Split
+    from deepobs_func.datasets.loading import load as load
 
 __all__ = ["Dataset", "DatasetSpec", "Split", "from_arrays", "load", "names", "spec"]
 
@@ -71,9 +71,10 @@ _SPECS = {
     )
 }
 _LAZY = {
-    "Dataset": "deepobs_func.datasets.load:Dataset",
-    "Split": "deepobs_func.datasets.load:Split",
+    "Dataset": "deepobs_func.datasets.loading:Dataset",
+    "Split": "deepobs_func.datasets.loading:Split",
     "from_arrays": "deepobs_func.datasets.arrays:from_arrays",
+    "load": "deepobs_func.datasets.loading:load",
 }
 
 

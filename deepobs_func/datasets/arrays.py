@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +18,13 @@ from deepobs_func.errors import DataError
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
+def from_arrays(name: str, train: Sequence[Any], test: Sequence[Any]) -> DatasetSpec:
     """Makes a data set of arrays in memory.
 
     Args:
         name: for the record and its folder.
-        train, test: `(x, y)` each, with a leading axis of examples. `x` is what the model sees; class ids `y` are
-            whole numbers from 0.
+        train, test: `(x, y)` each, arrays or tensors with a leading axis of examples. `x` is what the model sees;
+            class ids `y` are whole numbers from 0; None stands for no targets.
 
     Raises:
         DataError: an array is empty, `x` and `y` differ in length, a class id is negative, or the splits differ in
@@ -31,6 +33,7 @@ def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
     >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
     (3,)
     """
+    train, test = (_as_arrays(x, y) for x, y in (train, test))
     for split, (x, y) in (("train", train), ("test", test)):
         if len(x) == 0:
             raise DataError(f"{name}: there are no examples in {split}.")
@@ -40,7 +43,6 @@ def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
             raise DataError(f"{name}: expected class ids from 0 in {split}, found {y.min()}.")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(f"{name}: train and test differ in shape: {train[0].shape[1:]} and {test[0].shape[1:]}.")
-    train, test = ((x, y.astype(np.int64) if np.issubdtype(y.dtype, np.integer) else y) for x, y in (train, test))
     splits = {"train": train, "test": test}
 
     def read(spec: DatasetSpec, folder: Path | None, split: str) -> Arrays:
@@ -50,9 +52,10 @@ def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
         """Training examples drawn with replacement, so that shapes and ranges are right."""
         rows = random.integers(key, len(train[0]), (batch_size,)).cpu().numpy()
         x, y = (torch.from_numpy(array[rows]).to(key.device) for array in train)
-        return x.to(dtype), y.to(dtype) if y.is_floating_point() else y
+        return as_it_is(x, dtype), as_it_is(y, dtype)
 
-    classes = int(max(train[1].max(), test[1].max())) + 1 if np.issubdtype(train[1].dtype, np.integer) else None
+    labelled = np.issubdtype(train[1].dtype, np.integer)
+    classes = int(max(train[1].max(), test[1].max())) + 1 if labelled else None
     return DatasetSpec(
         name=name,
         title=name,
@@ -63,4 +66,11 @@ def from_arrays(name: str, train: Arrays, test: Arrays) -> DatasetSpec:
         reader=read,
         prepare=as_it_is,
         fake=fake,
+        source="arrays",
     )
+
+
+def _as_arrays(x: Any, y: Any) -> Arrays:
+    inputs = np.asarray(x)
+    targets = np.empty((len(inputs), 0), np.float32) if y is None else np.asarray(y)
+    return inputs, targets.astype(np.int64) if np.issubdtype(targets.dtype, np.integer) else targets

@@ -15,8 +15,8 @@ def unit_interval(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The stored values."""
-    return x.to(dtype)
+    """The stored values; whole numbers (token ids) stay whole."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ class DatasetSpec:
         prepare: `(x, dtype) -> x`, stored values to model inputs, for a whole batch on any device.
         fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
         train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
+        source: what the record says of data that come from no file.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DatasetSpec:
     download: str = ""
     stand_in: str = ""
     train_eval_size: int | None = None
+    source: str = "generated"
 
     def function(self, field: str) -> Callable[..., Any]:
         """The function that a field names, imported now, or holds."""

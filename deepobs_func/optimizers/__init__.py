@@ -5,10 +5,14 @@ Listing the functional ones and their hyperparameters imports no torch; making o
 
 from __future__ import annotations
 
+import math
+import numbers
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from deepobs_func.errors import ConfigError
 
 if TYPE_CHECKING:
     from deepobs_func.optimizers.base import Optimizer as Optimizer
@@ -65,7 +69,7 @@ FUNCTIONAL = {
 }
 
 _LAZY = {
-    **{name: f"{_FIRST_ORDER}:{name}" for name in FUNCTIONAL},
+    **{name: row.make for name, row in FUNCTIONAL.items()},
     **{
         name: f"deepobs_func.optimizers.transforms:{name}"
         for name in ("clip_by_global_norm", "clip_by_value", "weight_decay")
@@ -74,6 +78,45 @@ _LAZY = {
     "Optimizer": "deepobs_func.optimizers.base:Optimizer",
 }
 __all__ = ["FUNCTIONAL", "OptimizerRow", *_LAZY]
+
+
+_FRACTION, _POSITIVE = (0.0, 1.0), (0.0, math.inf)
+RANGES = {
+    "momentum": _FRACTION,
+    "alpha": _FRACTION,
+    "beta1": _FRACTION,
+    "beta2": _FRACTION,
+    "epsilon": _POSITIVE,
+    "weight_decay": _POSITIVE,
+    "max_norm": _POSITIVE,
+    "max_value": _POSITIVE,
+}
+"""Where a hyperparameter may lie: from the first number up to, but without, the second."""
+
+
+def checked(name: str, value: Any) -> float:
+    """The value of a hyperparameter as a float.
+
+    Raises:
+        ConfigError: it is no finite number, or out of its range.
+    """
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
+    if not low <= float(value) < high:
+        bound = f" and below {high:g}" if math.isfinite(high) else ""
+        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be at least {low:g}{bound}.")
+    return float(value)
+
+
+def check_lr(lr: float) -> None:
+    """Refuses a learning rate that is not positive.
+
+    Raises:
+        ConfigError: it is zero, negative or not finite.
+    """
+    if not (lr > 0 and math.isfinite(lr)):
+        raise ConfigError(f"--lr {lr}: a learning rate must be positive and finite.")
 
 
 def names() -> list[str]:

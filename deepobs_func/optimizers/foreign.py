@@ -22,7 +22,7 @@ from deepobs_func import random
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.optimizers.base import Optimizer, Oracle
-from deepobs_func.optimizers.schedules import Schedule, constant
+from deepobs_func.optimizers.schedules import Schedule
 
 Class = type[torch.optim.Optimizer]
 
@@ -62,13 +62,21 @@ def constructor_defaults(cls: Class) -> dict[str, Any]:
 
 @dataclass
 class ForeignState:
-    """The state of a foreign optimizer: the instance, the leaves it owns, its generator, and the steps made."""
+    """The state of a foreign optimizer.
+
+    Attributes:
+        instance: the class's instance.
+        leaves: the parameters that it owns.
+        generator: the states of the generators that it draws from.
+        step: the steps made.
+        factor: the factor of the learning rate in force.
+    """
 
     instance: torch.optim.Optimizer
     leaves: dict[str, nn.Parameter]
     generator: list[Tensor]
-    base_lrs: list[float]
     step: int = 0
+    factor: float = 1.0
 
 
 def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: Schedule | None = None) -> Optimizer:
@@ -83,7 +91,6 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
     Raises:
         ConfigError: (from `init`) the constructor raised; the message has its own words and where.
     """
-    factor = schedule or constant()
 
     def init(params: Params, key: random.Key) -> ForeignState:
         leaves = {name: nn.Parameter(tensor) for name, tensor in _copy(params).items()}
@@ -92,12 +99,11 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
             torch.manual_seed(words[0] << 31 | words[1] >> 1)
             instance = _construct(cls, leaves, lr, hyperparams)
             generator = _generator_state(params)
-        return ForeignState(instance, leaves, generator, [group["lr"] for group in instance.param_groups])
+        return ForeignState(instance, leaves, generator)
 
     def update(oracle: Oracle, state: ForeignState, params: Params) -> tuple[Params, ForeignState]:
-        scale = float(factor(torch.tensor(state.step)))
-        for group, base in zip(state.instance.param_groups, state.base_lrs, strict=True):
-            group["lr"] = base * scale
+        if schedule is not None:
+            _schedule(state, float(schedule(torch.tensor(state.step))))
         with torch.random.fork_rng(_devices(params)):
             _set_generator_state(params, state.generator)
             _step(state, oracle)
@@ -106,6 +112,17 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
         return {name: leaf.detach() for name, leaf in state.leaves.items()}, state
 
     return Optimizer(init, update, compiles=False)
+
+
+def _schedule(state: ForeignState, factor: float) -> None:
+    """Scales the learning rates where the factor changes; a class that moves its own is left alone otherwise."""
+    if factor == state.factor:
+        return
+    for group in state.instance.param_groups:
+        if "lr" not in group:
+            raise ConfigError(f"{type(state.instance).__name__} keeps no 'lr' in its groups, so it takes no schedule.")
+        group["lr"] *= factor / state.factor
+    state.factor = factor
 
 
 def _step(state: ForeignState, oracle: Oracle) -> None:

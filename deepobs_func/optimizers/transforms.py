@@ -7,6 +7,7 @@ direction; so `weight_decay` before it is the coupled kind (an L2 penalty), afte
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from deepobs_func import random, tree
 from deepobs_func.base import Params
+from deepobs_func.optimizers import check_lr, checked
 from deepobs_func.optimizers.base import Optimizer, Oracle
 from deepobs_func.optimizers.schedules import Schedule, constant
 
@@ -43,7 +45,8 @@ class OptState(NamedTuple):
     """The state of a first-order optimizer.
 
     Attributes:
-        hyper: learning rate and hyperparameters, 0-d float64 (so that a float64 run has them exactly).
+        hyper: learning rate and hyperparameters, 0-d float64 (so that a float64 run has them exactly). Where two
+            transforms have one of the same name, the second is `name_2`.
         step: how many updates were made, 0-d int64.
         slots: what each transform remembers.
     """
@@ -67,13 +70,14 @@ def first_order(*transforms: Transform, lr: float, schedule: Schedule | None = N
         schedule: the factor of the learning rate by step, counted from 0; constant by default.
 
     Raises:
-        ValueError: two transforms have a hyperparameter of the same name.
+        ConfigError: the learning rate or a hyperparameter is out of range.
     """
-    hyper = {"lr": lr}
+    check_lr(lr)
+    hyper, names = {"lr": lr}, []
     for transform in transforms:
-        if twice := hyper.keys() & transform.hyper.keys():
-            raise ValueError(f"Two transforms have the hyperparameter {twice.pop()!r}; rename it in one of them.")
-        hyper |= transform.hyper
+        own = {name: _unused(name, hyper) for name in transform.hyper}
+        hyper |= {own[name]: checked(name, value) for name, value in transform.hyper.items()}
+        names.append(tuple(own.items()))
 
     def init(params: Params, key: random.Key) -> OptState:
         device = next(iter(params.values())).device
@@ -81,17 +85,27 @@ def first_order(*transforms: Transform, lr: float, schedule: Schedule | None = N
         step = torch.zeros((), dtype=torch.int64, device=device)
         return OptState(tensors, step, tuple(transform.init(params) for transform in transforms))
 
-    return Optimizer(init, _make_update(tuple(transform.update for transform in transforms), schedule or constant()))
+    updates = tuple(transform.update for transform in transforms)
+    return Optimizer(init, _make_update(updates, tuple(names), schedule or constant()))
+
+
+def _unused(name: str, taken: dict[str, float]) -> str:
+    """The name, or `name_2`, `name_3`, ... where transforms before it have the same."""
+    candidates = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 @cache
-def _make_update(updates: tuple[Update, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
+def _make_update(
+    updates: tuple[Update, ...], names: tuple[tuple[tuple[str, str], ...], ...], schedule: Schedule
+) -> Callable[..., tuple[Params, OptState]]:
     """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
         direction, slots, step = oracle.grad(), [], state.step + 1
-        for transform, slot in zip(updates, state.slots, strict=True):
-            direction, slot = transform(direction, slot, params, state.hyper, step)
+        for transform, slot, own in zip(updates, state.slots, names, strict=True):
+            hyper = {name: state.hyper[unique] for name, unique in own}
+            direction, slot = transform(direction, slot, params, hyper, step)
             slots.append(slot)
         lr = state.hyper["lr"] * schedule(state.step)
         params = tree.map(lambda p, d: torch.addcmul(p, d, lr.to(p.dtype), value=-1), params, direction)

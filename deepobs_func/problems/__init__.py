@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepobs_func import datasets
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.problems import mnist, synthetic
-from deepobs_func.problems.row import Deviation, Row
+from deepobs_func.problems.rows import Deviation, Row
 
 if TYPE_CHECKING:
     from deepobs_func.problems.custom import from_module as from_module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,10 +57,12 @@ def from_module(
     >>> problem.loss(problem.init(seed=0)[0], problem.fake_batch(4)).shape
     torch.Size([4])
     """
-    described = copy.deepcopy(module)
-    params = {key: tensor.detach().clone() for key, tensor in module.named_parameters()}
-    buffers = {key: tensor.detach().clone() for key, tensor in module.named_buffers()}
-    described.to("meta")
+    described = _on_meta(module)
+    frozen = {key: tensor for key, tensor in module.named_parameters() if not tensor.requires_grad}
+    params = {key: tensor.detach().clone() for key, tensor in module.named_parameters() if key not in frozen}
+    buffers = {key: tensor.detach().clone() for key, tensor in (*frozen.items(), *module.named_buffers())}
+    if not params:
+        raise ConfigError("The module has no parameter to train: none has requires_grad=True.")
 
     def draw(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[Params, Tensors]:
         def fresh(tensors: Tensors) -> Tensors:
@@ -86,36 +89,79 @@ def from_module(
         call=_call_plain,
         regularize=regularize,
     )
-    _check_purity(problem)
-    return problem
+    losses = _checked_losses(problem)
+    return replace(problem, separable=_is_separable(problem, losses))
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy without data, in which tied tensors stay tied."""
+    tensors = (*module.parameters(), *module.buffers())
+    empty = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    memo = {key: nn.Parameter(empty[key]) for key in map(id, module.parameters())}
+    return copy.deepcopy(module, {**empty, **memo})
 
 
 def _call_plain(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
     return functional_call(net, tensors, (x,), strict=True)
 
 
-def _check_purity(problem: Problem) -> None:
-    """Runs the problem once on two random examples and looks at what changed."""
+def _losses_of(problem: Problem, batch: Batch) -> Tensor:
     params, state = problem.init()
-    batch = problem.fake_batch(2)
-    before = {name: moment.clone() for name, moment in state.moments.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    return problem.loss(params, Batch(batch.x, batch.y, {}, ModelState(state.moments, {})))
+
+
+@torch.no_grad()
+def _checked_losses(problem: Problem) -> Tensor:
+    """The losses of three random examples, `(3,)`, after looking at what the module does beside computing them."""
+    batch = problem.fake_batch(3)
+    with torch.random.fork_rng(devices=[]):
         generator = torch.get_rng_state()
-        losses = problem.loss(params, Batch(batch.x, batch.y, {}, ModelState(state.moments, {})))
+        try:
+            losses = _losses_of(problem, batch)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"The module and its criterion do not fit {problem.dataset.title}, whose inputs are "
+                f"{tuple(batch.x.shape)} {batch.x.dtype} for a batch of 3: {error}"
+            ) from error
         drew = not torch.equal(generator, torch.get_rng_state())
     if drew:
         raise ConfigError(
             "The module draws random numbers of its own, so its loss would be another function at each call. Call "
             "module.eval() first, or leave out layers such as nn.Dropout."
         )
+    if losses.shape != (3,):
+        raise ConfigError(
+            f"The criterion returned the shape {tuple(losses.shape)} for a batch of 3; it must return one loss for "
+            "each example, (3,). With torch's losses pass reduction='none'."
+        )
+    _check_state(problem, batch, losses)
+    return losses
+
+
+def _check_state(problem: Problem, batch: Batch, losses: Tensor) -> None:
+    """Refuses a module that remembers: in a buffer, or anywhere else, which a second call shows."""
+    params, state = problem.init()
+    before = {name: moment.clone() for name, moment in state.moments.items()}
+    problem.loss(params, Batch(batch.x, batch.y, {}, state))
     changed = [name for name, moment in state.moments.items() if not torch.equal(moment, before[name])]
     if changed:
         raise ConfigError(
             f"The module changes its buffers {changed} in a forward pass, so its loss would depend on what was "
             "computed before. Call module.eval() first, or use a layer without running statistics (e.g. GroupNorm)."
         )
-    if losses.shape != (2,):
+    if not torch.equal(losses, _losses_of(problem, batch)):
         raise ConfigError(
-            f"The criterion returned the shape {tuple(losses.shape)} for a batch of 2; it must return one loss for "
-            "each example, (2,). With torch's losses pass reduction='none'."
+            "Two calls of the module on the same input differ, so it keeps state or draws random numbers outside of "
+            "torch's generator. A test problem must be a pure function; remove what it remembers."
         )
+
+
+@torch.no_grad()
+def _is_separable(problem: Problem, losses: Tensor) -> bool:
+    """Whether an example's loss is the same alone as in the batch."""
+    batch = problem.fake_batch(3)
+    try:
+        alone = [_losses_of(problem, Batch.of(batch.x[n : n + 1], batch.y[n : n + 1])) for n in range(3)]
+    except ValueError:  # a batch norm refuses a single value per channel
+        return False
+    return torch.allclose(torch.cat(alone), losses, rtol=1e-4, atol=1e-5)

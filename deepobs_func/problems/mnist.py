@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepobs_func.problems.row import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Row
+from deepobs_func.problems.rows import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Row
 
 _CROSS_ENTROPY = "deepobs_func.problems.measures:cross_entropy"
 _VAE = "deepobs_func.problems.measures:vae"

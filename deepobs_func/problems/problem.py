@@ -18,7 +18,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
-from deepobs_func.problems.row import Deviation
+from deepobs_func.problems.rows import Deviation
 
 Tensors = dict[str, Tensor]
 
@@ -114,7 +114,7 @@ class Problem:
         Returns:
             `params`, in DeepOBS's order, and `ModelState(moments, {})`: an empty carry means zeros.
         """
-        key = random.key(seed, device) if isinstance(seed, int) else seed
+        key = seed if isinstance(seed, Tensor) else random.key(seed, device)
         params, moments = self.draw(self.net, random.fold_in(key, random.INIT), dtype)
         return params, ModelState(moments, {})
 

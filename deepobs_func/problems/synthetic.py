@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepobs_func.problems.row import FIRST_HESSIAN, FIXED_ORDER, Row
+from deepobs_func.problems.rows import FIRST_HESSIAN, ONE_FILE, Row
 
 
 def _two_d(function: str, u: float, v: float) -> Row:
@@ -17,7 +17,7 @@ def _two_d(function: str, u: float, v: float) -> Row:
         net_args={"u": u, "v": v},
         accuracy=False,
         defaults_chosen_here=True,
-        deviations=(FIXED_ORDER,),
+        deviations=ONE_FILE,
     )
 
 
@@ -31,7 +31,7 @@ ROWS = (
         100,
         128,
         accuracy=False,
-        deviations=(FIXED_ORDER, FIRST_HESSIAN),
+        deviations=(*ONE_FILE, FIRST_HESSIAN),
     ),
     _two_d("rosenbrock", -0.5, 1.5),
     _two_d("beale", -4.5, 4.5),

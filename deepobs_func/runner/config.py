@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from deepobs_func import optimizers
 from deepobs_func.errors import ConfigError, unknown
@@ -86,8 +88,8 @@ class RunConfig:
     on_divergence: str | None = None
 
 
-# What does not change a run's numbers, or is not its configuration: not part of a run's id.
-_NOT_IN_ID = ("data", "output_dir", "device", "train_log_interval")
+# Paths, and what changes no number: not part of a run's id.
+_NOT_IN_ID = ("data", "output_dir", "train_log_interval")
 
 
 class ProblemData(Protocol):
@@ -111,11 +113,18 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
             allowed, and the mend.
     """
     protocol = protocol_of(config)
+    if config.problem != problem.name:
+        raise ConfigError(f"The configuration is of the problem {config.problem!r}, but {problem.name!r} was given.")
     resolved = replace(
         config,
-        epochs=problem.epochs if config.epochs is None else config.epochs,
-        batch_size=problem.batch_size if config.batch_size is None else config.batch_size,
+        lr=_number("--lr", config.lr),
+        seed=_whole("--seed", config.seed),
+        epochs=_whole("--epochs", problem.epochs if config.epochs is None else config.epochs),
+        batch_size=_whole("--batch-size", problem.batch_size if config.batch_size is None else config.batch_size),
+        train_log_interval=_whole("--train-log-interval", config.train_log_interval),
         hyperparams=_hyperparams(config),
+        lr_sched_epochs=_several(_whole, "--lr-sched-epochs", config.lr_sched_epochs),
+        lr_sched_factors=_several(_number, "--lr-sched-factors", config.lr_sched_factors),
         on_divergence=config.on_divergence or protocol.on_divergence,
     )
     _check_numbers(resolved)
@@ -124,7 +133,7 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
         if problem.weight_decay is None:
             raise ConfigError(
                 f"{problem.name} has no L2 penalty, so it takes no --weight-decay (given: {config.weight_decay}). "
-                "For the optimizer's own weight decay write --opt.weight_decay."
+                "An optimizer that has a weight decay of its own takes it as --opt.weight_decay."
             )
         if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
             raise ConfigError(f"--weight-decay {config.weight_decay}: it must be 0 or more.")
@@ -146,15 +155,33 @@ def protocol_of(config: RunConfig) -> RunProtocol:
     return PROTOCOLS[config.protocol]
 
 
-def identity(config: RunConfig, data_source: str) -> dict[str, Any]:
-    """A resolved configuration as plain data for the run's id, without paths and what changes no number."""
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_IN_ID}
-    values["hyperparams"] = {name: _plain(value) for name, value in config.hyperparams.items()}
-    return values | {"data_source": data_source}
+def as_plain_data(config: RunConfig) -> dict[str, Any]:
+    """The whole configuration, as JSON can hold it."""
+    values = {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+    return values | {"hyperparams": {name: _plain(value) for name, value in config.hyperparams.items()}}
+
+
+def identity(config: RunConfig, **resolved: Any) -> dict[str, Any]:
+    """What a run's id is made of: the configuration without paths and what changes no number.
+
+    Args:
+        config: with every default filled in.
+        resolved: replaces what was left to be chosen (`compile`, the type of the device, the weight decay), and adds
+            the source of the data.
+    """
+    return {name: value for name, value in as_plain_data(config).items() if name not in _NOT_IN_ID} | resolved
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
     return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+
+def unknown_optimizer(name: str) -> str:
+    """Says that no functional optimizer has the name."""
+    message = unknown("optimizer", name, optimizers.names())
+    return f"{message} Or give the import path of a class, such as torch.optim.AdamW."
 
 
 def _hyperparams(config: RunConfig) -> dict[str, Any]:
@@ -162,20 +189,40 @@ def _hyperparams(config: RunConfig) -> dict[str, Any]:
     row = optimizers.FUNCTIONAL.get(config.optimizer)
     if row is None:
         if "." not in config.optimizer:
-            message = unknown("optimizer", config.optimizer, optimizers.names())
-            raise ConfigError(f"{message} Or give the import path of a class, such as torch.optim.AdamW.")
+            raise ConfigError(unknown_optimizer(config.optimizer))
         return dict(config.hyperparams)
-    for name, value in config.hyperparams.items():
+    for name in config.hyperparams:
         if name not in row.defaults:
             raise ConfigError(unknown(f"hyperparameter of {row.name}:", name, row.defaults))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"The hyperparameter {name} of {row.name} is {value!r}; it must be a finite number.")
-    return {name: float(config.hyperparams.get(name, default)) for name, default in row.defaults.items()}
+    values = {**row.defaults, **config.hyperparams}
+    return {name: optimizers.checked(name, values[name]) for name in row.defaults}
+
+
+def _whole(flag: str, value: Any) -> int:
+    """Python's and NumPy's whole numbers, as an int."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ConfigError(f"{flag} {value!r}: it must be a whole number.")
+
+
+def _number(flag: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{flag} {value!r}: it must be a number.")
+    return float(value)
+
+
+T = TypeVar("T")
+
+
+def _several(convert: Callable[[str, Any], T], flag: str, values: Sequence[Any] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(convert(flag, value) for value in values)
 
 
 def _check_numbers(config: RunConfig) -> None:
-    if not (config.lr > 0 and math.isfinite(config.lr)):
-        raise ConfigError(f"--lr {config.lr}: a learning rate must be positive and finite.")
+    optimizers.check_lr(config.lr)
     for flag, value in (
         ("--epochs", config.epochs),
         ("--batch-size", config.batch_size),
@@ -193,6 +240,8 @@ def _check_schedule(config: RunConfig) -> None:
         raise ConfigError("--lr-sched-epochs and --lr-sched-factors go together: give both or neither.")
     if epochs is None or factors is None:
         return
+    if not epochs:
+        raise ConfigError("--lr-sched-epochs and --lr-sched-factors need at least one value each.")
     if len(epochs) != len(factors):
         raise ConfigError(
             f"--lr-sched-epochs has {len(epochs)} values and --lr-sched-factors {len(factors)}: give as many of each."

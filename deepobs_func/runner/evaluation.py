@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
-from deepobs_func.datasets.load import Dataset, Split
+from deepobs_func.datasets.loading import Dataset, Split
 from deepobs_func.runner.order import evaluation_chunk, test_rows, train_eval_rows
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.step import Carry, make_evaluate

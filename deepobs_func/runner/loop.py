@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from deepobs_func import random, records
-from deepobs_func.datasets.load import SYNTHETIC, Dataset, load
+from deepobs_func.datasets.loading import Dataset, load
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.config import RunConfig, identity
+from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.order import epoch_order
 from deepobs_func.runner.plan import Plan, empty_record, make_plan
@@ -51,9 +52,6 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     key = random.key(plan.config.seed, plan.device)
     params, state = plan.problem.init(key)
     carry = Carry(params, plan.optimizer.init(params, key), state)
-    record.extra["data"] = _data_source(plan)
-    record.extra["configuration"] = identity(plan.config, record.extra["data"]["source"])
-    record.extra["run_id"] = records.run_id(record.extra["configuration"])
     dataset = load(plan.problem.dataset, plan.config.data, plan.device)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
@@ -67,21 +65,16 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     except Exception as error:
         record.extra |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         _write(record, config)
+        error.add_note(f"The run failed; what it did so far is in {record.path}.")
         raise
     _write(record, config)
     return record
 
 
-def _data_source(plan: Plan) -> dict[str, Any]:
-    """Where the data will come from, known before they are loaded: the folder's name tells a stand-in apart."""
-    if plan.problem.dataset.generated:
-        return {"source": "generated", "synthetic": False}
-    synthetic = plan.config.data == SYNTHETIC
-    return {"source": SYNTHETIC if synthetic else "files", "synthetic": synthetic}
-
-
 def _write(record: RunRecord, config: RunConfig) -> None:
-    if config.output_dir is not None and record.train_losses:
+    """Writes the record; an interrupted run in which nothing was done leaves none."""
+    if config.output_dir is not None and (record.train_losses or record.status == "failed"):
+        record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         record.path = records.write(record, config.output_dir)
 
 
@@ -124,12 +117,13 @@ class _Session:
             self.reporter.close()
 
     def _warm_up(self, carry: Carry) -> None:
-        """One step whose result is dropped, so that compiling and first calls are off the clock."""
+        """A step and an evaluation whose results are dropped: compiling and first calls are off the clock."""
         start = time.perf_counter()
         throwaway = Carry(carry.params, self.plan.optimizer.init(carry.params, self.key), carry.state)
         rows, keys = self._batches(0)
         _, metrics = self.train_step(throwaway, self.dataset.train, rows[0], keys[0])
         float(metrics.loss)
+        self.evaluator(0, carry)
         self.timings["warm_up"] = time.perf_counter() - start
 
     def _batches(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,9 +196,11 @@ class _Session:
         nan = float("nan")
         record.train_losses += [nan] * missing
         record.test_losses += [nan] * missing
+        self.penalties += [nan] * missing
         if record.train_accuracies is not None and record.test_accuracies is not None:
             train, test = self.evaluator.class_zero_accuracies()
             record.train_accuracies += [train] * missing
             record.test_accuracies += [test] * missing
         steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)
-        record.minibatch_train_losses += [nan] * (steps - len(record.minibatch_train_losses))
+        for column in (record.minibatch_train_losses, self.minibatch_penalties):
+            column += [nan] * (steps - len(column))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 
 from deepobs_func import optimizers, problems, records
+from deepobs_func.datasets.loading import SYNTHETIC
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.config import RunConfig, RunProtocol, protocol_of, resolve
+from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, protocol_of, resolve
 
 # A step and an evaluation take 15 to 40 s to compile on two cores; below this many steps that is not earned back.
 # Drawing large masks gains more by compiling, so that is compiled sooner, also where the step is not.
@@ -94,14 +96,21 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
 
 def empty_record(plan: Plan) -> RunRecord:
     """The record before the first evaluation."""
-    config, accuracies = plan.config, plan.problem.has_accuracy
+    config, accuracies, data = plan.config, plan.problem.has_accuracy, _data_source(plan)
+    known = identity(
+        config,
+        compile=plan.compile,
+        device=plan.device.type,
+        weight_decay=plan.problem.weight_decay,
+        data_source=data["source"],
+    )
     return RunRecord(
         train_losses=[],
         test_losses=[],
         minibatch_train_losses=[],
         train_accuracies=[] if accuracies else None,
         test_accuracies=[] if accuracies else None,
-        optimizer=config.optimizer.rpartition(".")[2],
+        optimizer=_optimizer_name(config),
         testproblem=plan.problem.name,
         weight_decay=config.weight_decay,
         batch_size=plan.batch_size,
@@ -112,8 +121,26 @@ def empty_record(plan: Plan) -> RunRecord:
         random_seed=config.seed,
         train_log_interval=config.train_log_interval,
         hyperparams=dict(config.hyperparams),
-        extra={"environment": {**records.environment(), **_torch_environment(plan.device)}},
+        extra={
+            "data": data,
+            "configuration": as_plain_data(config),
+            "run_id": records.run_id(known),
+            "environment": {**records.environment(), **_torch_environment(plan.device)},
+        },
     )
+
+
+def _optimizer_name(config: RunConfig) -> str:
+    """The name of the folder: that of a functional optimizer, or a class's own."""
+    return config.optimizer if config.optimizer in optimizers.FUNCTIONAL else load_class(config.optimizer).__name__
+
+
+def _data_source(plan: Plan) -> dict[str, Any]:
+    """Where the data will come from, known before they are loaded: the folder's name tells a stand-in apart."""
+    if plan.problem.dataset.generated:
+        return {"source": plan.problem.dataset.source, "synthetic": False}
+    synthetic = plan.config.data == SYNTHETIC
+    return {"source": SYNTHETIC if synthetic else "files", "synthetic": synthetic}
 
 
 def has_compiler() -> bool:
@@ -135,7 +162,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros((), device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an assertion
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used: {reason} Try 'auto' or 'cpu'.") from error
@@ -145,10 +172,12 @@ def _device(name: str) -> torch.device:
 def _optimizer(config: RunConfig, steps_per_epoch: int) -> Optimizer:
     schedule = None
     if config.lr_sched_epochs is not None and config.lr_sched_factors is not None:
-        boundaries = tuple(epoch * steps_per_epoch for epoch in config.lr_sched_epochs)
-        schedule = schedules.steps(boundaries, tuple(config.lr_sched_factors))
+        assert config.epochs is not None, "a resolved configuration has epochs"
+        pairs = zip(config.lr_sched_epochs, config.lr_sched_factors, strict=True)
+        reached = [(epoch * steps_per_epoch, factor) for epoch, factor in pairs if epoch < config.epochs]
+        schedule = schedules.steps(tuple(step for step, _ in reached), tuple(factor for _, factor in reached))
     if config.optimizer in optimizers.FUNCTIONAL:
-        make = getattr(optimizers, config.optimizer)
+        make = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
         return make(config.lr, **config.hyperparams, schedule=schedule)
     cls = load_class(config.optimizer)
     _check_class_hyperparams(config, constructor_defaults(cls))

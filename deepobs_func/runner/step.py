@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
-from deepobs_func.datasets.load import Split
+from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_value_and_grad
 from deepobs_func.problems.problem import Problem

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepobs_func import datasets, random
-from deepobs_func.datasets.load import load
+from deepobs_func.datasets.loading import load
 from deepobs_func.errors import DataError
 
 

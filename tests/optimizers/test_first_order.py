@@ -220,9 +220,9 @@ def test_the_dtypes_of_parameters_and_slots_are_kept(name, dtype):
     assert dtypes(new_state) == dtypes(state)
 
 
-def test_a_hyperparameter_given_twice_is_refused():
-    with pytest.raises(ValueError, match="Two transforms have the hyperparameter 'weight_decay'"):
-        make("adamw", before=[optimizers.weight_decay(0.1)])
+def test_coupled_and_decoupled_weight_decay_go_together():
+    hyper = make("adamw", before=[optimizers.weight_decay(0.1)]).init(toy.params(), random.key(0)).hyper
+    assert (float(hyper["weight_decay"]), float(hyper["weight_decay_2"])) == (0.1, 1e-2)
 
 
 def test_everything_exported_can_be_had():

@@ -205,3 +205,29 @@ def test_a_module_that_fails_when_imported_is_named_with_its_place(tmp_path, mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"RuntimeError: not today \(.*broken_optimizer_module.py:3\)"):
         load_class("broken_optimizer_module.Adam")
+
+
+class OwnRate(torch.optim.SGD):
+    """Halves its learning rate at every step."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            group["lr"] *= 0.5
+
+
+def rates(schedule, steps=3):
+    optimizer, params = from_class(OwnRate, 0.5, {}, schedule), toy.params()
+    state, seen = optimizer.init(params, random.key(0)), []
+    for _ in range(steps):
+        seen.append(state.instance.param_groups[0]["lr"])
+        params, state = optimizer.update(toy.Oracle(params), state, params)
+    return seen
+
+
+def test_a_class_that_moves_its_own_rate_is_left_alone():
+    assert rates(None) == [0.5, 0.25, 0.125]
+
+
+def test_a_schedule_scales_the_rate_that_a_class_has_come_to():
+    assert rates(optimizers.steps((1,), (0.1,)), 4) == pytest.approx([0.5, 0.25, 0.0125, 0.00625])

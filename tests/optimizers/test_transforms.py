@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepobs_func import optimizers, random
+from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.transforms import Transform, first_order, no_slots
 from tests.optimizers import toy
 
@@ -31,11 +32,11 @@ def flat(vector):
 
 
 def apply(transform, direction, params=None):
-    """The direction that a transform makes, seen as a step of length -1 from zero."""
+    """The direction that a transform makes, seen as a step of length 1 back from zero."""
     start = unflat([0.0] * 8) if params is None else params
-    optimizer = first_order(transform, lr=-1.0)
+    optimizer = first_order(transform, lr=1.0)
     after, _ = optimizer.update(FixedGradient(direction), optimizer.init(start, random.key(0)), start)
-    return flat(after) - flat(start)
+    return flat(start) - flat(after)
 
 
 @given(vectors, bounds)
@@ -89,11 +90,32 @@ def test_before_sees_the_gradient_and_after_the_direction():
     assert steps == [-(0.75 + 1.125), -(0.75 + 0.75)]
 
 
-def test_a_chain_may_not_have_a_hyperparameter_twice():
-    with pytest.raises(ValueError, match="the hyperparameter 'max_norm'; rename"):
-        optimizers.sgd(0.1, before=[optimizers.clip_by_global_norm(1.0), optimizers.clip_by_global_norm(2.0)])
-    with pytest.raises(ValueError, match="the hyperparameter 'lr'"):
-        first_order(Transform({"lr": 1.0}, no_slots, lambda d, slots, params, hyper, step: (d, slots)), lr=0.1)
+def test_two_transforms_of_one_kind_have_a_value_each():
+    clips = [optimizers.clip_by_value(1.0), optimizers.clip_by_value(0.25)]
+    optimizer, start = optimizers.sgd(1.0, before=clips), {"w": torch.zeros((), dtype=torch.float64)}
+    state = optimizer.init(start, random.key(0))
+    assert {name: float(value) for name, value in state.hyper.items()} == {
+        "lr": 1.0,
+        "max_value": 1.0,
+        "max_value_2": 0.25,
+    }
+    after, _ = optimizer.update(FixedGradient({"w": torch.tensor(3.0, dtype=torch.float64)}), state, start)
+    assert float(after["w"]) == -0.25
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: optimizers.sgd(-1.0), "learning rate must be positive"),
+        (lambda: optimizers.momentum(0.1, momentum=1.0), "momentum is 1.0; it must be at least 0 and below 1"),
+        (lambda: optimizers.adam(0.1, epsilon=-1e-8), "epsilon is -1e-08; it must be at least 0"),
+        (lambda: optimizers.adam(0.1, beta2=float("nan")), "beta2 is nan; it must be a finite number"),
+        (lambda: optimizers.sgd(0.1, before=[optimizers.clip_by_value(-1.0)]), "max_value is -1.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
 
 
 def test_the_state_has_the_hyperparameters_exactly_and_counts_the_steps():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepobs_func import problems
+from deepobs_func import datasets, problems
 from deepobs_func.errors import ConfigError
 
 cross_entropy = partial(F.cross_entropy, reduction="none")
@@ -82,3 +82,67 @@ def test_a_criterion_that_averages_is_refused() -> None:
 def test_an_unknown_data_set_is_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'mnist'"):
         problems.from_module(small_net(), cross_entropy, "mnits")
+
+
+def test_a_module_that_does_not_fit_the_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"do not fit MNIST, whose inputs are \(3, 1, 28, 28\)"):
+        problems.from_module(nn.Linear(7, 3), cross_entropy, "mnist")
+
+
+class Counting(nn.Linear):
+    """Remembers how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x.flatten(1)) * self.calls
+
+
+def test_a_module_that_remembers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Two calls of the module on the same input differ"):
+        problems.from_module(Counting(784, 10), cross_entropy, "mnist")
+
+
+def test_batch_statistics_make_a_problem_that_is_not_separable() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, track_running_stats=False), nn.Linear(784, 10))
+    assert not problems.from_module(net, cross_entropy, "mnist").separable
+    assert problems.from_module(small_net(), cross_entropy, "mnist").separable
+
+
+def test_frozen_parameters_are_not_trained() -> None:
+    net = small_net()
+    net[0].requires_grad_(False)
+    params, state = problems.from_module(net, cross_entropy, "mnist").init()
+    assert set(params) == {"1.weight", "1.bias", "4.weight", "4.bias"}
+    assert set(state.moments) == {"0.weight", "0.bias"}
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        problems.from_module(small_net().requires_grad_(False), cross_entropy, "mnist")
+
+
+class Tied(nn.Module):
+    """Encoder and decoder share a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(784, 784, bias=False), nn.Linear(784, 784, bias=False)
+        self.decode.weight = self.encode.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode(torch.tanh(self.encode(x.flatten(1))))
+
+
+def test_tied_parameters_stay_tied() -> None:
+    net = Tied()
+    problem = problems.from_module(net, lambda out, y: out.square().mean(1), "mnist")
+    params, _ = problem.init()
+    assert set(params) == {"encode.weight"}
+    batch = problem.fake_batch(2)
+    torch.testing.assert_close(problem.loss(params, batch), net(batch.x).square().mean(1))
+
+
+def test_tokens_stay_whole_numbers() -> None:
+    ids, y = torch.arange(12).reshape(6, 2), torch.zeros(6, dtype=torch.int64)
+    net = nn.Sequential(nn.Embedding(12, 4), nn.Flatten(), nn.Linear(8, 3))
+    problem = problems.from_module(net, cross_entropy, datasets.from_arrays("tokens", (ids, y), (ids, y)))
+    assert problem.loss(problem.init()[0], problem.fake_batch(2)).shape == (2,)

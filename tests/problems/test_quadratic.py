@@ -10,7 +10,7 @@ import torch
 
 from deepobs_func import datasets, problems
 from deepobs_func.base import Batch
-from deepobs_func.datasets.load import load
+from deepobs_func.datasets.loading import load
 from deepobs_func.nets.quadratic import hessian
 from deepobs_func.problems import measures
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from deepobs_func import problems
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner.config import RunConfig, identity, resolve
-from deepobs_func.runner.plan import make_plan
+from deepobs_func.runner.plan import empty_record, make_plan
 from tests.runner.small import config, small_problem
 
 
@@ -35,7 +38,13 @@ def test_defaults_are_the_problem_s_and_the_optimizer_s() -> None:
         ({"seed": -1}, "--seed -1"),
         ({"optimizer": "adma"}, "Unknown optimizer 'adma'. Did you mean 'adam'?"),
         ({"optimizer": "adam", "hyperparams": {"beta": 0.9}}, "Unknown hyperparameter of adam: 'beta'. Did you mean"),
-        ({"optimizer": "adam", "hyperparams": {"beta1": "0.9"}}, "beta1 of adam is '0.9'"),
+        ({"optimizer": "adam", "hyperparams": {"beta1": 1.5}}, "beta1 is 1.5; it must be at least 0 and below 1"),
+        ({"epochs": 2.5}, "--epochs 2.5: it must be a whole number"),
+        ({"seed": True}, "--seed True: it must be a whole number"),
+        ({"lr": "0.1"}, "--lr '0.1': it must be a number"),
+        ({"lr_sched_epochs": (), "lr_sched_factors": ()}, "need at least one value"),
+        ({"problem": "big"}, "of the problem 'big', but 'small' was given"),
+        ({"optimizer": "adam", "hyperparams": {"beta1": "0.9"}}, "beta1 is '0.9'"),
         ({"protocol": "deepobs-1.1"}, "Unknown protocol 'deepobs-1.1'. Did you mean 'deepobs-1.1.2'?"),
         ({"compile": "yes"}, "Unknown choice for --compile 'yes'"),
         ({"on_divergence": "sotp"}, "Did you mean 'stop'?"),
@@ -80,5 +89,24 @@ def test_a_weight_decay_is_refused_where_there_is_no_penalty() -> None:
 def test_a_run_s_identity_has_no_paths(seed: int, data: str, output_dir: str, device: str, interval: int) -> None:
     here = resolved(seed=seed)
     there = resolved(seed=seed, data=data, output_dir=output_dir, device=device, train_log_interval=interval)
-    assert identity(here, "files") == identity(there, "files")
-    assert identity(here, "files") != identity(here, "synthetic")
+    assert identity(here, device="cpu") == identity(there, device="cpu")
+    assert identity(here, device="cpu") != identity(there, device="cuda")
+
+
+def test_numpy_s_numbers_are_numbers() -> None:
+    made = resolved(
+        lr=np.float32(0.5), epochs=np.int64(2), seed=np.uint8(3), lr_sched_epochs=np.array([1]), lr_sched_factors=[1]
+    )
+    assert (made.lr, made.epochs, made.seed) == (0.5, 2, 3)
+    assert json.dumps(identity(made))
+
+
+def test_what_is_the_same_run_has_the_same_id() -> None:
+    """`auto` and what it resolves to; a default and the same value given."""
+
+    def run_id(**changes: object) -> str:
+        return empty_record(make_plan(config(**changes), small_problem())).extra["run_id"]
+
+    assert run_id() == run_id(compile="off") == run_id(weight_decay=0.01) == run_id(device="cpu", epochs=3)
+    assert run_id() != run_id(epochs=2)
+    assert run_id() != run_id(weight_decay=0.02)

@@ -98,7 +98,7 @@ def test_the_record_has_deepobs_s_entries() -> None:
     assert (record.status, record.optimizer, record.testproblem) == ("finished", "sgd", "small")
     assert (record.num_epochs, record.batch_size, record.random_seed) == (3, 32, 42)
     assert record.weight_decay is None
-    assert record.extra["data"] == {"source": "generated", "synthetic": False}
+    assert record.extra["data"] == {"source": "arrays", "synthetic": False}
     assert len(record.extra["timings"]["train"]) == 3
     assert record.extra["resolved"] == {"compile": False, "compile_noise": False}
 
@@ -127,6 +127,7 @@ def test_a_diverged_run_ends_early_and_is_filled_up() -> None:
     record = run(config(lr=1e30, train_log_interval=1), problem)
     assert record.status == "diverged"
     assert [len(column) for column in numbers(record)] == [4, 4, 9, 4, 4]
+    assert [len(record.extra[name]) for name in ("penalties", "minibatch_penalties")] == [4, 9]
     assert all(math.isnan(loss) for loss in record.test_losses[1:])
     y = problem.dataset.function("reader")(problem.dataset, None, "test")[1][:64]
     assert record.test_accuracies[1:] == [pytest.approx((y == 0).mean())] * 3

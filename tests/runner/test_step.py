@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import vmap
 
 from deepobs_func import optimizers, problems, random
-from deepobs_func.datasets.load import load
+from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Dropout, Pass
 from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.step import Carry, make_evaluate, make_step, make_train_step

@@ -9,7 +9,7 @@ import torch
 
 from deepobs_func import datasets
 from deepobs_func.datasets import DatasetSpec
-from deepobs_func.datasets.load import load, locate
+from deepobs_func.datasets.loading import load, locate
 from deepobs_func.errors import DataError
 from tests.datasets.idx_files import snapshot, tiny_arrays, tiny_spec, write_files
 

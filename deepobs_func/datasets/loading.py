@@ -62,7 +62,10 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
     elif str(data) == SYNTHETIC:
         source, read = SYNTHETIC, lambda split: spec.function("stand_in")(spec, split)
     else:
-        folder = locate(spec, Path(data)) or _fetch(spec, Path(data))
+        if not str(data):
+            raise DataError("The data folder is empty. Name a folder with --data, or 'synthetic'.")
+        data = Path(data).expanduser()
+        folder = locate(spec, data) or _fetch(spec, data)
         source, read = "files", lambda split: spec.function("reader")(spec, folder, split)
 
     def on_device(split: str) -> Split:
