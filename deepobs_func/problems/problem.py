@@ -44,6 +44,16 @@ def draw_declared(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[
     return drawn(list(net.named_parameters()), params_key), drawn(list(net.named_buffers()), moments_key)
 
 
+def kernels(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a kernel: of rank 2 or more."""
+    return parameter.ndim >= 2
+
+
+def convolutions(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is the kernel of a convolution: of rank 4."""
+    return parameter.ndim == 4
+
+
 @dataclass(frozen=True)
 class Problem:
     """A test problem: pure functions of explicit parameters, and no data.
@@ -62,6 +72,7 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
     """
 
     name: str
@@ -75,7 +86,8 @@ class Problem:
     deviations: tuple[Deviation, ...] = ()
     draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
-    regularize: Callable[[str, Tensor], bool] = lambda name, parameter: parameter.ndim >= 2
+    regularize: Callable[[str, Tensor], bool] = kernels
+    fused: bool = False
 
     @functools.cached_property
     def net(self) -> nn.Module:
@@ -203,7 +215,14 @@ class Problem:
             raise ConfigError(f"A weight decay is 0 or more, not {weight_decay}.")
         return replace(self, weight_decay=weight_decay)
 
+    def with_fused_kernels(self) -> Problem:
+        """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
+
+        They go through neither `vmap` nor second derivatives nor forward mode; the problem itself does.
+        """
+        return replace(self, fused=True)
+
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
-        p = Pass(train, batch.noise, batch.state.carry)
+        p = Pass(train, batch.noise, batch.state.carry, self.fused)
         outputs = self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
         return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)
