@@ -30,6 +30,15 @@ class DatasetSpec:
         prepare: `(x, dtype) -> x`, stored values to model inputs, for a whole batch on any device.
         fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
         train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
+        augment: `(x, key, dtype) -> x`, stored values to training inputs for a whole batch, drawn from one key; ""
+            where training inputs are those of `prepare`.
+        shuffle: whether the training examples are visited in random order; False: the batches come in stored order,
+            every epoch the same.
+        arrange: `(x, y, batch_size) -> (x, y)`, applied to what was read, so that rows `k B : (k + 1) B` are batch k;
+            "" where any `B` rows make a batch.
+        file_sizes: training examples in each of the reference's files, which it reads one after the other; empty for
+            one file.
+        sequence_length: symbols in one example of a text, or None.
     """
 
     name: str
@@ -46,6 +55,11 @@ class DatasetSpec:
     download: str = ""
     stand_in: str = ""
     train_eval_size: int | None = None
+    augment: str | Callable[..., Any] = ""
+    shuffle: bool = True
+    arrange: str | Callable[..., Any] = ""
+    file_sizes: tuple[int, ...] = ()
+    sequence_length: int | None = None
 
     def function(self, field: str) -> Callable[..., Any]:
         """The function that a field names, imported now, or holds."""
