@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
 
 
 def unit_interval(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels 0..255 to `[0, 1]`: `x / 255`."""
     return x.to(dtype) / 255
+
+
+def standardized(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels 0..255, `(B, C, H, W)`, to mean 0 and standard deviation 1 per image; see `augment.standardize`."""
+    return standardize(x.to(dtype))
 
 
 def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
