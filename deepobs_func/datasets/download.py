@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepobs_func.datasets.spec import DatasetSpec
 
-_TORCHVISION = {"mnist": "MNIST", "fmnist": "FashionMNIST"}
+_TORCHVISION = {"mnist": "MNIST", "fmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 def idx(spec: DatasetSpec, folder: Path) -> None:
@@ -23,6 +23,31 @@ def idx(spec: DatasetSpec, folder: Path) -> None:
     fetch = torchvision_datasets().utils.download_url
     for filename, md5 in kind.resources:
         _from_first_mirror(fetch, kind.mirrors, folder, filename, md5)
+
+
+def cifar(spec: DatasetSpec, folder: Path) -> None:
+    """Fetches the archive of the python version into an empty folder; the reader unpacks it.
+
+    Raises:
+        OSError, RuntimeError, HTTPException: the address could not be reached, or the checksum was wrong.
+    """
+    from deepobs_func.datasets.torchvision_parts import torchvision_datasets
+
+    kind = getattr(torchvision_datasets(), _TORCHVISION[spec.name])
+    torchvision_datasets().utils.download_url(kind.url, str(folder), kind.filename, kind.tgz_md5)
+
+
+def svhn(spec: DatasetSpec, folder: Path) -> None:
+    """Fetches the two MATLAB files into an empty folder.
+
+    Raises:
+        OSError, RuntimeError, HTTPException: the address could not be reached, or a checksum was wrong.
+    """
+    from deepobs_func.datasets.torchvision_parts import torchvision_datasets
+
+    for split in ("train", "test"):
+        url, filename, md5 = torchvision_datasets().SVHN.split_list[split]
+        torchvision_datasets().utils.download_url(url, str(folder), filename, md5)
 
 
 def _from_first_mirror(

@@ -33,6 +33,14 @@ def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torc
     return x, random.integers(y_key, spec.num_classes, (batch_size,))
 
 
+def fake_standardized(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Standard normal pixels `(B, C, H, W)` and class ids `(B,)`."""
+    x_key, y_key = random.split(key)
+    assert spec.num_classes is not None
+    x = random.normal(x_key, (batch_size, *spec.shape), dtype)
+    return x, random.integers(y_key, spec.num_classes, (batch_size,))
+
+
 def fake_quadratic(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`N(0, 0.6^2)`, `(B, 100)`, and no targets."""
     x = 0.6 * random.normal(key, (batch_size, *spec.shape), dtype)
