@@ -25,6 +25,11 @@ def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
+def symbols(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Ids of symbols stay int64, whatever the dtype of the model."""
+    return x
+
+
 def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Uniform pixels `(B, C, H, W)` in [0, 1) and class ids `(B,)`."""
     x_key, y_key = random.split(key)
@@ -39,6 +44,14 @@ def fake_standardized(spec: DatasetSpec, key: random.Key, batch_size: int, dtype
     assert spec.num_classes is not None
     x = random.normal(x_key, (batch_size, *spec.shape), dtype)
     return x, random.integers(y_key, spec.num_classes, (batch_size,))
+
+
+def fake_text(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Ids of symbols and of their successors, `(B, T)` int64 both, all equally likely."""
+    assert spec.num_classes is not None
+    assert spec.sequence_length is not None
+    ids = random.integers(key, spec.num_classes, (batch_size, spec.sequence_length + 1))
+    return ids[:, :-1], ids[:, 1:]
 
 
 def fake_quadratic(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class DatasetSpec:
     Attributes:
         name: as DeepOBS has it, e.g. `"fmnist"`.
         title: for people, e.g. `"Fashion-MNIST"`.
-        train_size, test_size: examples in each split.
+        train_size, test_size: examples in each split; characters, where the data set is a text.
         shape: one example as the model sees it, e.g. `(1, 28, 28)`.
         num_classes: or None where there are no classes.
         folders: where its files may lie under a data folder: DeepOBS's name first, then torchvision's.
