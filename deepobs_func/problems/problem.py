@@ -169,9 +169,14 @@ class Problem:
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:
         """The test-phase twin of `loss`: no dropout, running moments, the VAE's noise as the batch has it."""
-        outputs, _ = self._forward(params, batch, train=False)
+        return self.evaluate_and_state(params, batch)[0]
+
+    def evaluate_and_state(self, params: Params, batch: Batch) -> tuple[Evaluation, ModelState]:
+        """The test-phase twin of `loss_and_state`: the state after the batch carries an LSTM on; moments stay."""
+        outputs, state = self._forward(params, batch, train=False)
         correct = self.measure.correct
-        return Evaluation(self.measure.losses(outputs, batch), None if correct is None else correct(outputs, batch))
+        losses = self.measure.losses(outputs, batch)
+        return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def draw_noise(self, key: random.Key, batch_size: int, *, train: bool = True) -> Tensors:
         """Draws `batch.noise`: keep-masks, the VAE's epsilon; each with a leading `B`, each from a key of its own.

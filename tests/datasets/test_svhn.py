@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from deepobs_func import datasets
 from deepobs_func.datasets import DatasetSpec, svhn
-from deepobs_func.datasets.load import load
+from deepobs_func.datasets.loading import load
 from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 from deepobs_func.errors import DataError
 from tests.datasets.idx_files import snapshot

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deepobs_func import datasets
 from deepobs_func.datasets import DatasetSpec, download, stand_in, tolstoi
-from deepobs_func.datasets.load import load
+from deepobs_func.datasets.loading import load
 from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 from deepobs_func.errors import ConfigError, DataError
 from tests.datasets.idx_files import snapshot
