@@ -8,6 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.errors import DataError
 
 _TORCHVISION = {"mnist": "MNIST", "fmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
@@ -72,6 +73,20 @@ def tolstoi(spec: DatasetSpec, folder: Path) -> None:
     if hashlib.md5(text, usedforsecurity=False).hexdigest() != _TOLSTOI_MD5:
         raise RuntimeError(f"{_TOLSTOI} no longer has the text that DeepOBS used")
     (folder / spec.files[0]).write_bytes(text)
+
+
+def imagenet(spec: DatasetSpec, folder: Path) -> None:
+    """Explains what to put where: ImageNet is given to registered users only.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        f"{spec.title} cannot be downloaded without an account. Get the training and validation images of ILSVRC 2012 "
+        f"from https://image-net.org, and lay them out as DIR/{spec.folders[0]}/train/<wnid>/*.JPEG and "
+        f"DIR/{spec.folders[0]}/val/<wnid>/*.JPEG, with 1000 folders <wnid> each, DIR being the data folder that you "
+        "name; or take the stand-in with 'synthetic'."
+    )
 
 
 def _from_first_mirror(

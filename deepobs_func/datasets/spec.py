@@ -22,7 +22,7 @@ class DatasetSpec:
         shape: one example as the model sees it, e.g. `(1, 28, 28)`.
         num_classes: or None where there are no classes.
         folders: where its files may lie under a data folder: DeepOBS's name first, then torchvision's.
-        files: the names that its reader asks for (each may also end in `.gz`).
+        files: the names that its reader asks for (each may also end in `.gz`); a folder's name ends in `/`.
         reader: `(spec, folder, split) -> (x, y)` NumPy arrays, `split` being `"train"` or `"test"`.
         download: `(spec, folder) -> None`, which fills an empty folder; "" where it is generated.
         stand_in: `(spec, split) -> (x, y)`, learnable, of the right shapes and sizes; "" where the data are generated
@@ -40,6 +40,8 @@ class DatasetSpec:
         file_sizes: training examples in each of the reference's files, which it reads one after the other; empty for
             one file.
         sequence_length: symbols in one example of a text, or None.
+        streamed: whether the set is too large to hold. Then `reader` and `stand_in` are
+            `(spec, folder, split, rows, key, *, workers) -> iterator of (x, y)`, batches of model inputs.
     """
 
     name: str
@@ -62,6 +64,7 @@ class DatasetSpec:
     arrange: str | Callable[..., Any] = ""
     file_sizes: tuple[int, ...] = ()
     sequence_length: int | None = None
+    streamed: bool = False
 
     def function(self, field: str) -> Callable[..., Any]:
         """The function that a field names, imported now, or holds."""

@@ -5,8 +5,15 @@ A number made from a stand-in is no result: the record says `synthetic`, and so 
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
 
 _PROTOTYPES = 8  # a class is a mixture of this many smooth patterns, so that it is not linearly separable at once
@@ -70,3 +77,35 @@ def text(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:
         chains[step + 2] = successors[last, ranks[before, last, choices[step]]]
     ids = chains[2:].T.reshape(-1)[:size]
     return ids[:-1], ids[1:]
+
+
+def image_stream(
+    spec: DatasetSpec, folder: Path | None, split: str, rows: Tensor, key: random.Key, *, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Standardized images made when they are asked for: a coarse pattern of the class under finer noise.
+
+    Args:
+        spec: gives the shape `(C, H, W)`, sides being multiples of 32, and the classes, of which 0 is never shown.
+        folder: not read.
+        split: both splits show the same patterns with other noise.
+        rows: which examples each batch has, `(steps, B)` int64; an example is the same whenever it is asked for.
+        key: not read, since nothing is augmented.
+        workers: not needed.
+
+    Yields:
+        `x`, `(B, C, H, W)` float32, and class ids `y`, `(B,)` int64.
+    """
+    assert spec.num_classes is not None
+    channels, height, width = spec.shape
+    examples, classes = random.split(random.key(0))
+    examples = random.fold_in(examples, 1 if split == "train" else 2)
+
+    def blocks(keys: Tensor, side: int) -> Tensor:
+        shape = (channels, height // side, width // side)
+        coarse = torch.func.vmap(lambda key: random.normal(key, shape))(keys)
+        return coarse.repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+    for batch in rows.cpu():
+        keys = random.fold_in(examples, batch)
+        y = 1 + ((keys[:, 0] * (spec.num_classes - 1)) >> 32)
+        yield standardize(blocks(random.fold_in(classes, y), 32) + 2 * blocks(keys, 4)), y

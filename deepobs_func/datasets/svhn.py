@@ -5,7 +5,9 @@ Source of the formats: http://ufldl.stanford.edu/housenumbers, and DeepOBS 1.1.2
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,15 @@ _SIDE, _RECORD = 32, 1 + 32 * 32 * 3
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MemoryError, zlib.error)
 
 
-def read(spec: DatasetSpec, folder: Path, split: str) -> Arrays:
+def read(spec: DatasetSpec, folder: Path, split: str, checksums: Mapping[str, str] | None = None) -> Arrays:
     """Reads one split from the MATLAB file, or else from DeepOBS's binary files.
 
     Args:
         spec: the data set; the training files may hold more images than its `train_size`, of which the first count.
         folder: where `train_32x32.mat` and `test_32x32.mat`, or `data_batch_0.bin` .. and `test_batch.bin` lie.
         split: `"train"` or `"test"`.
+        checksums: the MD5 of every MATLAB file by its name; None for those of the official files, as torchvision lists
+            them. SciPy's reader of MATLAB files can crash the whole process on a damaged one, so it sees no other.
 
     Returns:
         Images `(N, 3, 32, 32)` uint8 and the digits `(N,)` int64; label 10 of the files is the digit 0.
@@ -36,6 +40,7 @@ def read(spec: DatasetSpec, folder: Path, split: str) -> Arrays:
     sizes = spec.file_sizes if split == "train" else (spec.test_size,)
     names = [f"data_batch_{i}.bin" for i in range(len(sizes))] if split == "train" else ["test_batch.bin"]
     if matlab.is_file():
+        _check(matlab, (_official() if checksums is None else checksums)[matlab.name])
         x, y = _matlab(matlab, sum(sizes), exact=split == "test")
     elif (folder / names[0]).is_file():
         parts = [_binary(folder / name, size) for name, size in zip(names, sizes, strict=True)]
@@ -45,6 +50,22 @@ def read(spec: DatasetSpec, folder: Path, split: str) -> Arrays:
     if y.min() < 0 or y.max() > 10:
         raise DataError(f"{folder}: expected labels from 0 to 10 in {split}, found {y.min()} to {y.max()}.")
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), np.where(y == 10, 0, y)
+
+
+def _official() -> dict[str, str]:
+    from deepobs_func.datasets.torchvision_parts import torchvision_datasets
+
+    return {name: md5 for _, name, md5 in torchvision_datasets().SVHN.split_list.values()}
+
+
+def _check(path: Path, expected: str) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path}: expected the MD5 {expected} of the official file, found {found}. It is cut off or from "
+            "elsewhere; get it again."
+        )
 
 
 def _matlab(path: Path, size: int, *, exact: bool) -> Arrays:

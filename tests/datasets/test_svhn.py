@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from deepobs_func.datasets import DatasetSpec, svhn
 from deepobs_func.datasets.loading import load
 from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 from deepobs_func.errors import DataError
+from tests.datasets import cifar_files
 from tests.datasets.idx_files import snapshot
 
 KINDS = ["matlab", "binary"]
@@ -51,6 +53,15 @@ def write_binary(folder: Path) -> None:
         (folder / name).write_bytes(b"".join(struct.pack("B", y[row]) + x[row].tobytes() for row in rows))
 
 
+def md5s(folder: Path) -> dict[str, str]:
+    return cifar_files.md5s({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".mat"})
+
+
+def read(folder: Path, split: str, checksums: dict[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What is in the folder, every MATLAB file being as good as the official one unless checksums are given."""
+    return svhn.read(tiny_spec(), folder, split, md5s(folder) if checksums is None else checksums)
+
+
 def write(folder: Path, kind: str) -> None:
     write_matlab(folder) if kind == "matlab" else write_binary(folder)
 
@@ -59,7 +70,7 @@ def write(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts(tmp_path: Path, kind: str, layout: str) -> None:
     write(tmp_path / layout, kind)
-    loaded = load(tiny_spec(), tmp_path)
+    loaded = load(replace(tiny_spec(), reader=partial(svhn.read, checksums=md5s(tmp_path / layout))), tmp_path)
     for split, part, size in (("train", loaded.train, 10), ("test", loaded.test, 4)):
         images, labels = tiny_arrays(split, 13 if split == "train" else 4)
         assert (part.x.shape, part.x.dtype, part.y.dtype) == ((size, 3, 32, 32), torch.uint8, torch.int64)
@@ -69,7 +80,7 @@ def test_layouts(tmp_path: Path, kind: str, layout: str) -> None:
 
 def test_label_ten_is_the_digit_zero(tmp_path: Path) -> None:
     write_matlab(tmp_path)
-    _, y = svhn.read(tiny_spec(), tmp_path, "train")
+    _, y = read(tmp_path, "train")
     assert 10 in tiny_arrays("train", 13)[1][:10]
     assert set(y.tolist()) <= set(range(10))
     assert 0 in y
@@ -77,13 +88,13 @@ def test_label_ten_is_the_digit_zero(tmp_path: Path) -> None:
 
 def test_uncompressed_matlab_file(tmp_path: Path) -> None:
     write_matlab(tmp_path, compressed=False)
-    assert svhn.read(tiny_spec(), tmp_path, "test")[0].shape == (4, 3, 32, 32)
+    assert read(tmp_path, "test")[0].shape == (4, 3, 32, 32)
 
 
-def assert_refused(folder: Path, split: str, fragments: list[str]) -> None:
+def assert_refused(folder: Path, split: str, fragments: list[str], checksums: dict[str, str] | None = None) -> None:
     before = snapshot(folder)
     with pytest.raises(DataError) as caught:
-        svhn.read(tiny_spec(), folder, split)
+        read(folder, split, checksums)
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
     assert snapshot(folder) == before
 
@@ -96,10 +107,24 @@ def test_every_cut_is_seen(
 ) -> None:
     folder = tmp_path_factory.mktemp("svhn")
     write_matlab(folder, compressed=compressed) if kind == "matlab" else write_binary(folder)
-    path = folder / NAMES[kind, split]
+    path, checksums = folder / NAMES[kind, split], md5s(folder)
     content = path.read_bytes()
-    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 8))])  # MATLAB pads the labels at the end
-    assert_refused(folder, split, [str(path), "expected", "found"])
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    assert_refused(folder, split, [str(path), "expected", "found"], checksums)
+
+
+def test_the_official_checksums_are_the_default(tmp_path: Path) -> None:
+    write_matlab(tmp_path)
+    with pytest.raises(DataError, match=torchvision_datasets().SVHN.split_list["train"][2]):
+        svhn.read(tiny_spec(), tmp_path, "train")
+
+
+def test_a_damaged_file_does_not_reach_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_matlab(tmp_path)
+    checksums, path = md5s(tmp_path), tmp_path / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("SciPy was asked"))
+    assert_refused(tmp_path, "test", [str(path), "expected the MD5", "found"], checksums)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 20, bytes(1000), b"\x89HDF\r\n\x1a\n" + bytes(600)])
