@@ -112,8 +112,7 @@ def _to_tensorflow(net: nn.Module, name: str, tensor: Tensor) -> np.ndarray:
 
 def _carry(problem: Problem, arrays: Sequence[np.ndarray], dtype: torch.dtype) -> dict[str, Tensor]:
     """c, h of each layer, by the names that a forward pass writes."""
-    batch = problem.fake_batch(1, dtype=dtype)
-    names = list(problem.loss_and_state(problem.init(0, dtype=dtype)[0], batch)[1].carry)
+    names = list(problem.zero_carry(1))
     if len(arrays) != len(names):
         raise DataError(f"Expected {len(names)} state variables ({', '.join(names)}), found {len(arrays)}.")
     return {name: torch.from_numpy(np.asarray(array)).to(dtype) for name, array in zip(names, arrays, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,18 @@ class Dataset:
     synthetic: bool
     source: str
 
+    def arranged(self, batch_size: int) -> Dataset:
+        """The same data, laid out so that rows `k B : (k + 1) B` are batch k, where the set asks for it.
+
+        Raises:
+            ConfigError: the data are too few for one batch of that size.
+        """
+        if not self.spec.arrange:
+            return self
+        arrange = self.spec.function("arrange")
+        train, test = (Split(*arrange(split.x, split.y, batch_size)) for split in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
 
 def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None = None) -> Dataset:
     """Loads a data set onto a device.
@@ -61,7 +73,9 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
             ever removed or overwritten.
     """
     if spec.streamed:
-        raise ConfigError(f"{spec.title} is too large to hold on a device; `datasets.load.stream` yields its batches.")
+        raise ConfigError(
+            f"{spec.title} is too large to hold on a device; `datasets.loading.stream` yields its batches."
+        )
     if spec.generated:
         source, read = "generated", lambda split: spec.function("reader")(spec, None, split)
     elif str(data) == SYNTHETIC:

@@ -71,6 +71,12 @@ class DatasetSpec:
         value = getattr(self, field)
         return pkgutil.resolve_name(value) if isinstance(value, str) else value
 
+    def batches(self, size: int, batch_size: int) -> int:
+        """How many whole batches a split of that size has; of a text, windows of `batch_size` rows."""
+        if self.sequence_length is None:
+            return size // batch_size
+        return (size - 1) // (self.sequence_length * batch_size)
+
     @property
     def generated(self) -> bool:
         """Whether the data follow from a recipe, so that no file is needed and no stand-in exists."""

@@ -48,6 +48,7 @@ class Layer(nn.Module):
     Attributes:
         initializers: the initial distribution of each of its own parameters and buffers.
         constants: the names of buffers that are part of the problem, not a variable of the reference.
+        carried: the shapes of the recurrent state that it reads and writes, one example's, by name.
         path: the dotted name of the layer in its net, set by `name_layers`.
         tensorflow_axes: for each parameter that TensorFlow lays out differently, which of TensorFlow's axes becomes
             each of ours.
@@ -60,6 +61,7 @@ class Layer(nn.Module):
         super().__init__()
         self.initializers: dict[str, Initializer] = {}
         self.constants: set[str] = set()
+        self.carried: dict[str, tuple[int, ...]] = {}
 
     def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
         """Declares a trainable parameter."""

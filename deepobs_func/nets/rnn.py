@@ -36,6 +36,7 @@ class LSTM(Layer):
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
         self.inputs, self.hidden = inputs, hidden
+        self.carried = {"c": (hidden,), "h": (hidden,)}
         self.declare("weight", (4 * hidden, inputs + hidden), glorot_uniform())
         self.declare("bias", (4 * hidden,), uniform(0.0))
 

@@ -61,6 +61,7 @@ def get(name: str) -> Problem:
         batch_size=data.batch_size,
         deviations=data.deviations,
         regularize=pkgutil.resolve_name(data.regularize),
+        compile_step=data.compile_step,
     )
 
 

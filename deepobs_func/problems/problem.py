@@ -72,6 +72,7 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        compile_step: whether compiling a whole step is worth it, so that `auto` may.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
     """
 
@@ -88,6 +89,7 @@ class Problem:
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
     regularize: Callable[[str, Tensor], bool] = kernels
     fused: bool = False
+    compile_step: bool = True
 
     @functools.cached_property
     def net(self) -> nn.Module:
@@ -190,6 +192,17 @@ class Problem:
             path: layer.draw(random.fold_in(key, index), batch_size)
             for index, (path, layer) in enumerate(self.noises.items())
             if train or layer.in_evaluation
+        }
+
+    def zero_carry(
+        self, batch_size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> Tensors:
+        """The recurrent state at the start of a pass over the data, `(B, ...)` zeros; empty for nets without one."""
+        return {
+            f"{path}.{name}": torch.zeros(batch_size, *shape, dtype=dtype, device=device)
+            for path, layer in self.net.named_modules()
+            if isinstance(layer, Layer)
+            for name, shape in layer.carried.items()
         }
 
     def fake_batch(

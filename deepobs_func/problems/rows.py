@@ -31,6 +31,7 @@ class Row:
         schedule: the learning-rate schedule of the reference's docstrings, `(epoch, factor)` pairs.
         accuracy: whether an accuracy is defined.
         separable: whether an example's training loss depends on that example alone.
+        compile_step: whether compiling a whole training step is worth its time; not for an unrolled LSTM.
         deviations: quirks of the reference that concern this problem.
     """
 
@@ -48,6 +49,7 @@ class Row:
     accuracy: bool = True
     separable: bool = True
     defaults_chosen_here: bool = False
+    compile_step: bool = True
     deviations: tuple[Deviation, ...] = ()
 
 

@@ -13,6 +13,7 @@ ROWS = (
         284_499,
         200,
         50,
+        compile_step=False,
         deviations=(LSTM_GRADIENT,),
     ),
 )
