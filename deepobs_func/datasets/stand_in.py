@@ -19,11 +19,12 @@ from deepobs_func.datasets.spec import DatasetSpec
 _PROTOTYPES = 8  # a class is a mixture of this many smooth patterns, so that it is not linearly separable at once
 _SUCCESSORS = np.array([0.6, 0.2, 0.1, 0.05, 0.05])  # how likely the successors of a pair of symbols are
 _CHAINS = 1 << 10  # drawn side by side and put in a row
-_CONTRAST, _NOISE = 55.0, 60.0
+_GREY, _CONTRAST, _NOISE = 64.0, 45.0, 45.0
+_MISLABELLED = 0.1  # so that the best accuracy is known, 1 - 0.1 (C - 1) / C, and no loss goes to 0
 
 
 def images(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy copies of smooth random patterns, eight of them a class.
+    """Noisy copies of smooth random patterns, eight of them a class; one label in ten is drawn at random.
 
     Args:
         spec: gives the sizes, the shape `(C, H, W)` and the number of classes.
@@ -37,7 +38,7 @@ def images(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:
     coarse = np.random.Generator(np.random.PCG64(0)).standard_normal(
         (spec.num_classes * _PROTOTYPES, channels, height // 4 + 1, width // 4 + 1), np.float32
     )
-    patterns = 128.0 + _CONTRAST * coarse.repeat(4, 2).repeat(4, 3)[..., :height, :width]
+    patterns = _GREY + _CONTRAST * coarse.repeat(4, 2).repeat(4, 3)[..., :height, :width]
     generator = np.random.Generator(np.random.PCG64(1 if split == "train" else 2))
     size = spec.train_size if split == "train" else spec.test_size
     which = generator.integers(0, len(patterns), size)
@@ -46,7 +47,8 @@ def images(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:
         part = which[start : start + 10_000]
         noise = generator.standard_normal((len(part), *spec.shape), np.float32)
         result[start : start + 10_000] = np.clip(patterns[part] + _NOISE * noise, 0, 255)
-    return result, which // _PROTOTYPES
+    wrong = generator.random(size) < _MISLABELLED
+    return result, np.where(wrong, generator.integers(0, spec.num_classes, size), which // _PROTOTYPES)
 
 
 def text(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +73,9 @@ class Problem:
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
+        net: the net on the meta device: shapes and no data.
+        noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
+        regularized: the names of the parameters that the penalty counts, in order.
     """
 
     name: str
@@ -90,21 +92,17 @@ class Problem:
     regularize: Callable[[str, Tensor], bool] = kernels
     fused: bool = False
     compile_step: bool = True
+    net: nn.Module = field(init=False, repr=False, compare=False)
+    noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
+    regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @functools.cached_property
-    def net(self) -> nn.Module:
-        """The net on the meta device: shapes and no data."""
-        return name_layers(self.make_net())
-
-    @functools.cached_property
-    def noises(self) -> dict[str, Noise]:
-        """The layers that read a draw from the batch, by the name of their entry in `batch.noise`."""
-        return {path: module for path, module in self.net.named_modules() if isinstance(module, Noise)}
-
-    @functools.cached_property
-    def regularized(self) -> tuple[str, ...]:
-        """The names of the parameters that the penalty counts, in order."""
-        return tuple(name for name, parameter in self.net.named_parameters() if self.regularize(name, parameter))
+    def __post_init__(self) -> None:
+        """Describes the net once, here and not at first use, which may be inside a compiled function."""
+        net = name_layers(self.make_net())
+        noises = {path: module for path, module in net.named_modules() if isinstance(module, Noise)}
+        regularized = tuple(name for name, parameter in net.named_parameters() if self.regularize(name, parameter))
+        for name, value in (("net", net), ("noises", noises), ("regularized", regularized)):
+            object.__setattr__(self, name, value)
 
     @property
     def has_accuracy(self) -> bool:
