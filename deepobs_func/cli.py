@@ -266,9 +266,8 @@ def check_parity_command(names: tuple[str, ...], golden: Path | None) -> None:
     good = True
     for name in names or problems.names():
         figures = parity.check(name, golden)
-        shown = " ".join(
-            f"{f.name} {f.deviation:.1e}{'' if f.holds else f' (allowed: {f.tolerance:g})'}" for f in figures
-        )
+        limits = ("" if figure.holds else f" (allowed: {figure.tolerance:g})" for figure in figures)
+        shown = " ".join(f"{f.name} {f.deviation:.1e}{limit}" for f, limit in zip(figures, limits, strict=True))
         holds = all(figure.holds for figure in figures)
         click.echo(f"{'equal  ' if holds else 'DIFFERS'} {name}: {shown}")
         good = good and holds
