@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deepobs_func.datasets.load import load, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from deepobs_func import datasets, random
 from deepobs_func.datasets import DatasetSpec, imagenet, stand_in
+from deepobs_func.datasets.loading import load, stream
 from deepobs_func.errors import ConfigError, DataError
 from tests.datasets.idx_files import snapshot
 

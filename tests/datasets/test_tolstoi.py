@@ -166,7 +166,7 @@ def test_text_of_one_character(tmp_path: Path) -> None:
     ("name", "content", "found"),
     [
         ("input.txt", b"War \xff Peace", "can't decode"),
-        ("input.txt.gz", gzip.compress(b"War and Peace" * 9)[:-12], "end-of-stream"),
+        ("input.txt.gz", gzip.compress(b"War and Peace" * 9, mtime=0)[:-12], "end-of-stream"),
         ("input.txt.gz", b"<html>404</html>", "Not a gzipped file"),
     ],
 )
