@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-large lint clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
+
+test-large: .venv/ready
+	$(BIN)/python -m pytest -m large
 
 lint: .venv/ready
 	$(BIN)/ruff check .

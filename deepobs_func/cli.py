@@ -251,6 +251,29 @@ def run_command(quiet: bool, **options: Any) -> None:
     click.echo(record.path)
 
 
+@cli.command("check-parity")
+@click.argument("names", nargs=-1, metavar="[PROBLEM]...", shell_complete=_complete(problems.names()))
+@click.option("--golden", type=click.Path(path_type=Path), help="Folder of golden figures; default: the package's.")
+def check_parity_command(names: tuple[str, ...], golden: Path | None) -> None:
+    """Compare with figures that DeepOBS 1.1.2's own model code computed: losses, penalty, gradients, moments.
+
+    One line a problem, with the worst relative deviation of each figure. Exit code 1 if one is beyond its tolerance.
+    """
+    for name in names:
+        problems.row(name)
+    from deepobs_func.compat import parity
+
+    good = True
+    for name in names or problems.names():
+        figures = parity.check(name, golden)
+        limits = ("" if figure.holds else f" (allowed: {figure.tolerance:g})" for figure in figures)
+        shown = " ".join(f"{f.name} {f.deviation:.1e}{limit}" for f, limit in zip(figures, limits, strict=True))
+        holds = all(figure.holds for figure in figures)
+        click.echo(f"{'equal  ' if holds else 'DIFFERS'} {name}: {shown}")
+        good = good and holds
+    sys.exit(0 if good else 1)
+
+
 @cli.command("demo")
 @click.option("--data", default=default_data, metavar="DIR|synthetic", help="Where MNIST may be.")
 @click.option("--output-dir", default="demo", show_default=True, help="Gets records and figures.")

@@ -39,11 +39,91 @@ def _mnist_like(name: str, title: str, torchvision_folder: str) -> DatasetSpec:
     )
 
 
+def _cifar(
+    classes: int, versions: tuple[str, str], batches: tuple[str, ...], file_sizes: tuple[int, ...]
+) -> DatasetSpec:
+    home = f"cifar-{classes}"
+    unpacked = tuple(f"{home}-{version}" for version in versions)
+    return DatasetSpec(
+        name=f"cifar{classes}",
+        title=f"CIFAR-{classes}",
+        train_size=50_000,
+        test_size=10_000,
+        shape=(3, 32, 32),
+        num_classes=classes,
+        folders=(home, *unpacked, *(f"{home}/{folder}" for folder in unpacked)),
+        files=(*batches, *(f"{name}.bin" for name in batches), f"{home}-python.tar.gz", f"{home}-binary.tar.gz"),
+        reader="deepobs_func.datasets.cifar:read",
+        download="deepobs_func.datasets.download:cifar",
+        stand_in="deepobs_func.datasets.stand_in:images",
+        prepare="deepobs_func.datasets.prepare:standardized",
+        augment="deepobs_func.datasets.augment:cifar",
+        fake="deepobs_func.datasets.prepare:fake_standardized",
+        file_sizes=file_sizes,
+    )
+
+
 _SPECS = {
     spec.name: spec
     for spec in (
         _mnist_like("mnist", "MNIST", "MNIST"),
         _mnist_like("fmnist", "Fashion-MNIST", "FashionMNIST"),
+        _cifar(
+            10, ("batches-py", "batches-bin"), (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"), (10_000,) * 5
+        ),
+        _cifar(100, ("python", "binary"), ("train", "test"), ()),
+        DatasetSpec(
+            name="svhn",
+            title="SVHN",
+            train_size=64_000,  # of 73,257: the reference reads five files of 12,800
+            test_size=26_032,
+            shape=(3, 32, 32),
+            num_classes=10,
+            folders=("svhn",),
+            files=("train_32x32.mat", "test_32x32.mat", "data_batch_0.bin"),  # CIFAR-10 has the other names too
+            reader="deepobs_func.datasets.svhn:read",
+            download="deepobs_func.datasets.download:svhn",
+            stand_in="deepobs_func.datasets.stand_in:images",
+            prepare="deepobs_func.datasets.prepare:standardized",
+            augment="deepobs_func.datasets.augment:svhn",
+            fake="deepobs_func.datasets.prepare:fake_standardized",
+            file_sizes=(12_800,) * 5,
+        ),
+        DatasetSpec(
+            name="imagenet",
+            title="ImageNet",
+            train_size=1_281_167,
+            test_size=50_000,
+            shape=(3, 224, 224),
+            num_classes=1_001,
+            folders=("imagenet",),
+            files=("train/", "val/"),
+            reader="deepobs_func.datasets.imagenet:stream",
+            download="deepobs_func.datasets.download:imagenet",
+            stand_in="deepobs_func.datasets.stand_in:image_stream",
+            prepare="deepobs_func.datasets.prepare:as_it_is",
+            fake="deepobs_func.datasets.prepare:fake_standardized",
+            streamed=True,
+        ),
+        DatasetSpec(
+            name="tolstoi",
+            title="War and Peace",
+            train_size=2_612_948,
+            test_size=653_237,
+            shape=(50,),
+            num_classes=83,
+            folders=("tolstoi",),
+            files=("input.txt",),
+            reader="deepobs_func.datasets.tolstoi:read",
+            download="deepobs_func.datasets.download:tolstoi",
+            stand_in="deepobs_func.datasets.stand_in:text",
+            prepare="deepobs_func.datasets.prepare:symbols",
+            fake="deepobs_func.datasets.prepare:fake_text",
+            train_eval_size=2_612_948,
+            shuffle=False,
+            arrange="deepobs_func.datasets.tolstoi:windows",
+            sequence_length=50,
+        ),
         DatasetSpec(
             name="quadratic",
             title="quadratic (generated)",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deepobs_func import random
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.files import publish
 
 SYNTHETIC = "synthetic"
@@ -42,6 +44,18 @@ class Dataset:
     synthetic: bool
     source: str
 
+    def arranged(self, batch_size: int) -> Dataset:
+        """The same data, laid out so that rows `k B : (k + 1) B` are batch k, where the set asks for it.
+
+        Raises:
+            ConfigError: the data are too few for one batch of that size.
+        """
+        if not self.spec.arrange:
+            return self
+        arrange = self.spec.function("arrange")
+        train, test = (Split(*arrange(split.x, split.y, batch_size)) for split in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
 
 def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None = None) -> Dataset:
     """Loads a data set onto a device.
@@ -54,9 +68,14 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
         device: where the tensors go.
 
     Raises:
+        ConfigError: the data set is too large to hold; `stream` yields its batches.
         DataError: a file is missing, truncated or of another kind, or the download failed. No file of the user's is
             ever removed or overwritten.
     """
+    if spec.streamed:
+        raise ConfigError(
+            f"{spec.title} is too large to hold on a device; `datasets.loading.stream` yields its batches."
+        )
     if spec.generated:
         source, read = "generated", lambda split: spec.function("reader")(spec, None, split)
     elif str(data) == SYNTHETIC:
@@ -75,6 +94,28 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
     return Dataset(spec, on_device("train"), on_device("test"), source == SYNTHETIC, source)
 
 
+def stream(
+    spec: DatasetSpec, data: str | Path, split: str, rows: Tensor, key: random.Key, *, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the batches of a streamed data set, on the CPU.
+
+    Args:
+        spec: which one.
+        data: as for `load`.
+        split: `"train"` or `"test"`.
+        rows: which examples each batch has, `(steps, B)` int64.
+        key: from which the epoch's augmentation is drawn.
+        workers: processes that read; 0 reads in this one. The batches do not depend on it.
+
+    Raises:
+        DataError: as for `load`, also in the middle of the stream.
+    """
+    if str(data) == SYNTHETIC:
+        return spec.function("stand_in")(spec, None, split, rows, key, workers=workers)
+    folder = locate(spec, Path(data)) or _fetch(spec, Path(data))
+    return spec.function("reader")(spec, folder, split, rows, key, workers=workers)
+
+
 def locate(spec: DatasetSpec, data: Path) -> Path | None:
     """The first folder that has a file of the set, or None. Whether all files are there is for the reader to say.
 
@@ -84,9 +125,15 @@ def locate(spec: DatasetSpec, data: Path) -> Path | None:
     if data.exists() and not data.is_dir():
         raise DataError(f"{data} is no folder. Name the folder that holds {spec.folders[0]}/, or 'synthetic'.")
     for folder in (*(data / name for name in spec.folders), data):
-        if any((folder / f"{name}{suffix}").is_file() for name in spec.files for suffix in ("", ".gz")):
+        if any(_is_there(folder, name) for name in spec.files):
             return folder
     return None
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    if name.endswith("/"):
+        return (folder / name).is_dir()
+    return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))
 
 
 def _fetch(spec: DatasetSpec, data: Path) -> Path:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
 
 
@@ -14,9 +15,19 @@ def unit_interval(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) / 255
 
 
+def standardized(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels 0..255, `(B, C, H, W)`, to mean 0 and standard deviation 1 per image; see `augment.standardize`."""
+    return standardize(x.to(dtype))
+
+
 def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The stored values; whole numbers (token ids) stay whole."""
     return x.to(dtype) if x.is_floating_point() else x
+
+
+def symbols(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Ids of symbols stay int64, whatever the dtype of the model."""
+    return x
 
 
 def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -25,6 +36,22 @@ def fake_images(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torc
     assert spec.num_classes is not None
     x = random.uniform(x_key, (batch_size, *spec.shape), dtype=dtype)
     return x, random.integers(y_key, spec.num_classes, (batch_size,))
+
+
+def fake_standardized(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Standard normal pixels `(B, C, H, W)` and class ids `(B,)`."""
+    x_key, y_key = random.split(key)
+    assert spec.num_classes is not None
+    x = random.normal(x_key, (batch_size, *spec.shape), dtype)
+    return x, random.integers(y_key, spec.num_classes, (batch_size,))
+
+
+def fake_text(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Ids of symbols and of their successors, `(B, T)` int64 both, all equally likely."""
+    assert spec.num_classes is not None
+    assert spec.sequence_length is not None
+    ids = random.integers(key, spec.num_classes, (batch_size, spec.sequence_length + 1))
+    return ids[:, :-1], ids[:, 1:]
 
 
 def fake_quadratic(spec: DatasetSpec, key: random.Key, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,11 @@ class DatasetSpec:
     Attributes:
         name: as DeepOBS has it, e.g. `"fmnist"`.
         title: for people, e.g. `"Fashion-MNIST"`.
-        train_size, test_size: examples in each split.
+        train_size, test_size: examples in each split; characters, where the data set is a text.
         shape: one example as the model sees it, e.g. `(1, 28, 28)`.
         num_classes: or None where there are no classes.
         folders: where its files may lie under a data folder: DeepOBS's name first, then torchvision's.
-        files: the names that its reader asks for (each may also end in `.gz`).
+        files: the names that its reader asks for (each may also end in `.gz`); a folder's name ends in `/`.
         reader: `(spec, folder, split) -> (x, y)` NumPy arrays, `split` being `"train"` or `"test"`.
         download: `(spec, folder) -> None`, which fills an empty folder; "" where it is generated.
         stand_in: `(spec, split) -> (x, y)`, learnable, of the right shapes and sizes; "" where the data are generated
@@ -31,6 +31,17 @@ class DatasetSpec:
         fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
         train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
         source: what the record says of data that come from no file.
+        augment: `(x, key, dtype) -> x`, stored values to training inputs for a whole batch, drawn from one key; ""
+            where training inputs are those of `prepare`.
+        shuffle: whether the training examples are visited in random order; False: the batches come in stored order,
+            every epoch the same.
+        arrange: `(x, y, batch_size) -> (x, y)`, applied to what was read, so that rows `k B : (k + 1) B` are batch k;
+            "" where any `B` rows make a batch.
+        file_sizes: training examples in each of the reference's files, which it reads one after the other; empty for
+            one file.
+        sequence_length: symbols in one example of a text, or None.
+        streamed: whether the set is too large to hold. Then `reader` and `stand_in` are
+            `(spec, folder, split, rows, key, *, workers) -> iterator of (x, y)`, batches of model inputs.
     """
 
     name: str
@@ -48,11 +59,23 @@ class DatasetSpec:
     stand_in: str = ""
     train_eval_size: int | None = None
     source: str = "generated"
+    augment: str | Callable[..., Any] = ""
+    shuffle: bool = True
+    arrange: str | Callable[..., Any] = ""
+    file_sizes: tuple[int, ...] = ()
+    sequence_length: int | None = None
+    streamed: bool = False
 
     def function(self, field: str) -> Callable[..., Any]:
         """The function that a field names, imported now, or holds."""
         value = getattr(self, field)
         return pkgutil.resolve_name(value) if isinstance(value, str) else value
+
+    def batches(self, size: int, batch_size: int) -> int:
+        """How many whole batches a split of that size has; of a text, windows of `batch_size` rows."""
+        if self.sequence_length is None:
+            return size // batch_size
+        return (size - 1) // (self.sequence_length * batch_size)
 
     @property
     def generated(self) -> bool:

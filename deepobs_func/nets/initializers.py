@@ -13,6 +13,8 @@ from torch import Tensor
 
 from deepobs_func import random
 
+_CUT_STD = 0.87962566103423978  # the standard deviation of a standard normal cut at 2
+
 Initializer = Callable[[random.Key, Sequence[int], torch.dtype], Tensor]
 
 
@@ -45,6 +47,28 @@ def glorot_uniform() -> Initializer:
 
     def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         bound = math.sqrt(6.0 / ((shape[0] + shape[1]) * math.prod(shape[2:])))
+        return random.uniform(key, shape, -bound, bound, dtype)
+
+    return draw
+
+
+def glorot_normal() -> Initializer:
+    """A normal cut at two standard deviations, whose variance after the cut is `2 / (fan_in + fan_out)`.
+
+    Source: Glorot and Bengio, AISTATS 2010; Keras's `glorot_normal`, which corrects for the cut.
+    """
+
+    def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        std = math.sqrt(2.0 / ((shape[0] + shape[1]) * math.prod(shape[2:])))
+        return std / _CUT_STD * random.truncated_normal(key, shape, dtype)
+
+    return draw
+
+
+def uniform(bound: float) -> Initializer:
+    """Uniform on `[-bound, bound]`."""
+
+    def draw(key: random.Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return random.uniform(key, shape, -bound, bound, dtype)
 
     return draw

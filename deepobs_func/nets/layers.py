@@ -7,8 +7,9 @@ forward pass needs or produces travels in a `Pass`. Layers that hide state or ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from deepobs_func import random
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
+
+ZEROS = constant(0.0)
 
 
 @dataclass
@@ -25,6 +28,8 @@ class Pass:
     Attributes:
         train: training phase, or test phase.
         noise: the draws of this batch by the path of the layer that reads them; a missing one is neutral.
+        fused: whether layers may use fused kernels, which serve the plain gradient only: no `vmap`, no second
+            derivative, no forward mode.
         moments: what layers write down to replace `ModelState.moments`, by buffer name.
         carry_in, carry: recurrent state before and after the pass.
     """
@@ -32,6 +37,7 @@ class Pass:
     train: bool
     noise: dict[str, Tensor]
     carry_in: dict[str, Tensor]
+    fused: bool = False
     moments: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
 
@@ -41,24 +47,36 @@ class Layer(nn.Module):
 
     Attributes:
         initializers: the initial distribution of each of its own parameters and buffers.
+        constants: the names of buffers that are part of the problem, not a variable of the reference.
+        carried: the shapes of the recurrent state that it reads and writes, one example's, by name.
         path: the dotted name of the layer in its net, set by `name_layers`.
+        tensorflow_axes: for each parameter that TensorFlow lays out differently, which of TensorFlow's axes becomes
+            each of ours.
     """
 
     path: str = ""
+    tensorflow_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self.initializers: dict[str, Initializer] = {}
+        self.constants: set[str] = set()
+        self.carried: dict[str, tuple[int, ...]] = {}
 
     def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
         """Declares a trainable parameter."""
         self.register_parameter(name, nn.Parameter(torch.empty(tuple(shape), device="meta")))
         self.initializers[name] = initializer
 
-    def declare_constant(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
-        """Declares a tensor that is not trained: a moment of `ModelState`."""
+    def declare_moment(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
+        """Declares a tensor of `ModelState.moments`, which training changes."""
         self.register_buffer(name, torch.empty(tuple(shape), device="meta"))
         self.initializers[name] = initializer
+
+    def declare_constant(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
+        """Declares a tensor of `ModelState.moments` that never changes."""
+        self.declare_moment(name, shape, initializer)
+        self.constants.add(name)
 
 
 class Noise(Layer):
@@ -88,13 +106,14 @@ class Dense(Layer):
 
     weight: Tensor
     bias: Tensor
+    tensorflow_axes: ClassVar = {"weight": (1, 0)}
 
     def __init__(
         self, inputs: int, outputs: int, weight: Initializer | None = None, bias: Initializer | None = None
     ) -> None:
         super().__init__()
         self.declare("weight", (outputs, inputs), weight or glorot_uniform())
-        self.declare("bias", (outputs,), bias or constant(0.0))
+        self.declare("bias", (outputs,), bias or ZEROS)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -112,36 +131,56 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
+def _pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
     """Pads what is asymmetric by hand; what is symmetric is left to the kernel, which pads for free."""
-    (top, bottom), (left, right) = (same_padding(size, kernel, stride) for size in x.shape[-2:])
+    (top, bottom), (left, right) = (
+        same_padding(size, extent, stride) for size, extent in zip(x.shape[-2:], kernel, strict=True)
+    )
     if top == bottom and left == right:
         return x, (top, left)
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
 class Conv(Layer):
-    """A square convolution with `SAME` padding. Parameters `weight (outputs, inputs, k, k)` and `bias (outputs,)`."""
+    """A convolution. Parameters `weight (outputs, inputs, *kernel)` and, unless it has none, `bias (outputs,)`.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: its extent, or `(height, width)`.
+        stride: in both directions.
+        padding: TensorFlow's `"same"` or `"valid"`.
+        weight: the initial distribution of the kernel; Glorot's uniform by default.
+        bias: that of the bias; None for a convolution without one.
+    """
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
+    tensorflow_axes: ClassVar = {"weight": (3, 2, 0, 1)}
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        kernel: int,
+        kernel: int | tuple[int, int],
         stride: int = 1,
+        *,
+        padding: Literal["same", "valid"] = "same",
         weight: Initializer | None = None,
-        bias: Initializer | None = None,
+        bias: Initializer | None = ZEROS,
     ) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.declare("weight", (outputs, inputs, kernel, kernel), weight or glorot_uniform())
-        self.declare("bias", (outputs,), bias or constant(0.0))
+        self.kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        self.stride, self.padding = stride, padding
+        self.declare("weight", (outputs, inputs, *self.kernel), weight or glorot_uniform())
+        if bias is None:
+            self.register_parameter("bias", None)
+        else:
+            self.declare("bias", (outputs,), bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s))
-        x, padding = _pad_same(x, self.kernel, self.stride)
+    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
+        padding = (0, 0)
+        if self.padding == "same":
+            x, padding = _pad_same(x, self.kernel, self.stride)
         return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=padding)
 
 
@@ -154,12 +193,13 @@ class ConvTranspose(Layer):
 
     weight: Tensor
     bias: Tensor
+    tensorflow_axes: ClassVar = {"weight": (3, 2, 0, 1)}
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
         self.declare("weight", (inputs, outputs, kernel, kernel), glorot_uniform())
-        self.declare("bias", (outputs,), constant(0.0))
+        self.declare("bias", (outputs,), ZEROS)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2] * self.stride, x.shape[-1] * self.stride
@@ -170,8 +210,73 @@ class ConvTranspose(Layer):
 
 def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
     """Max pooling with `SAME` padding, which pads with minus infinity."""
-    x, padding = _pad_same(x, kernel, stride, value=float("-inf"))
+    x, padding = _pad_same(x, (kernel, kernel), stride, value=float("-inf"))
     return F.max_pool2d(x, kernel, stride, padding)
+
+
+def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
+    """TensorFlow 1's bilinear resize, `(B, C, H, W) -> (B, C, height, width)`, which no mode of torch's computes.
+
+    Along an axis of n to m: `source = i n / m` in float32, between `floor(source)` and the next one (the last at the
+    edge), so pixel centres are not aligned. Each axis is one product with a sparse `(m, n)` matrix.
+    """
+    rows, columns = (_resize_matrix(n, m, x) for n, m in zip(x.shape[-2:], (height, width), strict=True))
+    return rows @ x @ columns.mT
+
+
+def _resize_matrix(size: int, target: int, like: Tensor) -> Tensor:
+    if size == target:
+        return torch.eye(size, dtype=like.dtype, device=like.device)
+    source = torch.arange(target, dtype=torch.float32, device=like.device) * (size / target)
+    low = source.floor()
+    fraction = (source - low).to(like.dtype).unsqueeze(1)
+    index = torch.arange(size, device=like.device)
+    at_low = (index == low.long().unsqueeze(1)).to(like.dtype)
+    at_high = (index == (low.long() + 1).clamp(max=size - 1).unsqueeze(1)).to(like.dtype)
+    return at_low * (1 - fraction) + at_high * fraction
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over all axes but the channels, `(B, C, H, W)`.
+
+    Training phase: with the mean and the biased variance of the batch, which couples its examples; the moving moments
+    become `momentum old + (1 - momentum) batch`, of the unbiased variance, and go into the `Pass`. Test phase: with the
+    moving moments. Parameters `weight`, `bias (C,)` (gamma, beta); moments `mean`, `variance (C,)`.
+
+    Args:
+        channels: C.
+        momentum: TensorFlow's, one minus torch's.
+        epsilon: added to the variance.
+
+    Source: TensorFlow's fused batch normalisation.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int, momentum: float, epsilon: float) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.declare("weight", (channels,), constant(1.0))
+        self.declare("bias", (channels,), ZEROS)
+        self.declare_moment("mean", (channels,), ZEROS)
+        self.declare_moment("variance", (channels,), constant(1.0))
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        mean, variance = self.mean, self.variance
+        if p.train:
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            self._write(p, x.numel() // x.shape[1], mean.detach(), variance.detach())
+        scale = self.weight * torch.rsqrt(variance + self.epsilon)
+        return x * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)
+
+    def _write(self, p: Pass, count: int, mean: Tensor, variance: Tensor) -> None:
+        """The moving moments after this batch; `count` values a channel."""
+        unbiased = variance * (count / max(count - 1, 1))
+        for name, old, new in (("mean", self.mean, mean), ("variance", self.variance, unbiased)):
+            p.moments[f"{self.path}.{name}"] = self.momentum * old + (1 - self.momentum) * new
 
 
 def flatten(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepobs_func import datasets
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.problems import mnist, synthetic
+from deepobs_func.problems import cifar, imagenet, mnist, synthetic, tolstoi
 from deepobs_func.problems.rows import Deviation, Row
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Deviation", "Problem", "Row", "from_module", "get", "names", "row"]
 
-_ROWS = {row.name: row for row in (*mnist.ROWS, *synthetic.ROWS)}
+_ROWS = {row.name: row for row in (*mnist.ROWS, *cifar.ROWS, *imagenet.ROWS, *tolstoi.ROWS, *synthetic.ROWS)}
 _LAZY = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
 
 
@@ -60,6 +60,8 @@ def get(name: str) -> Problem:
         epochs=data.epochs,
         batch_size=data.batch_size,
         deviations=data.deviations,
+        regularize=pkgutil.resolve_name(data.regularize),
+        compile_step=data.compile_step,
     )
 
 

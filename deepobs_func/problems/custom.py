@@ -17,7 +17,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
 from deepobs_func.problems.measures import Measure
-from deepobs_func.problems.problem import Problem, Tensors
+from deepobs_func.problems.problem import Problem, Tensors, kernels
 
 
 def from_module(
@@ -27,7 +27,7 @@ def from_module(
     *,
     correct: Callable[[Any, Tensor], Tensor] | None = None,
     weight_decay: float | None = None,
-    regularize: Callable[[str, Tensor], bool] = lambda name, parameter: parameter.ndim >= 2,
+    regularize: Callable[[str, Tensor], bool] = kernels,
     epochs: int = 10,
     batch_size: int = 128,
     name: str | None = None,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepobs_func.base import Batch
+from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
 
 Measurement = Callable[[Any, Batch], Tensor]
@@ -38,6 +39,29 @@ def _top1(logits: Tensor, batch: Batch) -> Tensor:
 
 cross_entropy = Measure(_cross_entropy, _top1)
 """`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's."""
+
+
+SMOOTHING, AUXILIARY_WEIGHT = 0.1, 0.4  # of Inception, on both heads, in every phase
+
+
+def _inception(outputs: InceptionOutputs, batch: Batch) -> Tensor:
+    def smoothed(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=SMOOTHING)
+
+    losses = smoothed(outputs.main)
+    return losses if outputs.auxiliary is None else losses + AUXILIARY_WEIGHT * smoothed(outputs.auxiliary)
+
+
+inception = Measure(_inception, lambda outputs, batch: _top1(outputs.main, batch))
+"""Cross entropy with label smoothing 0.1, plus 0.4 times that of the auxiliary head in training."""
+
+
+def _per_character(logits: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(logits.mT, batch.y, reduction="none").mean(1)
+
+
+sequence = Measure(_per_character, lambda logits, batch: (logits.argmax(-1) == batch.y).to(logits.dtype).mean(1))
+"""The mean over time of the cross entropy of `logits (B, T, V)` and ids `y (B, T)`; the share of right characters."""
 
 
 def _vae(outputs: VAEOutputs, batch: Batch) -> Tensor:

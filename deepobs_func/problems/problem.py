@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,6 +43,16 @@ def draw_declared(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[
     return drawn(list(net.named_parameters()), params_key), drawn(list(net.named_buffers()), moments_key)
 
 
+def kernels(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a kernel: of rank 2 or more."""
+    return parameter.ndim >= 2
+
+
+def convolutions(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is the kernel of a convolution: of rank 4."""
+    return parameter.ndim == 4
+
+
 @dataclass(frozen=True)
 class Problem:
     """A test problem: pure functions of explicit parameters, and no data.
@@ -62,6 +71,11 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        compile_step: whether compiling a whole step is worth it, so that `auto` may.
+        fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
+        net: the net on the meta device: shapes and no data.
+        noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
+        regularized: the names of the parameters that the penalty counts, in order.
     """
 
     name: str
@@ -75,22 +89,20 @@ class Problem:
     deviations: tuple[Deviation, ...] = ()
     draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
-    regularize: Callable[[str, Tensor], bool] = lambda name, parameter: parameter.ndim >= 2
+    regularize: Callable[[str, Tensor], bool] = kernels
+    fused: bool = False
+    compile_step: bool = True
+    net: nn.Module = field(init=False, repr=False, compare=False)
+    noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
+    regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @functools.cached_property
-    def net(self) -> nn.Module:
-        """The net on the meta device: shapes and no data."""
-        return name_layers(self.make_net())
-
-    @functools.cached_property
-    def noises(self) -> dict[str, Noise]:
-        """The layers that read a draw from the batch, by the name of their entry in `batch.noise`."""
-        return {path: module for path, module in self.net.named_modules() if isinstance(module, Noise)}
-
-    @functools.cached_property
-    def regularized(self) -> tuple[str, ...]:
-        """The names of the parameters that the penalty counts, in order."""
-        return tuple(name for name, parameter in self.net.named_parameters() if self.regularize(name, parameter))
+    def __post_init__(self) -> None:
+        """Describes the net once, here and not at first use, which may be inside a compiled function."""
+        net = name_layers(self.make_net())
+        noises = {path: module for path, module in net.named_modules() if isinstance(module, Noise)}
+        regularized = tuple(name for name, parameter in net.named_parameters() if self.regularize(name, parameter))
+        for name, value in (("net", net), ("noises", noises), ("regularized", regularized)):
+            object.__setattr__(self, name, value)
 
     @property
     def has_accuracy(self) -> bool:
@@ -157,9 +169,14 @@ class Problem:
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:
         """The test-phase twin of `loss`: no dropout, running moments, the VAE's noise as the batch has it."""
-        outputs, _ = self._forward(params, batch, train=False)
+        return self.evaluate_and_state(params, batch)[0]
+
+    def evaluate_and_state(self, params: Params, batch: Batch) -> tuple[Evaluation, ModelState]:
+        """The test-phase twin of `loss_and_state`: the state after the batch carries an LSTM on; moments stay."""
+        outputs, state = self._forward(params, batch, train=False)
         correct = self.measure.correct
-        return Evaluation(self.measure.losses(outputs, batch), None if correct is None else correct(outputs, batch))
+        losses = self.measure.losses(outputs, batch)
+        return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def draw_noise(self, key: random.Key, batch_size: int, *, train: bool = True) -> Tensors:
         """Draws `batch.noise`: keep-masks, the VAE's epsilon; each with a leading `B`, each from a key of its own.
@@ -173,6 +190,17 @@ class Problem:
             path: layer.draw(random.fold_in(key, index), batch_size)
             for index, (path, layer) in enumerate(self.noises.items())
             if train or layer.in_evaluation
+        }
+
+    def zero_carry(
+        self, batch_size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> Tensors:
+        """The recurrent state at the start of a pass over the data, `(B, ...)` zeros; empty for nets without one."""
+        return {
+            f"{path}.{name}": torch.zeros(batch_size, *shape, dtype=dtype, device=device)
+            for path, layer in self.net.named_modules()
+            if isinstance(layer, Layer)
+            for name, shape in layer.carried.items()
         }
 
     def fake_batch(
@@ -203,7 +231,14 @@ class Problem:
             raise ConfigError(f"A weight decay is 0 or more, not {weight_decay}.")
         return replace(self, weight_decay=weight_decay)
 
+    def with_fused_kernels(self) -> Problem:
+        """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
+
+        They go through neither `vmap` nor second derivatives nor forward mode; the problem itself does.
+        """
+        return replace(self, fused=True)
+
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
-        p = Pass(train, batch.noise, batch.state.carry)
+        p = Pass(train, batch.noise, batch.state.carry, self.fused)
         outputs = self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
         return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)

@@ -27,8 +27,11 @@ class Row:
         parameters: the number of trainable parameters.
         epochs, batch_size: the published defaults, or, where `defaults_chosen_here`, ours.
         weight_decay: the default factor of the L2 penalty; None where the problem has no penalty.
+        regularize: the import path of the function that says which parameters the penalty counts.
+        schedule: the learning-rate schedule of the reference's docstrings, `(epoch, factor)` pairs.
         accuracy: whether an accuracy is defined.
         separable: whether an example's training loss depends on that example alone.
+        compile_step: whether compiling a whole training step is worth its time; not for an unrolled LSTM.
         deviations: quirks of the reference that concern this problem.
     """
 
@@ -41,9 +44,12 @@ class Row:
     batch_size: int
     net_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
     weight_decay: float | None = None
+    regularize: str = "deepobs_func.problems.problem:kernels"
+    schedule: tuple[tuple[int, float], ...] = ()
     accuracy: bool = True
     separable: bool = True
     defaults_chosen_here: bool = False
+    compile_step: bool = True
     deviations: tuple[Deviation, ...] = ()
 
 
@@ -68,5 +74,30 @@ FIRST_HESSIAN = Deviation(
     "always the first one",
 )
 WRONG_DATA = Deviation("fmnist_mlp trains on MNIST", "Fashion-MNIST", "Fashion-MNIST (not among the baselines)")
+
+FIVE_FILES = Deviation(
+    "the five files of the training set come in a new order at every pass, each with its own fixed order",
+    "reshuffled every epoch",
+    "as in 1.1.2",
+)
+AUGMENTED_TRAIN_EVAL = Deviation(
+    "the training set is evaluated on the head of the training stream, augmented",
+    "a fixed sample, the same for every seed, not augmented",
+    "the head of the training stream, augmented",
+)
+WEAK_BRIGHTNESS = Deviation(
+    "the brightness changes by up to 63/255 on pixels in 0..255, which is next to nothing",
+    "as in 1.1.2",
+    "as in 1.1.2",
+)
+SHORT_SVHN = Deviation("SVHN uses 64,000 of its 73,257 training images", "as in 1.1.2", "as in 1.1.2")
+LAST_RELU = Deviation("All-CNN-C has a ReLU after its last convolution", "as in 1.1.2", "as in 1.1.2")
+LEGACY_RESIZE = Deviation("TF1's bilinear resize, without half-pixel centres", "as in 1.1.2", "as in 1.1.2")
+NO_DROPOUT = Deviation("Inception's dropout never fires", "as in 1.1.2", "as in 1.1.2")
+LSTM_GRADIENT = Deviation(
+    "the LSTM's gradient is slightly wrong: its state is overwritten before backpropagation",
+    "the true gradient",
+    "the true gradient",
+)
 
 ONE_FILE = (FIXED_ORDER, TRAIN_EVAL_HEAD)

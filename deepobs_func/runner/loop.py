@@ -52,7 +52,7 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     key = random.key(plan.config.seed, plan.device)
     params, state = plan.problem.init(key)
     carry = Carry(params, plan.optimizer.init(params, key), state)
-    dataset = load(plan.problem.dataset, plan.config.data, plan.device)
+    dataset = load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
     session = _Session(plan, dataset, key, record, reporter or Reporter())
@@ -119,7 +119,8 @@ class _Session:
     def _warm_up(self, carry: Carry) -> None:
         """A step and an evaluation whose results are dropped: compiling and first calls are off the clock."""
         start = time.perf_counter()
-        throwaway = Carry(carry.params, self.plan.optimizer.init(carry.params, self.key), carry.state)
+        throwaway = self._from_zero(carry)
+        throwaway = throwaway._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
         rows, keys = self._batches(0)
         _, metrics = self.train_step(throwaway, self.dataset.train, rows[0], keys[0])
         float(metrics.loss)
@@ -127,17 +128,19 @@ class _Session:
         self.timings["warm_up"] = time.perf_counter() - start
 
     def _batches(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows `(steps, B)` and the noise keys `(steps, 2)` of an epoch."""
+        """The rows `(steps, B)` and the keys `(steps, 2, 2)`, of noise and of augmentation, of an epoch."""
         plan, steps = self.plan, self.plan.steps_per_epoch
-        rows = epoch_order(plan.protocol, self.key, epoch, plan.problem.dataset.train_size, plan.batch_size)
-        if not plan.problem.noises:
-            return rows, self.key.expand(steps, 2)  # nobody reads it
-        first = epoch * steps
-        counts = torch.arange(first, first + steps, device=plan.device)
-        return rows, random.fold_in(random.fold_in(self.key, random.NOISE), counts)
+        spec = plan.problem.dataset
+        rows = epoch_order(plan.protocol, spec, self.key, epoch, plan.batch_size)
+        if not (plan.problem.noises or spec.augment):
+            return rows, self.key.expand(steps, 2, 2)  # nobody reads them
+        counts = torch.arange(epoch * steps, (epoch + 1) * steps, device=plan.device)
+        purposes = (random.NOISE, random.AUGMENTATION)
+        return rows, torch.stack([random.fold_in(random.fold_in(self.key, purpose), counts) for purpose in purposes], 1)
 
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
         rows, keys = self._batches(epoch)
+        carry = self._from_zero(carry)
         losses, penalties = [], []
         start = time.perf_counter()
         for step in range(self.plan.steps_per_epoch):
@@ -150,6 +153,11 @@ class _Session:
         self.timings["train"].append(time.perf_counter() - start)
         self._log_steps(epoch, copied)
         return carry
+
+    def _from_zero(self, carry: Carry) -> Carry:
+        """A recurrent state is zero at the start of every pass over the data."""
+        zeros = self.plan.problem.zero_carry(self.plan.batch_size, device=self.plan.device)
+        return carry._replace(state=carry.state._replace(carry=zeros))
 
     def _log_steps(self, epoch: int, metrics: torch.Tensor) -> None:
         """Records an epoch's mini-batch losses, `(2, steps)`: loss and penalty; and sees whether one diverged."""

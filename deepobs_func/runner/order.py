@@ -10,18 +10,36 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.runner.config import RunProtocol
 
 
-def epoch_order(protocol: RunProtocol, key: random.Key, epoch: int, num_examples: int, batch_size: int) -> Tensor:
+def epoch_order(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epoch: int, batch_size: int) -> Tensor:
     """The rows of every batch of an epoch, `(steps, B)` int64; the last partial batch is dropped.
 
     Args:
-        protocol: a fixed order is that of epoch 0 throughout.
+        protocol: a fixed order is that of epoch 0 throughout; only whole files, where the reference reads several, come
+            in a new order at every pass.
+        spec: the data set; one that is not shuffled comes in stored order.
         key: the run's.
         epoch: from 0.
-        num_examples, batch_size: of the training set.
+        batch_size: B.
     """
-    order_key = random.fold_in(random.fold_in(key, random.ORDER), 0 if protocol.fixed_order else epoch)
-    steps = num_examples // batch_size
-    return random.permutation(order_key, num_examples)[: steps * batch_size].view(steps, batch_size)
+    steps = spec.batches(spec.train_size, batch_size)
+    return _order(protocol, spec, random.fold_in(key, random.ORDER), epoch, steps * batch_size).view(steps, batch_size)
+
+
+def _order(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epoch: int, num: int) -> Tensor:
+    """The first `num` rows of an epoch."""
+    if not spec.shuffle:
+        return torch.arange(num, device=key.device)
+    if not protocol.fixed_order:
+        return random.permutation(random.fold_in(key, epoch), spec.train_size)[:num]
+    fixed = random.fold_in(key, 0)
+    if not spec.file_sizes:
+        return random.permutation(fixed, spec.train_size)[:num]
+    files, first = [], 0
+    for index, size in enumerate(spec.file_sizes):
+        files.append(first + random.permutation(random.fold_in(fixed, index), size))
+        first += size
+    sequence = random.permutation(random.fold_in(random.fold_in(key, 1), epoch), len(files)).tolist()
+    return torch.cat([files[index] for index in sequence])[:num]
 
 
 def train_eval_rows(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, batch_size: int) -> Tensor:
@@ -30,16 +48,16 @@ def train_eval_rows(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, b
     The head of the first epoch's stream under `train_eval_head`, else a random sample that is the same for every seed.
     """
     size = spec.train_eval_size or min(spec.test_size, spec.train_size)
-    num = size // batch_size * batch_size
-    if protocol.train_eval_head:
-        return epoch_order(protocol, key, 0, spec.train_size, batch_size).flatten()[:num]
+    num = spec.batches(size, batch_size) * batch_size
+    if protocol.train_eval_head or not spec.shuffle:
+        return epoch_order(protocol, spec, key, 0, batch_size).flatten()[:num]
     sample_key = random.fold_in(random.key(0, key.device), random.DATA)
     return random.permutation(sample_key, spec.train_size)[:num]
 
 
 def test_rows(spec: DatasetSpec, batch_size: int, device: torch.device) -> Tensor:
     """The test examples that are evaluated, `(n,)`: all but the last partial batch."""
-    return torch.arange(spec.test_size // batch_size * batch_size, device=device)
+    return torch.arange(spec.batches(spec.test_size, batch_size) * batch_size, device=device)
 
 
 def evaluation_chunk(num_examples: int, batch_size: int, limit: int = 2048) -> int:

@@ -74,13 +74,18 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
     device = _device(config.device)
     assert config.epochs is not None, "a resolved configuration has epochs"
     assert config.batch_size is not None, "a resolved configuration has a batch size"
-    smaller = min(found.dataset.train_size, found.dataset.test_size)
-    if config.batch_size > smaller:
+    spec = found.dataset
+    if spec.streamed:
+        raise ConfigError(f"{spec.title} is streamed, which `run` does not do yet; `datasets.loading.stream` does.")
+    steps_per_epoch = spec.batches(spec.train_size, config.batch_size)
+    if min(steps_per_epoch, spec.batches(spec.test_size, config.batch_size)) == 0:
+        smaller = min(spec.train_size, spec.test_size)
+        most = smaller if spec.sequence_length is None else (smaller - 1) // spec.sequence_length
+        what = "examples" if spec.sequence_length is None else "characters"
         raise ConfigError(
-            f"--batch-size {config.batch_size}: {found.dataset.title} has {found.dataset.train_size} training and "
-            f"{found.dataset.test_size} test examples, so a batch has at most {smaller}."
+            f"--batch-size {config.batch_size}: {spec.title} has {spec.train_size} training and {spec.test_size} test "
+            f"{what}, so a batch has at most {most}."
         )
-    steps_per_epoch = found.dataset.train_size // config.batch_size
     steps = steps_per_epoch * config.epochs
     return Plan(
         config=config,
@@ -88,7 +93,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
         optimizer=_optimizer(config, steps_per_epoch),
         protocol=protocol_of(config),
         device=device,
-        compile=_compile(config.compile, steps >= COMPILE_FROM_STEPS),
+        compile=_compile(config.compile, found.compile_step and steps >= COMPILE_FROM_STEPS),
         compile_noise=_compile(config.compile, steps >= COMPILE_NOISE_FROM_STEPS),
         steps_per_epoch=steps_per_epoch,
     )

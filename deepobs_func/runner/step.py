@@ -29,13 +29,15 @@ class Carry(NamedTuple):
 F = TypeVar("F", bound=Callable[..., Any])
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
 TrainStep = Callable[[Carry, Split, Tensor, random.Key], tuple[Carry, Metrics]]
-Evaluate = Callable[[Params, ModelState, Split, Tensor, dict[str, Tensor]], Evaluation]
+Evaluate = Callable[
+    [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Evaluation, dict[str, Tensor]]
+]
 
 # torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 
-def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False) -> Step:
+def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, fused: bool = False) -> Step:
     """Makes one training step, `(carry, batch) -> (carry, metrics)`.
 
     The model state of the carry replaces that of the batch. For a functional optimizer the step is pure and can be
@@ -45,11 +47,12 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False) 
         problem: what is minimised.
         optimizer: how.
         compile: whether to compile the gradient of a foreign optimizer's step.
+        fused: whether plain gradients may use fused kernels; then the step goes through neither `vmap` nor `compile`.
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
     """
-    value_and_grad = make_value_and_grad(problem)
+    value_and_grad = make_value_and_grad(problem.with_fused_kernels() if fused else problem)
     if compile and not optimizer.compiles:
         value_and_grad = compiled(value_and_grad)
 
@@ -63,9 +66,10 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False) 
 
 
 def make_train_step(problem: Problem, optimizer: Optimizer, *, compile: bool, compile_noise: bool) -> TrainStep:
-    """Makes the step over data on the device, `(carry, split, rows, key) -> (carry, metrics)`.
+    """Makes the step over data on the device, `(carry, split, rows, keys) -> (carry, metrics)`.
 
-    `rows (B,)` are the examples of the batch; the key gives its noise. The gather, the preparation, the noise and the
+    `rows (B,)` are the examples of the batch; of the two keys, `(2, 2)`, the first gives its noise, the second its
+    augmentation. The gather, the preparation, the noise and the
     step are one compiled graph, or, with `compile=False`, eager code in which only the noise may be compiled (eager
     hashing of large masks is several times slower than compiled).
     """
@@ -78,15 +82,16 @@ def _make_train_step(
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
-    step, gather = make_step(problem, optimizer, compile=compile), make_gather(problem)
+    step = make_step(problem, optimizer, compile=compile, fused=not compile)
+    gather = make_gather(problem, augment=True)
     draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
     whole = compile and optimizer.compiles
     if compile_noise and problem.noises and not whole:
         draw = compiled(draw)
 
-    def train_step(carry: Carry, split: Split, rows: Tensor, key: random.Key) -> tuple[Carry, Metrics]:
-        x, y = gather(split, rows)
-        noise = draw(key, rows.shape[0]) if problem.noises else {}
+    def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
+        x, y = gather(split, rows, keys[1])
+        noise = draw(keys[0], rows.shape[0]) if problem.noises else {}
         return step(carry, Batch(x, y, noise, carry.state))
 
     return compiled(train_step) if whole else train_step
@@ -97,23 +102,36 @@ def _no_init(params: Params, key: random.Key) -> Any:
 
 
 @functools.lru_cache(maxsize=32)
-def make_evaluate(problem: Problem, *, compile: bool) -> Evaluate:
-    """Makes the evaluation of some examples, `(params, state, split, rows, noise) -> Evaluation`."""
-    gather = make_gather(problem)
+def make_evaluate(problem: Problem, *, compile: bool, augment: bool) -> Evaluate:
+    """Makes the evaluation of some examples, `(params, state, split, rows, noise, key) -> (Evaluation, carry)`.
 
-    def evaluate(params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor]) -> Evaluation:
-        x, y = gather(split, rows)
-        return problem.evaluate(params, Batch(x, y, noise, state))
+    The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key.
+    """
+    gather = make_gather(problem, augment=augment)
+    kernels = problem if compile else problem.with_fused_kernels()
+
+    def evaluate(
+        params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
+    ) -> tuple[Evaluation, dict[str, Tensor]]:
+        x, y = gather(split, rows, key)
+        evaluation, after = kernels.evaluate_and_state(params, Batch(x, y, noise, state))
+        return evaluation, after.carry
 
     return compiled(evaluate) if compile else evaluate
 
 
-def make_gather(problem: Problem) -> Callable[[Split, Tensor], tuple[Tensor, Tensor]]:
-    """Makes `(split, rows) -> (x, y)`: the inputs and targets of some examples, prepared for the model."""
-    prepare = problem.dataset.function("prepare")
+def make_gather(problem: Problem, *, augment: bool) -> Callable[[Split, Tensor, random.Key], tuple[Tensor, Tensor]]:
+    """Makes `(split, rows, key) -> (x, y)`: inputs and targets of some examples, prepared for the model.
 
-    def gather(split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return prepare(split.x.index_select(0, rows), torch.float32), split.y.index_select(0, rows)
+    With `augment`, the inputs are augmented as training inputs are, where the data set has an augmentation.
+    """
+    spec = problem.dataset
+    prepare = spec.function("prepare")
+    distort = spec.function("augment") if augment and spec.augment else None
+
+    def gather(split: Split, rows: Tensor, key: random.Key) -> tuple[Tensor, Tensor]:
+        x, y = split.x.index_select(0, rows), split.y.index_select(0, rows)
+        return prepare(x, torch.float32) if distort is None else distort(x, key, torch.float32), y
 
     return gather
 

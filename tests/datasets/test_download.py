@@ -88,3 +88,13 @@ def test_a_defect_is_not_taken_for_a_mirror_that_is_down(
     with pytest.raises(TypeError, match="a defect of ours"):
         download.idx(datasets.spec("mnist"), tmp_path)
     assert len(fake.calls) == 1
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_archive_with_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    fake, spec = network(monkeypatch), datasets.spec(name)
+    spec.function("download")(spec, tmp_path)
+    kind = getattr(torchvision_datasets(), name.upper())
+    assert fake.calls == [(kind.url, kind.filename, kind.tgz_md5)]
+    assert [path.name for path in tmp_path.iterdir()] == [kind.filename]
+    assert kind.filename in spec.files

@@ -35,7 +35,7 @@ def test_as_it_is(dtype: torch.dtype) -> None:
 def test_fake_inputs_look_like_prepared_ones(name: str, batch_size: int, seed: int, dtype: torch.dtype) -> None:
     spec = datasets.spec(name)
     x, y = spec.function("fake")(spec, random.key(seed), batch_size, dtype)
-    assert (x.shape, x.dtype) == ((batch_size, *spec.shape), dtype)
+    assert (x.shape, x.dtype) == ((batch_size, *spec.shape), torch.int64 if spec.sequence_length else dtype)
     assert len(y) == batch_size
     again, _ = spec.function("fake")(spec, random.key(seed), batch_size, dtype)
     assert torch.equal(x, again)
@@ -46,6 +46,28 @@ def test_fake_images_are_pixels_and_class_ids() -> None:
     assert 0 <= x.min() < 0.01 < 0.99 < x.max() < 1
     assert y.dtype == torch.int64
     assert set(y.tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100), ("svhn", 10)])
+def test_fake_standardized_images(name: str, classes: int) -> None:
+    x, y = prepare.fake_standardized(datasets.spec(name), random.key(0), 1_000, torch.float32)
+    assert abs(x.mean()) < 0.01
+    assert abs(x.std() - 1) < 0.01
+    assert y.dtype == torch.int64
+    assert set(y.tolist()) == set(range(classes))
+
+
+def test_fake_text_is_shifted_by_one_symbol() -> None:
+    x, y = prepare.fake_text(datasets.spec("tolstoi"), random.key(0), 100, torch.float64)
+    assert x.shape == y.shape == (100, 50)
+    assert x.dtype == y.dtype == torch.int64
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert set(x.flatten().tolist()) == set(range(83))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_symbols_stay_ids(dtype: torch.dtype) -> None:
+    assert torch.equal(prepare.symbols(torch.tensor([[3, 82]]), dtype), torch.tensor([[3, 82]]))
 
 
 def test_fake_quadratic_has_the_spread_of_the_data() -> None:

@@ -60,7 +60,7 @@ def test_a_run_equals_a_plain_loop() -> None:
     net.load_state_dict(problem.init()[0])
     losses = []
     for epoch in range(3):
-        for rows in epoch_order(PROTOCOLS["default"], random.key(42), epoch, 100, 32):
+        for rows in epoch_order(PROTOCOLS["default"], problem.dataset, random.key(42), epoch, 32):
             loss = torch.nn.functional.cross_entropy(net(x[rows]), y[rows]) + 0.005 * net.weight.square().sum()
             losses.append(loss.item())
             net.zero_grad()

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepobs_func import datasets, random
+from deepobs_func.datasets import DatasetSpec
 from deepobs_func.runner import order
 from deepobs_func.runner.config import PROTOCOLS
 from deepobs_func.runner.order import epoch_order, evaluation_chunk, train_eval_rows
 
 KEY = random.key(42)
+
+
+def sized(num: int, **changes: object) -> DatasetSpec:
+    """A data set of that many training examples."""
+    return dataclasses.replace(datasets.spec("mnist"), train_size=num, **changes)
+
+
 DEFAULT, DEEPOBS = PROTOCOLS["default"], PROTOCOLS["deepobs-1.1.2"]
 
 
 @given(num=st.integers(1, 300), batch_size=st.integers(1, 300), epoch=st.integers(0, 5))
 def test_an_epoch_sees_every_example_once_but_the_last_partial_batch(num: int, batch_size: int, epoch: int) -> None:
-    rows = epoch_order(DEFAULT, KEY, epoch, num, batch_size)
+    rows = epoch_order(DEFAULT, sized(num), KEY, epoch, batch_size)
     assert rows.shape == (num // batch_size, batch_size)
     assert len(rows.unique()) == rows.numel()
     assert rows.numel() == 0 or 0 <= int(rows.min()) <= int(rows.max()) < num
 
 
 def test_the_order_is_new_in_every_epoch_unless_it_is_fixed() -> None:
-    first, second = (epoch_order(DEFAULT, KEY, epoch, 100, 10) for epoch in (0, 1))
+    first, second = (epoch_order(DEFAULT, sized(100), KEY, epoch, 10) for epoch in (0, 1))
     assert not torch.equal(first, second)
-    fixed, again = (epoch_order(DEEPOBS, KEY, epoch, 100, 10) for epoch in (0, 7))
+    fixed, again = (epoch_order(DEEPOBS, sized(100), KEY, epoch, 10) for epoch in (0, 7))
     assert torch.equal(fixed, again)
-    assert not torch.equal(fixed, epoch_order(DEEPOBS, random.key(43), 0, 100, 10))
+    assert not torch.equal(fixed, epoch_order(DEEPOBS, sized(100), random.key(43), 0, 10))
 
 
 def test_the_training_sample_is_the_head_of_the_stream_or_the_same_for_every_seed() -> None:
     spec = datasets.spec("mnist")
-    stream = epoch_order(DEEPOBS, KEY, 0, spec.train_size, 128).flatten()
+    stream = epoch_order(DEEPOBS, spec, KEY, 0, 128).flatten()
     assert torch.equal(train_eval_rows(DEEPOBS, spec, KEY, 128), stream[:9984])
     sample = train_eval_rows(DEFAULT, spec, KEY, 128)
     assert len(sample) == len(sample.unique()) == 9984
@@ -52,3 +62,20 @@ def test_chunks_are_whole_batches_that_divide_the_examples(batches: int, batch_s
     assert chunk % batch_size == 0
     assert (batches * batch_size) % chunk == 0
     assert chunk <= max(2048, batch_size)
+
+
+def test_the_reference_s_files_come_in_a_new_order_each_fixed_in_itself() -> None:
+    spec = sized(30, file_sizes=(10, 10, 10))
+    epochs = [epoch_order(DEEPOBS, spec, KEY, epoch, 10) for epoch in range(6)]
+    blocks = {tuple(block.tolist()) for rows in epochs for block in rows}
+    assert len(blocks) == 3
+    assert all({int(row) // 10 for row in block} == {block[0] // 10} for block in blocks)
+    assert len({tuple(rows[:, 0].tolist()) for rows in epochs}) > 1
+
+
+def test_a_text_comes_in_stored_order() -> None:
+    spec = dataclasses.replace(datasets.spec("tolstoi"), train_size=1001, test_size=501, train_eval_size=1001)
+    for epoch in (0, 3):
+        assert torch.equal(epoch_order(DEFAULT, spec, KEY, epoch, 4), torch.arange(20).view(5, 4))
+    assert torch.equal(train_eval_rows(DEFAULT, spec, KEY, 4), torch.arange(20))
+    assert len(order.test_rows(spec, 4, torch.device("cpu"))) == 8

@@ -1,0 +1,151 @@
+"""The training-time distortions of the 32 x 32 colour images, a whole batch at a time, on any device.
+
+The formulas are those of DeepOBS 1.1.2 (`datasets/cifar10.py`, `svhn.py`) and of the TensorFlow 1 image operators
+that it calls. Pixels are on the scale 0..255 and never clamped. Every operator takes its random numbers as arguments,
+one per image; `cifar` and `svhn` draw them from a key. All are pure: they run eagerly, under `vmap` and compiled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepobs_func import random
+
+MARGIN = 2  # zeros on each side before the crop: 32 + 2 * 2 = 36
+BRIGHTNESS = 63 / 255  # next to nothing on pixels in 0..255, as in the reference
+SATURATION = (0.5, 1.5)
+CONTRAST = (0.2, 1.8)
+_CHUNK = 32  # images at a time in eager code: what lies between the operators stays in the cache and in the heap
+
+Images = Float[Tensor, "B C H W"]
+
+
+class Draws(NamedTuple):
+    """The random numbers of a batch, each `(B,)`.
+
+    Attributes:
+        top, left: of the crop, int64 in `0 .. 2 * MARGIN`.
+        flipped: whether the image is mirrored.
+        brightness: `U(-63/255, 63/255)`.
+        saturation: `U(0.5, 1.5)`.
+        contrast: `U(0.2, 1.8)`.
+    """
+
+    top: Int[Tensor, " B"]
+    left: Int[Tensor, " B"]
+    flipped: Bool[Tensor, " B"]
+    brightness: Float[Tensor, " B"]
+    saturation: Float[Tensor, " B"]
+    contrast: Float[Tensor, " B"]
+
+
+def cifar(x: UInt8[Tensor, "B 3 32 32"], key: random.Key, dtype: torch.dtype) -> Images:
+    """Training inputs of CIFAR-10 and CIFAR-100: crop, flip, brightness, saturation, contrast, standardization.
+
+    Args:
+        x: pixels 0..255.
+        key: every number of the batch is drawn from it, each kind from a key of its own.
+        dtype: of the result.
+
+    Returns:
+        `(B, 3, 32, 32)`, mean 0 and standard deviation 1 per image.
+    """
+    return distort(x, draw(key, len(x), dtype))
+
+
+def svhn(x: UInt8[Tensor, "B 3 32 32"], key: random.Key, dtype: torch.dtype) -> Images:
+    """Training inputs of SVHN: as `cifar`, but nothing is flipped, since digits are no mirror images."""
+    draws = draw(key, len(x), dtype)
+    return distort(x, draws._replace(flipped=torch.zeros_like(draws.flipped)))
+
+
+def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
+    """Draws the random numbers of a batch: the key is folded once for each kind."""
+    kinds = torch.arange(len(Draws._fields), device=key.device)
+    # All kinds in one hash: eagerly, its 150 small operations cost more than the images do.
+    words = random.bits(random.fold_in(key, kinds).unsqueeze(1), batch_size)
+    unit = (words[3:] >> 8).to(dtype) * 2.0**-24
+    return Draws(
+        top=(words[0] * (2 * MARGIN + 1)) >> 32,
+        left=(words[1] * (2 * MARGIN + 1)) >> 32,
+        flipped=words[2] >= 2**31,
+        brightness=BRIGHTNESS * (2 * unit[0] - 1),
+        saturation=SATURATION[0] + (SATURATION[1] - SATURATION[0]) * unit[1],
+        contrast=CONTRAST[0] + (CONTRAST[1] - CONTRAST[0]) * unit[2],
+    )
+
+
+def distort(x: UInt8[Tensor, "B C H W"], draws: Draws) -> Images:
+    """All operators in the reference's order; the result has the dtype of the drawn numbers."""
+    if torch.compiler.is_compiling() or len(x) <= _CHUNK:
+        return _distort(x, draws)
+    pieces = zip(x.split(_CHUNK), *(column.split(_CHUNK) for column in draws), strict=True)
+    return torch.cat([_distort(piece, Draws(*columns)) for piece, *columns in pieces])
+
+
+def _distort(x: UInt8[Tensor, "B C H W"], draws: Draws) -> Images:
+    x = crop(x, draws.top, draws.left, draws.flipped)  # still bytes: a quarter of the memory of what follows
+    x = saturate(brighten(x, draws.brightness), draws.saturation)
+    return standardize(change_contrast(x, draws.contrast))
+
+
+def crop(x: Tensor, top: Int[Tensor, " B"], left: Int[Tensor, " B"], flipped: Bool[Tensor, " B"]) -> Tensor:
+    """Pads with zeros, cuts out a window of the old size, and mirrors it left to right where `flipped`.
+
+    `out[b, c, i, j] = padded[b, c, top_b + i, left_b + j]`, with `W - 1 - j` in place of `j` where it is flipped.
+
+    Args:
+        x: `(B, C, H, W)`, any dtype, which is kept.
+        top, left: in `0 .. 2 * MARGIN`.
+        flipped: `(B,)`.
+    """
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (MARGIN,) * 4)
+    columns = torch.arange(width, device=x.device)
+    columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)
+    rows = top[:, None] + torch.arange(height, device=x.device)
+    pixels = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
+    return padded.flatten(2).gather(2, pixels[:, None].expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
+
+
+def brighten(x: Tensor, delta: Float[Tensor, " B"]) -> Images:
+    """Adds a number to all pixels of an image: `x + delta_b`, in the dtype of `delta`."""
+    return x.to(delta.dtype) + _per_image(delta)
+
+
+def saturate(x: Images, factor: Float[Tensor, " B"]) -> Images:
+    """Scales the saturation by `factor >= 0`: RGB to HSV, `S := clip(S factor, 0, 1)`, and back.
+
+    Hue and value stay, so each channel moves along the line through the value: with `V = max_c x_c`,
+    `m = min_c x_c`, `S = (V - m) / V` (0 where `V <= 0`), the way through HSV and back is
+
+        x_c := V + (x_c - V) * r,   r = clip(S factor, 0, 1) / S = min(factor, 1 / S)
+
+    and `r = 0` where `V <= 0`. `S > 1` occurs where brightness has made the smallest channel negative.
+    """
+    value, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    spread = least.neg_().add_(value).clamp_min_(1e-30)  # a grey pixel stays as it is, whatever r
+    ratio = torch.minimum(value.clamp_min(0).div_(spread), _per_image(factor))
+    return torch.lerp(value, x, ratio)
+
+
+def change_contrast(x: Images, factor: Float[Tensor, " B"]) -> Images:
+    """Scales the distance from each channel's mean: `(x - m_c) factor + m_c`, `m_c` over `H x W`."""
+    return torch.lerp(x.mean((2, 3), keepdim=True), x, _per_image(factor))
+
+
+def standardize(x: Images) -> Images:
+    """Per-image standardization: `(x - mean) / max(std, 1 / sqrt(N))` over all `N = C H W` values, population std."""
+    centred = x - x.mean((1, 2, 3), keepdim=True)
+    root = centred[0].numel() ** 0.5
+    std = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / root
+    return centred.div_(std.clamp_min(1 / root))
+
+
+def _per_image(values: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    return values[:, None, None, None]

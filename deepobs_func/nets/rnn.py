@@ -1,0 +1,104 @@
+"""The character-level LSTM: embedding, two layers of 128, dense; dropout on inputs and outputs of both layers."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from deepobs_func.nets.initializers import glorot_uniform, uniform
+from deepobs_func.nets.layers import Dense, Dropout, Layer, Pass
+
+VOCABULARY, HIDDEN, TIME = 83, 128, 50
+FORGET_BIAS = 1.0
+
+
+class LSTM(Layer):
+    """One LSTM layer, `(B, T, inputs) -> (B, T, hidden)`.
+
+    `i, j, f, o = [x, h] W^T + b`; `c <- sigmoid(f + 1) c + sigmoid(i) tanh(j)`; `h <- sigmoid(o) tanh(c)`.
+
+    Parameters `weight (4 hidden, inputs + hidden)` and `bias (4 hidden,)`, gates in TensorFlow's order i, j, f, o. The
+    state before and after is in the `Pass`, as `<path>.c` and `<path>.h`, `(B, hidden)`; a missing one is zero.
+
+    A pass that allows fused kernels runs torch's, which serves the plain gradient; any other runs a cell of primitives,
+    which everything in `torch.func` goes through. Both give the same numbers.
+
+    Source: TensorFlow's `LSTMCell`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    tensorflow_axes: ClassVar = {"weight": (1, 0)}
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.inputs, self.hidden = inputs, hidden
+        self.carried = {"c": (hidden,), "h": (hidden,)}
+        self.declare("weight", (4 * hidden, inputs + hidden), glorot_uniform())
+        self.declare("bias", (4 * hidden,), uniform(0.0))
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        zeros = x.new_zeros(x.shape[0], self.hidden)
+        c, h = (p.carry_in.get(f"{self.path}.{name}", zeros) for name in ("c", "h"))
+        y, c, h = self._fused(x, c, h) if p.fused else self._cell(x, c, h)
+        p.carry[f"{self.path}.c"], p.carry[f"{self.path}.h"] = c.detach(), h.detach()
+        return y
+
+    def _cell(self, x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from_x, from_h = self.weight[:, : self.inputs], self.weight[:, self.inputs :]
+        outputs = []
+        for gates in (x @ from_x.mT + self.bias).unbind(1):  # all inputs at once, (B, 4 hidden) a step
+            i, j, f, o = (gates + h @ from_h.mT).chunk(4, dim=-1)
+            c = torch.sigmoid(f + FORGET_BIAS) * c + torch.sigmoid(i) * torch.tanh(j)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1), c, h
+
+    def _fused(self, x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weight, bias = (_torch_order(tensor) for tensor in (self.weight, self.bias))
+        forget = torch.zeros_like(bias)
+        forget[self.hidden : 2 * self.hidden] = FORGET_BIAS
+        flat = (weight[:, : self.inputs], weight[:, self.inputs :], bias, forget)
+        state = (h.unsqueeze(0), c.unsqueeze(0))
+        # has_biases, num_layers, dropout, train, bidirectional, batch_first
+        y, h, c = torch.lstm(x, state, flat, True, 1, 0.0, False, False, True)
+        return y, c[0], h[0]
+
+
+def _torch_order(tensor: Tensor) -> Tensor:
+    """Gates i, j, f, o to torch's i, f, g (= j), o."""
+    i, j, f, o = tensor.chunk(4)
+    return torch.cat((i, f, j, o))
+
+
+class CharRNN(nn.Module):
+    """Character ids `(B, T)` -> logits `(B, T, 83)`. Source: `tolstoi_char_rnn.py` of DeepOBS 1.1.2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = Embedding(VOCABULARY, HIDDEN)
+        self.lstm1, self.lstm2 = LSTM(HIDDEN, HIDDEN), LSTM(HIDDEN, HIDDEN)
+        self.into1, self.out1, self.into2, self.out2 = (Dropout(0.2, (TIME, HIDDEN)) for _ in range(4))
+        bound = math.sqrt(6.0 / (VOCABULARY + VOCABULARY))  # Glorot's on a vector, as the reference draws it
+        self.dense = Dense(HIDDEN, VOCABULARY, bias=uniform(bound))
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        x = self.into1(self.embedding(x), p)  # (B, T, 128)
+        x = self.into2(self.out1(self.lstm1(x, p), p), p)
+        return self.dense(self.out2(self.lstm2(x, p), p))
+
+
+class Embedding(Layer):
+    """Rows of `weight (entries, width)` by id."""
+
+    weight: Tensor
+
+    def __init__(self, entries: int, width: int) -> None:
+        super().__init__()
+        self.declare("weight", (entries, width), glorot_uniform())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.weight[ids]

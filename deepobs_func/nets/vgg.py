@@ -1,0 +1,48 @@
+"""VGG-16 and VGG-19 (Simonyan and Zisserman, ICLR 2015), as `_vgg.py` of DeepOBS 1.1.2 has them."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from deepobs_func.nets.initializers import glorot_normal
+from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass, flatten, max_pool, resize_bilinear
+
+_CHANNELS = (64, 128, 256, 512, 512)
+_DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class _ConvReLU(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(super().forward(x))
+
+
+class VGG(nn.Module):
+    """Images of any size, resized to 224x224 -> classes.
+
+    Args:
+        depth: 16 or 19.
+        classes: of the last dense layer.
+    """
+
+    def __init__(self, depth: int, classes: int) -> None:
+        super().__init__()
+        blocks, inputs = [], 3
+        for convs, channels in zip(_DEPTHS[depth], _CHANNELS, strict=True):
+            sizes = [inputs, *[channels] * convs]
+            made = (_ConvReLU(a, b, 3, weight=glorot_normal()) for a, b in itertools.pairwise(sizes))
+            blocks.append(nn.Sequential(*made))
+            inputs = channels
+        self.blocks = nn.ModuleList(blocks)
+        self.dense1, self.dropout1 = Dense(7 * 7 * 512, 4096), Dropout(0.5, (4096,))
+        self.dense2, self.dropout2 = Dense(4096, 4096), Dropout(0.5, (4096,))
+        self.dense3 = Dense(4096, classes)
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        x = resize_bilinear(x, 224, 224)
+        for convs in self.blocks:
+            x = max_pool(convs(x), 2, 2)
+        x = self.dropout1(torch.relu(self.dense1(flatten(x))), p)
+        return self.dense3(self.dropout2(torch.relu(self.dense2(x)), p))

@@ -1,0 +1,79 @@
+"""Equality with the reference, figure by figure, and that the comparison sees a difference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deepobs_func import problems
+from deepobs_func.cli import cli
+from deepobs_func.compat import parity
+from deepobs_func.errors import DataError
+from tests.problems.test_registry import LARGE_NAMES, NAMES
+
+# fmnist has the nets and the recipe of mnist
+CASES = [n for n in NAMES if not n.startswith("fmnist")]
+CASES += [pytest.param(n, marks=pytest.mark.large) for n in LARGE_NAMES]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_golden_figure_holds(name: str) -> None:
+    figures = parity.check(name)
+    assert [figure for figure in figures if not figure.holds] == []
+    assert {"eval", "penalty", "train", "grad"} <= {figure.name for figure in figures}
+
+
+def test_fashion_mnist_has_the_figures_of_mnist() -> None:
+    for net in ("logreg", "mlp", "2c2d", "vae"):
+        ours, theirs = parity.read_golden(f"fmnist_{net}"), parity.read_golden(f"mnist_{net}")
+        assert ours["eval"]["losses"] == theirs["eval"]["losses"]
+        assert problems.row(f"fmnist_{net}").net == problems.row(f"mnist_{net}").net
+
+
+def test_there_are_figures_for_every_problem() -> None:
+    for name in problems.names():
+        golden = parity.read_golden(name)
+        assert golden["num_trainable_params"] == problems.row(name).parameters
+        assert golden["eval"]["weight_decay_default"] == problems.row(name).weight_decay
+        regularized = len(golden["eval"]["regularized_variables"])
+        problem = problems.get(name)
+        assert regularized == (0 if problem.weight_decay is None else len(problem.regularized))
+
+
+@pytest.mark.parametrize(
+    ("change", "figure"),
+    [
+        (lambda golden: golden["eval"]["losses"].__setitem__(0, golden["eval"]["losses"][0] * 1.0001), "eval"),
+        (lambda golden: golden["grad"][3].__setitem__("l2", golden["grad"][3]["l2"] * 1.001), "grad"),
+        (lambda golden: golden["train_nodropout"]["updated_state"][1].__setitem__("l2", 4.0), "moments"),
+        (lambda golden: golden["eval"].__setitem__("regularizer", 0.5), "penalty"),
+    ],
+)
+def test_a_difference_is_seen(tmp_path: Path, change, figure: str) -> None:
+    golden = parity.read_golden("svhn_wrn164")
+    change(golden)
+    (tmp_path / "svhn_wrn164.json").write_text(json.dumps(golden))
+    assert [f.name for f in parity.check("svhn_wrn164", tmp_path) if not f.holds] == [figure]
+
+
+def test_a_missing_golden_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no readable golden file mnist_mlp\.json"):
+        parity.check("mnist_mlp", tmp_path)
+
+
+def test_the_command_prints_a_line_a_problem_and_fails_on_a_difference(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["check-parity", "two_d_beale", "quadratic_deep"])
+    assert result.exit_code == 0
+    first, second = result.output.splitlines()
+    assert first.startswith("equal   two_d_beale: eval ")
+    assert second.startswith("equal   quadratic_deep: eval ")
+    golden = parity.read_golden("two_d_beale")
+    golden["eval"]["losses"][0] *= 2
+    (tmp_path / "two_d_beale.json").write_text(json.dumps(golden))
+    result = CliRunner().invoke(cli, ["check-parity", "two_d_beale", "--golden", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "DIFFERS two_d_beale" in result.output
+    assert "allowed: 1e-05" in result.output
