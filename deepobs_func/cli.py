@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -236,6 +237,7 @@ def run_command(quiet: bool, **options: Any) -> None:
 
     hyperparams = {name.removeprefix(_PREFIX): options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
     given = {name: value for name, value in hyperparams.items() if value is not None}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled keeps its epochs too
     config = RunConfig(**options, hyperparams=given)
     try:
         record = run(config, reporter=make_reporter(Console(), quiet=quiet))

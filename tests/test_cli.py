@@ -374,7 +374,8 @@ def test_divergence_is_said_and_kept(tmp_path: Path, deepobs: Deepobs, options: 
     assert (record.status, len(record.test_losses), len(record.train_losses)) == ("diverged", 3, 3)
 
 
-def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
     options = "--optimizer sgd --lr 1e-5 --epochs 100000 --compile off"
     command = [*MAIN, "run", "two_d_beale", *words(options)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -382,7 +383,7 @@ def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     try:
         while "epoch 1/" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
