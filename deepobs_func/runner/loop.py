@@ -55,9 +55,9 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     dataset = load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
-    session = _Session(plan, dataset, key, record, reporter or Reporter())
+    training = _Training(plan, dataset, key, record, reporter or Reporter())
     try:
-        session.train(carry)
+        training.train(carry)
     except KeyboardInterrupt as interrupt:
         record.extra["status"] = "interrupted"
         _write(record, config)
@@ -78,7 +78,7 @@ def _write(record: RunRecord, config: RunConfig) -> None:
         record.path = records.write(record, config.output_dir)
 
 
-class _Session:
+class _Training:
     """A run under way: what does not change during it, and the record that grows."""
 
     def __init__(self, plan: Plan, dataset: Dataset, key: random.Key, record: RunRecord, reporter: Reporter) -> None:
