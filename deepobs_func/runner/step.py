@@ -14,7 +14,7 @@ from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.problems.oracle import Metrics, Oracle, make_value_and_grad
+from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 
 
@@ -37,7 +37,7 @@ Evaluate = Callable[
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 
-def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, fused: bool = False) -> Step:
+def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, plain: bool = False) -> Step:
     """Makes one training step, `(carry, batch) -> (carry, metrics)`.
 
     The model state of the carry replaces that of the batch. For a functional optimizer the step is pure and can be
@@ -47,12 +47,13 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
         problem: what is minimised.
         optimizer: how.
         compile: whether to compile the gradient of a foreign optimizer's step.
-        fused: whether plain gradients may use fused kernels; then the step goes through neither `vmap` nor `compile`.
+        plain: whether the gradient is `torch.autograd`'s, through fused kernels; then the step goes through neither
+            `vmap` nor `compile`.
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
     """
-    value_and_grad = make_value_and_grad(problem.with_fused_kernels() if fused else problem)
+    value_and_grad = make_plain_value_and_grad(problem) if plain else make_value_and_grad(problem)
     if compile and not optimizer.compiles:
         value_and_grad = compiled(value_and_grad)
 
@@ -82,7 +83,7 @@ def _make_train_step(
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
-    step = make_step(problem, optimizer, compile=compile, fused=not compile)
+    step = make_step(problem, optimizer, compile=compile, plain=not compile)
     gather = make_gather(problem, augment=True)
     draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
     whole = compile and optimizer.compiles

@@ -13,6 +13,7 @@ from torch.func import grad, jvp, vjp, vmap
 from deepobs_func import problems, random, tree
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, one_example
 from deepobs_func.errors import ConfigError
+from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 
 B = 3
@@ -279,10 +280,14 @@ def test_an_empty_carry_means_zeros(problem: Problem) -> None:
         assert not torch.equal(problem.loss(params, batch._replace(state=state)), losses)
 
 
-def test_fused_kernels_give_the_same_numbers(problem: Problem) -> None:
+def test_plain_gradients_and_fused_kernels_give_the_same_numbers(problem: Problem) -> None:
     params, batch = instance(problem)
+    ours, plain = make_value_and_grad(problem)(params, batch), make_plain_value_and_grad(problem)(params, batch)
+    torch.testing.assert_close(plain.objective, ours.objective)
+    for name, expected in ours.grads.items():
+        torch.testing.assert_close(plain.grads[name], expected, rtol=1e-3, atol=1e-6)
+    leaves = torch.utils._pytree.tree_leaves(plain)
+    assert not any(leaf.requires_grad for leaf in leaves)
+    assert all(torch.allclose(plain.state.carry[name], value, atol=1e-6) for name, value in ours.state.carry.items())
     fused = problem.with_fused_kernels()
-    ours, theirs = (grad(lambda p, q=q: q.objective(p, batch))(params) for q in (problem, fused))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(problem.evaluate(params, batch).losses, fused.evaluate(params, batch).losses)
