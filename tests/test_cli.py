@@ -374,11 +374,23 @@ def test_divergence_is_said_and_kept(tmp_path: Path, deepobs: Deepobs, options: 
     assert (record.status, len(record.test_losses), len(record.train_losses)) == ("diverged", 3, 3)
 
 
+def _hear_interrupts() -> None:
+    """A shell lets what it runs in the background ignore SIGINT, and so would everything started from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
     options = "--optimizer sgd --lr 1e-5 --epochs 100000 --compile off"
     command = [*MAIN, "run", "two_d_beale", *words(options)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_interrupts,
+    )
     assert process.stdout is not None
     try:
         while "epoch 1/" not in process.stdout.readline():
