@@ -35,7 +35,7 @@ class Dataset:
         spec: what it is.
         train, test: the splits, on one device.
         synthetic: whether it is a stand-in, from which no result may be claimed.
-        source: where it came from, for the record: `"files"`, `"generated"` or `"synthetic"`.
+        source: where it came from, for the record: `"files"`, `"synthetic"`, or what `spec.source` says.
     """
 
     spec: DatasetSpec
@@ -77,7 +77,7 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
             f"{spec.title} is too large to hold on a device; `datasets.loading.stream` yields its batches."
         )
     if spec.generated:
-        source, read = "generated", lambda split: spec.function("reader")(spec, None, split)
+        source, read = spec.source, lambda split: spec.function("reader")(spec, None, split)
     elif str(data) == SYNTHETIC:
         source, read = SYNTHETIC, lambda split: spec.function("stand_in")(spec, split)
     else:

@@ -10,8 +10,11 @@ from deepobs_func.problems.rows import (
     LEGACY_RESIZE,
     SHORT_SVHN,
     WEAK_BRIGHTNESS,
+    Deviation,
     Row,
 )
+
+Quirks = tuple[Deviation, ...]
 
 CROSS_ENTROPY = "deepobs_func.problems.measures:cross_entropy"
 CONVOLUTIONS = "deepobs_func.problems.problem:convolutions"
@@ -21,7 +24,7 @@ _CIFAR10, _CIFAR100 = (FIVE_FILES, *_QUIRKS), (FIXED_ORDER, *_QUIRKS)
 _SVHN = (FIVE_FILES, *_QUIRKS, SHORT_SVHN)
 
 
-def _3c3d(dataset: str, classes: int, parameters: int, quirks: tuple, *, chosen: bool) -> Row:  # type: ignore[type-arg]
+def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen: bool) -> Row:
     return Row(
         f"{dataset}_3c3d",
         dataset,
@@ -37,7 +40,7 @@ def _3c3d(dataset: str, classes: int, parameters: int, quirks: tuple, *, chosen:
     )
 
 
-def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, quirks: tuple) -> Row:  # type: ignore[type-arg]
+def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, quirks: Quirks) -> Row:
     """VGG on one of the image sets; nothing is published for it, so its defaults are chosen here."""
     return Row(
         f"{dataset}_vgg{depth}",
