@@ -80,6 +80,18 @@ class Evaluation(NamedTuple):
     correct: Float[Tensor, " B"] | Bool[Tensor, " B"] | None
 
 
+class Outer(NamedTuple):
+    """Per-example gradients of one parameter as sums of outer products: `grads[b] = rows[b] columns[b]^T`.
+
+    Attributes:
+        rows: `(B, m, T)`.
+        columns: `(B, n, T)`; `m n` is the size of the parameter, flattened in this order.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+
 BATCH_DIMS = Batch(0, 0, 0, ModelState(None, 0))  # type: ignore[arg-type]
 """The example axes of every `Batch`, as `torch.func.vmap` takes them in `in_dims`."""
 

@@ -23,9 +23,9 @@ class Net2c2d(nn.Module):
         self.dense2 = Dense(1024, 10, weight, bias)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = max_pool(torch.relu(self.conv1(x)), 2, 2)  # (B, 32, 14, 14)
-        x = max_pool(torch.relu(self.conv2(x)), 2, 2)  # (B, 64, 7, 7)
-        return self.dense2(torch.relu(self.dense1(flatten(x))))
+        x = max_pool(torch.relu(self.conv1(x, p)), 2, 2)  # (B, 32, 14, 14)
+        x = max_pool(torch.relu(self.conv2(x, p)), 2, 2)  # (B, 64, 7, 7)
+        return self.dense2(torch.relu(self.dense1(flatten(x), p)), p)
 
 
 class Net3c3d(nn.Module):
@@ -42,10 +42,11 @@ class Net3c3d(nn.Module):
         self.dense3 = Dense(256, classes)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = max_pool(torch.relu(self.conv1(x)), 3, 2)  # (B, 64, 14, 14)
-        x = max_pool(torch.relu(self.conv2(x)), 3, 2)  # (B, 96, 6, 6)
-        x = max_pool(torch.relu(self.conv3(x)), 3, 2)  # (B, 128, 3, 3)
-        return self.dense3(torch.relu(self.dense2(torch.relu(self.dense1(flatten(x))))))
+        x = max_pool(torch.relu(self.conv1(x, p)), 3, 2)  # (B, 64, 14, 14)
+        x = max_pool(torch.relu(self.conv2(x, p)), 3, 2)  # (B, 96, 6, 6)
+        x = max_pool(torch.relu(self.conv3(x, p)), 3, 2)  # (B, 128, 3, 3)
+        x = torch.relu(self.dense1(flatten(x), p))
+        return self.dense3(torch.relu(self.dense2(x, p)), p)
 
 
 class AllCNNC(nn.Module):
@@ -67,13 +68,13 @@ class AllCNNC(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = self.dropout0(x, p)
         for conv in (self.conv1, self.conv2, self.conv3):
-            x = torch.relu(conv(x))
+            x = torch.relu(conv(x, p))
         x = self.dropout1(x, p)  # (B, 96, 16, 16)
         for conv in (self.conv4, self.conv5, self.conv6):
-            x = torch.relu(conv(x))
+            x = torch.relu(conv(x, p))
         x = self.dropout2(x, p)  # (B, 192, 8, 8)
         for conv in (self.conv7, self.conv8, self.conv9):
-            x = torch.relu(conv(x))
+            x = torch.relu(conv(x, p))
         return x.mean((2, 3))  # over (6, 6)
 
 

@@ -30,7 +30,7 @@ class ConvNorm(nn.Module):
         self.norm = BatchNorm(outputs, momentum=0.9997, epsilon=1e-3)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        return torch.relu(self.norm(self.conv(x), p))
+        return torch.relu(self.norm(self.conv(x, p), p))
 
 
 class Chain(nn.Module):
@@ -127,7 +127,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = self.conv1(F.avg_pool2d(x, 5, 3), p)  # (B, 128, 5, 5)
-        return self.dense(flatten(self.conv2(x, p)))
+        return self.dense(flatten(self.conv2(x, p)), p)
 
 
 class InceptionV3(nn.Module):
@@ -161,4 +161,4 @@ class InceptionV3(nn.Module):
         x = self.block_d(x, p)  # (B, 1280, 8, 8)
         for block in self.blocks7:
             x = block(x, p)
-        return InceptionOutputs(self.dense(x.mean((2, 3))), auxiliary)
+        return InceptionOutputs(self.dense(x.mean((2, 3)), p), auxiliary)

@@ -7,7 +7,7 @@ forward pass needs or produces travels in a `Pass`. Layers that hide state or ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepobs_func import random
+from deepobs_func.base import Outer
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
 
 ZEROS = constant(0.0)
@@ -30,7 +31,12 @@ class Pass:
         noise: the draws of this batch by the path of the layer that reads them; a missing one is neutral.
         fused: whether layers may use fused kernels, which serve the plain gradient only: no `vmap`, no second
             derivative, no forward mode.
+        by_moments: whether batch norm normalises with its moments in the training phase too, so that it couples no
+            examples and moves no moments.
+        tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients
+            (`Layer.factors`); None where nobody listens.
         moments: what layers write down to replace `ModelState.moments`, by buffer name.
+        batch_moments: the mean and the biased variance of this batch, by the same names.
         carry_in, carry: recurrent state before and after the pass.
     """
 
@@ -38,8 +44,17 @@ class Pass:
     noise: dict[str, Tensor]
     carry_in: dict[str, Tensor]
     fused: bool = False
+    by_moments: bool = False
+    tap: Callable[[Layer, Tensor, Tensor], Tensor] | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
+    batch_moments: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
+
+    def tapped(self, layer: Layer, x: Tensor | Callable[[], Tensor], y: Tensor) -> Tensor:
+        """Shows a layer's input and output to the tap; an input that costs something is given as a function."""
+        if self.tap is None:
+            return y
+        return self.tap(layer, x() if callable(x) else x, y)
 
 
 class Layer(nn.Module):
@@ -62,6 +77,15 @@ class Layer(nn.Module):
         self.initializers: dict[str, Initializer] = {}
         self.constants: set[str] = set()
         self.carried: dict[str, tuple[int, ...]] = {}
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        """The per-example gradients of its parameters: as factors, or, where they are small, `(B, *shape)`.
+
+        Args:
+            x: the input that it showed to `Pass.tapped`.
+            g: the gradient of each example's loss by its output.
+        """
+        raise NotImplementedError  # only of layers that call `Pass.tapped`
 
     def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
         """Declares a trainable parameter."""
@@ -115,8 +139,17 @@ class Dense(Layer):
         self.declare("weight", (outputs, inputs), weight or glorot_uniform())
         self.declare("bias", (outputs,), bias or ZEROS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        return p.tapped(self, x, F.linear(x, self.weight, self.bias))
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        g = positions_last(g)
+        return {"weight": Outer(g, positions_last(x)), "bias": g.sum(2)}
+
+
+def positions_last(x: Tensor) -> Tensor:
+    """`(B, ..., features)` -> `(B, features, T)`, T being the product of what lies between."""
+    return x.flatten(1, -2).mT if x.ndim > 2 else x.unsqueeze(-1)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -177,11 +210,20 @@ class Conv(Layer):
         else:
             self.declare("bias", (outputs,), bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
-        padding = (0, 0)
-        if self.padding == "same":
-            x, padding = _pad_same(x, self.kernel, self.stride)
-        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=padding)
+    def forward(
+        self, x: Tensor, p: Pass
+    ) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
+        padded, padding = self._padded(x)
+        return p.tapped(self, x, F.conv2d(padded, self.weight, self.bias, stride=self.stride, padding=padding))
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        x, padding = self._padded(x)
+        g = g.flatten(2)  # (B, outputs, T)
+        patches = F.unfold(x, self.kernel, padding=padding, stride=self.stride)  # (B, inputs k k, T)
+        return {"weight": Outer(g, patches)} | ({} if self.bias is None else {"bias": g.sum(2)})
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return _pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
 
 
 class ConvTranspose(Layer):
@@ -201,11 +243,19 @@ class ConvTranspose(Layer):
         self.declare("weight", (inputs, outputs, kernel, kernel), glorot_uniform())
         self.declare("bias", (outputs,), ZEROS)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
         height, width = x.shape[-2] * self.stride, x.shape[-1] * self.stride
-        crop = (self.kernel - self.stride) // 2
-        full = F.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=crop)
-        return full[..., :height, :width]
+        full = F.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=self._crop)
+        return p.tapped(self, x, full[..., :height, :width])
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        odd = (self.kernel - self.stride) % 2  # what `forward` cut off at the bottom and right
+        patches = F.unfold(F.pad(g, (0, odd, 0, odd)), self.kernel, padding=self._crop, stride=self.stride)
+        return {"weight": Outer(x.flatten(2), patches), "bias": g.sum((2, 3))}  # patches (B, outputs k k, H W)
+
+    @property
+    def _crop(self) -> int:
+        return (self.kernel - self.stride) // 2
 
 
 def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -266,17 +316,23 @@ class BatchNorm(Layer):
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         mean, variance = self.mean, self.variance
-        if p.train:
+        if p.train and not p.by_moments:
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
             self._write(p, x.numel() // x.shape[1], mean.detach(), variance.detach())
-        scale = self.weight * torch.rsqrt(variance + self.epsilon)
-        return x * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)
+        inverse = torch.rsqrt(variance + self.epsilon)
+        scale = self.weight * inverse
+        y = x * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)
+        return p.tapped(self, lambda: (x - mean.view(-1, 1, 1)) * inverse.view(-1, 1, 1), y)
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        return {"weight": (g * x).sum((2, 3)), "bias": g.sum((2, 3))}  # x is the normalised input
 
     def _write(self, p: Pass, count: int, mean: Tensor, variance: Tensor) -> None:
         """The moving moments after this batch; `count` values a channel."""
         unbiased = variance * (count / max(count - 1, 1))
         for name, old, new in (("mean", self.mean, mean), ("variance", self.variance, unbiased)):
             p.moments[f"{self.path}.{name}"] = self.momentum * old + (1 - self.momentum) * new
+        p.batch_moments |= {f"{self.path}.mean": mean, f"{self.path}.variance": variance}
 
 
 def flatten(x: Tensor) -> Tensor:

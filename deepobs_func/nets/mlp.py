@@ -29,8 +29,8 @@ class MLP(nn.Module):
         x = flatten(x)
         *hidden, last = self.dense
         for layer in hidden:
-            x = torch.relu(layer(x))
-        return last(x)
+            x = torch.relu(layer(x, p))
+        return last(x, p)
 
 
 def logreg() -> MLP:

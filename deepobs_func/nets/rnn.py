@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from deepobs_func.base import Outer
 from deepobs_func.nets.initializers import glorot_uniform, uniform
-from deepobs_func.nets.layers import Dense, Dropout, Layer, Pass
+from deepobs_func.nets.layers import Dense, Dropout, Layer, Pass, positions_last
 
 VOCABULARY, HIDDEN, TIME = 83, 128, 50
 FORGET_BIAS = 1.0
@@ -43,14 +44,27 @@ class LSTM(Layer):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         zeros = x.new_zeros(x.shape[0], self.hidden)
         c, h = (p.carry_in.get(f"{self.path}.{name}", zeros) for name in ("c", "h"))
-        y, c, h = self._fused(x, c, h) if p.fused else self._cell(x, c, h)
+        y, c, h = self._fused(x, c, h) if p.fused else self._cell(x, c, h, p)
         p.carry[f"{self.path}.c"], p.carry[f"{self.path}.h"] = c.detach(), h.detach()
         return y
 
-    def _cell(self, x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        from_x, from_h = self.weight[:, : self.inputs], self.weight[:, self.inputs :]
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        g = positions_last(g)  # of the gates, (B, 4 hidden, T)
+        return {"weight": Outer(g, positions_last(x)), "bias": g.sum(2)}
+
+    def _cell(self, x: Tensor, c: Tensor, h: Tensor, p: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        gates = x @ self.weight[:, : self.inputs].mT + self.bias  # all inputs at once, (B, T, 4 hidden)
+
+        def inputs_of_the_cell() -> Tensor:  # (B, T, inputs + hidden); a tap wants every step's before the first
+            before = torch.cat((h.unsqueeze(1), self._unrolled(gates, c, h)[0][:, :-1]), dim=1)
+            return torch.cat((x, before), dim=-1)
+
+        return self._unrolled(p.tapped(self, inputs_of_the_cell, gates), c, h)
+
+    def _unrolled(self, from_x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from_h = self.weight[:, self.inputs :]
         outputs = []
-        for gates in (x @ from_x.mT + self.bias).unbind(1):  # all inputs at once, (B, 4 hidden) a step
+        for gates in from_x.unbind(1):
             i, j, f, o = (gates + h @ from_h.mT).chunk(4, dim=-1)
             c = torch.sigmoid(f + FORGET_BIAS) * c + torch.sigmoid(i) * torch.tanh(j)
             h = torch.sigmoid(o) * torch.tanh(c)
@@ -86,9 +100,9 @@ class CharRNN(nn.Module):
         self.dense = Dense(HIDDEN, VOCABULARY, bias=uniform(bound))
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = self.into1(self.embedding(x), p)  # (B, T, 128)
+        x = self.into1(self.embedding(x, p), p)  # (B, T, 128)
         x = self.into2(self.out1(self.lstm1(x, p), p), p)
-        return self.dense(self.out2(self.lstm2(x, p), p))
+        return self.dense(self.out2(self.lstm2(x, p), p), p)
 
 
 class Embedding(Layer):
@@ -100,5 +114,9 @@ class Embedding(Layer):
         super().__init__()
         self.declare("weight", (entries, width), glorot_uniform())
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.weight[ids]
+    def forward(self, ids: Tensor, p: Pass) -> Tensor:
+        return p.tapped(self, ids, self.weight[ids])
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        at = x.unsqueeze(1) == torch.arange(self.weight.shape[0], device=x.device).unsqueeze(1)  # (B, entries, T)
+        return {"weight": Outer(at.to(g.dtype), positions_last(g))}

@@ -34,10 +34,10 @@ class Encoder(nn.Module):
         self.log_std = Dense(7 * 7 * 64, LATENT)
 
     def forward(self, x: Tensor, p: Pass) -> tuple[Tensor, Tensor]:
-        x = self.dropout1(F.leaky_relu(self.conv1(x), SLOPE), p)  # (B, 64, 14, 14)
-        x = self.dropout2(F.leaky_relu(self.conv2(x), SLOPE), p)  # (B, 64, 7, 7)
-        x = flatten(self.dropout3(F.leaky_relu(self.conv3(x), SLOPE), p))
-        return self.mean(x), 0.5 * self.log_std(x)
+        x = self.dropout1(F.leaky_relu(self.conv1(x, p), SLOPE), p)  # (B, 64, 14, 14)
+        x = self.dropout2(F.leaky_relu(self.conv2(x, p), SLOPE), p)  # (B, 64, 7, 7)
+        x = flatten(self.dropout3(F.leaky_relu(self.conv3(x, p), SLOPE), p))
+        return self.mean(x, p), 0.5 * self.log_std(x, p)
 
 
 class Decoder(nn.Module):
@@ -53,11 +53,11 @@ class Decoder(nn.Module):
         self.dense3 = Dense(14 * 14 * 64, 784)
 
     def forward(self, z: Tensor, p: Pass) -> Tensor:
-        z = F.leaky_relu(self.dense2(F.leaky_relu(self.dense1(z), SLOPE)), SLOPE)
+        z = F.leaky_relu(self.dense2(F.leaky_relu(self.dense1(z, p), SLOPE), p), SLOPE)
         x = z.unflatten(1, (1, 7, 7))
-        x = self.dropout1(torch.relu(self.deconv1(x)), p)  # (B, 64, 14, 14)
-        x = self.dropout2(torch.relu(self.deconv2(x)), p)
-        return torch.sigmoid(self.dense3(flatten(torch.relu(self.deconv3(x)))))
+        x = self.dropout1(torch.relu(self.deconv1(x, p)), p)  # (B, 64, 14, 14)
+        x = self.dropout2(torch.relu(self.deconv2(x, p)), p)
+        return torch.sigmoid(self.dense3(flatten(torch.relu(self.deconv3(x, p))), p))
 
 
 class VAE(nn.Module):

@@ -14,9 +14,13 @@ _CHANNELS = (64, 128, 256, 512, 512)
 _DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-class _ConvReLU(Conv):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(super().forward(x))
+class _Block(nn.ModuleList):
+    """Convolutions with ReLU."""
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        for conv in self:
+            x = torch.relu(conv(x, p))
+        return x
 
 
 class VGG(nn.Module):
@@ -32,8 +36,8 @@ class VGG(nn.Module):
         blocks, inputs = [], 3
         for convs, channels in zip(_DEPTHS[depth], _CHANNELS, strict=True):
             sizes = [inputs, *[channels] * convs]
-            made = (_ConvReLU(a, b, 3, weight=glorot_normal()) for a, b in itertools.pairwise(sizes))
-            blocks.append(nn.Sequential(*made))
+            made = (Conv(a, b, 3, weight=glorot_normal()) for a, b in itertools.pairwise(sizes))
+            blocks.append(_Block(made))
             inputs = channels
         self.blocks = nn.ModuleList(blocks)
         self.dense1, self.dropout1 = Dense(7 * 7 * 512, 4096), Dropout(0.5, (4096,))
@@ -43,6 +47,6 @@ class VGG(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = resize_bilinear(x, 224, 224)
         for convs in self.blocks:
-            x = max_pool(convs(x), 2, 2)
-        x = self.dropout1(torch.relu(self.dense1(flatten(x))), p)
-        return self.dense3(self.dropout2(torch.relu(self.dense2(x)), p))
+            x = max_pool(convs(x, p), 2, 2)
+        x = self.dropout1(torch.relu(self.dense1(flatten(x), p)), p)
+        return self.dense3(self.dropout2(torch.relu(self.dense2(x, p)), p), p)

@@ -28,8 +28,8 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         activated = torch.relu(self.norm1(x, p))
-        residual = self.conv2(torch.relu(self.norm2(self.conv1(activated), p)))
-        return residual + (x if self.shortcut is None else self.shortcut(activated))
+        residual = self.conv2(torch.relu(self.norm2(self.conv1(activated, p), p)), p)
+        return residual + (x if self.shortcut is None else self.shortcut(activated, p))
 
 
 class WideResNet(nn.Module):
@@ -55,7 +55,7 @@ class WideResNet(nn.Module):
         self.dense = Dense(inputs, classes)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = self.conv(x)
+        x = self.conv(x, p)
         for unit in self.units:
             x = unit(x, p)
-        return self.dense(torch.relu(self.norm(x, p)).mean((2, 3)))
+        return self.dense(torch.relu(self.norm(x, p)).mean((2, 3)), p)

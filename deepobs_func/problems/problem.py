@@ -15,11 +15,12 @@ from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
-from deepobs_func.nets.layers import Layer, Noise, Pass, name_layers
+from deepobs_func.nets.layers import BatchNorm, Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.rows import Deviation
 
 Tensors = dict[str, Tensor]
+Tap = Callable[[Layer, Tensor, Tensor], Tensor]
 
 
 def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
@@ -76,6 +77,9 @@ class Problem:
         net: the net on the meta device: shapes and no data.
         noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
         regularized: the names of the parameters that the penalty counts, in order.
+        layers: the layers that know their per-example gradients (`Layer.factors`), in the order of a pass, by path;
+            with the shape of one example's output.
+        normalizes: whether the net has batch norm.
     """
 
     name: str
@@ -95,6 +99,8 @@ class Problem:
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    layers: dict[str, tuple[Layer, torch.Size]] = field(init=False, repr=False, compare=False)
+    normalizes: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Describes the net once, here and not at first use, which may be inside a compiled function."""
@@ -103,6 +109,8 @@ class Problem:
         regularized = tuple(name for name, parameter in net.named_parameters() if self.regularize(name, parameter))
         for name, value in (("net", net), ("noises", noises), ("regularized", regularized)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "layers", self._listen())
+        object.__setattr__(self, "normalizes", any(isinstance(module, BatchNorm) for module in net.modules()))
 
     @property
     def has_accuracy(self) -> bool:
@@ -178,6 +186,28 @@ class Problem:
         losses = self.measure.losses(outputs, batch)
         return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
+    def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
+        """The training-phase loss with batch norm by `state.moments`, so that it couples no examples.
+
+        Under the moving moments that is a net in its test phase but for dropout; under `batch_moments`, a net whose
+        batch statistics are held constant. The same as `loss` where there is no batch norm.
+        """
+        p = self._pass(batch, train=True, by_moments=True)
+        return self.measure.losses(self._called(params, batch, p), batch)
+
+    def tapped_outputs(self, params: Params, batch: Batch, tap: Tap) -> Any:
+        """The outputs of `loss_by_moments`, where `tap(layer, input, output)` replaces the output of each of `layers`.
+
+        What per-example statistics are made of: the inputs of the layers, and the gradients of their outputs.
+        """
+        return self._called(params, batch, self._pass(batch, train=True, by_moments=True, tap=tap))
+
+    def batch_moments(self, params: Params, batch: Batch) -> ModelState:
+        """The state with the batch's own mean and biased variance in the place of the moving ones, as constants."""
+        p = self._pass(batch, train=True)
+        self._called(params, batch, p)
+        return batch.state._replace(moments={**batch.state.moments, **p.batch_moments})
+
     def draw_noise(self, key: random.Key, batch_size: int, *, train: bool = True) -> Tensors:
         """Draws `batch.noise`: keep-masks, the VAE's epsilon; each with a leading `B`, each from a key of its own.
 
@@ -238,7 +268,31 @@ class Problem:
         """
         return replace(self, fused=True)
 
+    def _listen(self) -> dict[str, tuple[Layer, torch.Size]]:
+        """Sends shapes through the net. A layer that is called twice is left out: its gradients would need both."""
+        heard: dict[str, tuple[Layer, torch.Size]] = {}
+        twice = set()
+
+        def tap(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+            if layer.path in heard:
+                twice.add(layer.path)
+            heard[layer.path] = layer, y.shape[1:]
+            return y
+
+        if not any(isinstance(module, Layer) for module in self.net.modules()):
+            return {}
+        x, _ = self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.float32)
+        tensors = dict((*self.net.named_parameters(), *self.net.named_buffers()))
+        self.call(self.net, tensors, x.to("meta"), Pass(True, {}, {}, tap=tap))
+        return {path: found for path, found in heard.items() if path not in twice}
+
+    def _pass(self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None) -> Pass:
+        return Pass(train, batch.noise, batch.state.carry, self.fused, by_moments, tap)
+
+    def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
+        return self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
+
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
-        p = Pass(train, batch.noise, batch.state.carry, self.fused)
-        outputs = self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
+        p = self._pass(batch, train=train)
+        outputs = self._called(params, batch, p)
         return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)

@@ -1,0 +1,233 @@
+"""A loss taken apart: each example's own loss, and its gradient by the parameters or by what the layers put out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp, vmap
+from torch.utils import _pytree as pytree
+
+from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
+from deepobs_func.errors import ConfigError, unknown
+
+BATCH_NORM = ("coupled", "frozen", "eval")
+Rows = Callable[[slice], Params]
+
+
+class Problem(Protocol):
+    """What is asked of a problem beyond its loss; `problems.Problem` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def separable(self) -> bool: ...
+    @property
+    def normalizes(self) -> bool: ...
+    @property
+    def layers(self) -> Mapping[str, tuple[Any, torch.Size]]: ...
+    def loss(self, params: Params, batch: Batch) -> Tensor: ...
+    def loss_by_moments(self, params: Params, batch: Batch) -> Tensor: ...
+    def batch_moments(self, params: Params, batch: Batch) -> ModelState: ...
+    def tapped_outputs(self, params: Params, batch: Batch, tap: Callable[[Any, Tensor, Tensor], Tensor]) -> Any: ...
+    def criterion(self, outputs: Any, batch: Batch) -> Tensor: ...
+
+
+Loss = Callable[[Params, Any], Tensor] | Problem
+
+
+class OutputGradients(NamedTuple):
+    """One backward pass to the outputs of a problem's layers.
+
+    Attributes:
+        losses: `(B,)`.
+        inputs: of each layer, by path.
+        grads: of the sum of the losses, by each layer's output.
+    """
+
+    losses: Tensor
+    inputs: dict[str, Tensor]
+    grads: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The losses of a batch at one point.
+
+    Attributes:
+        loss: `(params, batch) -> (B,)`.
+        params: where.
+        batch: of what.
+        dims: the example axes of the batch.
+        size: B.
+        coupled: whether an example's loss depends on the other examples.
+        problem: whose layers can be tapped; None where nothing is known of layers.
+    """
+
+    loss: Callable[[Params, Any], Tensor]
+    params: Params
+    batch: Any
+    dims: Any
+    size: int
+    coupled: bool
+    problem: Problem | None
+
+    def losses_at(self, params: Params) -> Tensor:
+        """The losses at a point, `(B,)`.
+
+        Raises:
+            ConfigError: the loss returns another shape.
+        """
+        losses = self.loss(params, self.batch)
+        if losses.shape != (self.size,):
+            raise ConfigError(
+                f"The loss returned the shape {tuple(losses.shape)} for a batch of {self.size}; it must return "
+                f"one loss for each example, ({self.size},). With torch's losses pass reduction='none'."
+            )
+        return losses
+
+    def rows(self, names: Sequence[str]) -> Rows:
+        """Makes `slice -> {name: (examples, *shape)}`: the gradients of some examples by some parameters."""
+        chosen = {name: self.params[name] for name in names}
+        if self.coupled:
+            losses, pull_back = vjp(lambda some: self.losses_at({**self.params, **some}), chosen)[:2]
+            identity = torch.eye(self.size, dtype=losses.dtype, device=losses.device)
+            return lambda piece: vmap(pull_back)(identity[piece])[0]
+
+        def loss_of_one(some: Params, example: Any) -> Tensor:
+            batch_of_one = _mapped(lambda leaf, dim: leaf.unsqueeze(dim), example, self.dims)
+            return self.loss({**self.params, **some}, batch_of_one)[0]
+
+        gradients = vmap(grad(loss_of_one), (None, self.dims))
+        return lambda piece: gradients(chosen, _sliced(self.batch, self.dims, piece))
+
+    def output_gradients(self, problem: Problem) -> OutputGradients:
+        """The gradients of each example's loss by the outputs of the layers: half the price of a gradient.
+
+        Eager code outside of any transform takes `torch.autograd`, which keeps no graph of its backward pass.
+        """
+        return (_by_transform if _is_transformed(self.params) else _by_autograd)(self, problem)
+
+
+def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, batch_dims: Any = None) -> Examples:
+    """Takes a loss apart at one point.
+
+    Args:
+        loss: a Problem, or any `(params, batch) -> (B,)` whose example n depends on example n alone.
+        params: where.
+        batch: a `Batch`, or whatever the loss takes.
+        bn: on a problem whose batch norm couples the examples: `"coupled"`, `"frozen"` or `"eval"`.
+        batch_dims: the example axes of another batch than `Batch`, as `vmap` takes them; by default 0 throughout.
+
+    Raises:
+        ConfigError: the batch is empty, or `bn` is missing, unknown or out of place.
+    """
+    dims = batch_dims if batch_dims is not None else BATCH_DIMS if isinstance(batch, Batch) else 0
+    size = _size(batch, dims)
+    if bn is not None and bn not in BATCH_NORM:
+        raise ConfigError(unknown("choice for bn=", bn, BATCH_NORM))
+    if not hasattr(loss, "tapped_outputs"):
+        if bn is not None:
+            raise ConfigError(
+                f"bn={bn!r} needs a Problem, which says where its batch norm is; a plain loss is taken as it stands."
+            )
+        return Examples(loss, params, batch, dims, size, coupled=False, problem=None)
+    problem = cast(Problem, loss)
+    if problem.separable:
+        return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem)
+    if bn is None:
+        raise ConfigError(
+            f"{problem.name} couples the examples of a batch through batch norm, so the gradient of one example "
+            "needs a choice: bn='coupled' (rows of the Jacobian of the loss vector), bn='frozen' (the batch's mean and "
+            "variance held constant) or bn='eval' (the moving moments)."
+        )
+    if bn == "coupled":
+        return Examples(problem.loss, params, batch, dims, size, coupled=True, problem=None)
+    if not problem.normalizes:
+        raise ConfigError(
+            f"{problem.name} couples its examples by other means than this package's batch norm, so bn={bn!r} cannot "
+            "take them apart; bn='coupled' can."
+        )
+    if bn == "frozen":
+        batch = batch._replace(state=problem.batch_moments(params, batch))
+    return Examples(problem.loss_by_moments, params, batch, dims, size, coupled=False, problem=problem)
+
+
+def _by_transform(found: Examples, problem: Problem) -> OutputGradients:
+    """Adds a zero to every output and differentiates by it; goes through every transform of `torch.func`."""
+    zero = next(iter(found.params.values())).new_zeros(())
+    zeros = {path: zero.expand(found.size, *shape) for path, (_, shape) in problem.layers.items()}
+
+    def total(taps: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+        inputs = {}
+
+        def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
+            inputs[layer.path] = x
+            return y + taps[layer.path] if layer.path in taps else y
+
+        losses = problem.criterion(problem.tapped_outputs(found.params, found.batch, tap), found.batch)
+        return losses.sum(), (losses, inputs)
+
+    grads, (losses, inputs) = grad(total, has_aux=True)(zeros)
+    return OutputGradients(losses, inputs, grads)
+
+
+def _by_autograd(found: Examples, problem: Problem) -> OutputGradients:
+    inputs, outputs = {}, {}
+
+    def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        if layer.path in problem.layers:
+            y = y if y.requires_grad else y.detach().requires_grad_()
+            inputs[layer.path], outputs[layer.path] = x.detach(), y
+        return y
+
+    with torch.enable_grad():
+        losses = problem.criterion(problem.tapped_outputs(found.params, found.batch, tap), found.batch)
+        grads = torch.autograd.grad(losses.sum(), list(outputs.values()))
+    return OutputGradients(losses.detach(), inputs, dict(zip(outputs, grads, strict=True)))
+
+
+def _is_transformed(params: Params) -> bool:
+    """Whether a compiler or a transform looks on, or somebody will differentiate the result."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any(leaf.requires_grad for leaf in params.values())
+    )
+
+
+def _size(batch: Any, dims: Any) -> int:
+    """B, by the first leaf that has an example axis."""
+    for leaf, dim in _leaves(batch, dims):
+        if dim is not None:
+            if leaf.shape[dim] == 0:
+                raise ConfigError("The batch has no examples; a per-example quantity takes one or more.")
+            return leaf.shape[dim]
+    raise ConfigError(f"No tensor of the batch has an example axis (batch_dims={dims!r}); it needs one or more.")
+
+
+def _leaves(batch: Any, dims: Any) -> list[tuple[Tensor, int | None]]:
+    """The tensors of a batch with their example axes."""
+    if dims is None or isinstance(dims, int):
+        return [(leaf, dims) for leaf in pytree.tree_leaves(batch)]
+    parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
+    return [pair for key, part in parts for pair in _leaves(part, dims[key])]
+
+
+def _mapped(function: Callable[[Tensor, int], Tensor], batch: Any, dims: Any) -> Any:
+    """The batch with a function of `(tensor, example axis)` applied to whatever has one."""
+    if dims is None:
+        return batch
+    if isinstance(dims, int):
+        return pytree.tree_map(lambda leaf: function(leaf, dims), batch)
+    if isinstance(batch, dict):
+        return {key: _mapped(function, part, dims[key]) for key, part in batch.items()}
+    parts = [_mapped(function, part, dim) for part, dim in zip(batch, dims, strict=True)]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def _sliced(batch: Any, dims: Any, piece: slice) -> Any:
+    return _mapped(lambda leaf, dim: leaf.movedim(dim, 0)[piece].movedim(0, dim), batch, dims)

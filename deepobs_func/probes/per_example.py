@@ -1,0 +1,241 @@
+"""Per-example gradients and their statistics, without materialising what need not be.
+
+The gradient of example n is that of `losses[n]`, without a factor 1/B. On a Problem, the layers whose gradients are
+outer products give every statistic from one backward pass (`probes.outer`); what is left, and any other loss, goes
+through `vmap(grad)` in chunks of examples. `explain` says which parameter takes which way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp
+
+from deepobs_func import tree
+from deepobs_func.base import Params
+from deepobs_func.errors import ConfigError
+from deepobs_func.probes.examples import Examples, Loss, Rows, examples
+from deepobs_func.probes.outer import SUMMED, Found, Statistic, join, of_a_chunk, of_gradients, of_layer
+
+MAX_BYTES = 2**26
+"""Of gradients and factors that are computed at once, unless told otherwise: 64 MiB."""
+
+
+class Statistics(NamedTuple):
+    """Statistics of the per-example gradients `g_n`; None where it was not asked for.
+
+    Attributes:
+        losses: `(B,)`.
+        grads: `g_n`, `(B, *shape)` for each parameter.
+        grad: `sum_n g_n`.
+        sum_of_squares: `sum_n g_n^2`, elementwise.
+        scatter: `sum_n (g_n - mean g)^2`, elementwise.
+        sq_norms: `|g_n|^2`, `(B,)`.
+        gram: `g_n . g_m`, `(B, B)`.
+    """
+
+    losses: Float[Tensor, " B"]
+    grads: Params | None = None
+    grad: Params | None = None
+    sum_of_squares: Params | None = None
+    scatter: Params | None = None
+    sq_norms: Float[Tensor, " B"] | None = None
+    gram: Float[Tensor, "B B"] | None = None
+
+
+class Options(TypedDict, total=False):
+    """What every function here takes by name.
+
+    Attributes:
+        bn: what a gradient means where batch norm couples the examples, and then required: `"coupled"`, the rows of the
+            Jacobian of the loss vector; `"frozen"`, the batch's mean and variance held constant; `"eval"`, with the
+            moving moments.
+        batch_dims: the example axes of another batch than `Batch`, as `torch.func.vmap` takes them; by default 0.
+        max_bytes: bound on what is computed at once, beside the result; 64 MiB.
+    """
+
+    bn: str | None
+    batch_dims: Any
+    max_bytes: int
+
+
+def statistics(
+    loss: Loss, params: Params, batch: Any, wanted: Iterable[Statistic], **options: Unpack[Options]
+) -> Statistics:
+    """Several statistics of the per-example gradients from one computation: little dearer than the dearest alone.
+
+    Args:
+        loss: a Problem, or any `(params, batch) -> (B,)` whose example n depends on example n alone.
+        params: where.
+        batch: a `Batch`, or whatever the loss takes.
+        wanted: fields of `Statistics`.
+        options: see `Options`.
+
+    Raises:
+        ConfigError: the loss is not `(B,)`, the batch is empty, or `bn` is missing, unknown or out of place.
+    """
+    wanted, max_bytes = list(dict.fromkeys(wanted)), options.get("max_bytes", MAX_BYTES)
+    found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
+    losses, by_name = _from_layers(found, wanted, max_bytes)
+    rest = [name for name in params if name not in by_name]
+    if rest:
+        losses = found.losses_at(params) if losses is None else losses
+        by_name |= _from_rows(found, rest, wanted, max_bytes)
+    return _collected(losses, {name: by_name[name] for name in params}, wanted)
+
+
+def per_example_grads(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
+    """The gradient of each example's loss, `(B, *shape)` for each parameter; arguments as of `statistics`."""
+    return _there(statistics(loss, params, batch, ["grads"], **options).grads)
+
+
+def per_example_sq_norms(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, " B"]:
+    """`|g_n|^2` over all parameters, `(B,)`; arguments as of `statistics`."""
+    return _there(statistics(loss, params, batch, ["sq_norms"], **options).sq_norms)
+
+
+def grad_sum_of_squares(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
+    """`sum_n g_n^2`, elementwise, a tree like `params`; arguments as of `statistics`."""
+    return _there(statistics(loss, params, batch, ["sum_of_squares"], **options).sum_of_squares)
+
+
+def grad_variance(loss: Loss, params: Params, batch: Any, *, ddof: int = 0, **options: Unpack[Options]) -> Params:
+    """`sum_n (g_n - mean g)^2 / (B - ddof)`, elementwise, a tree like `params`; arguments as of `statistics`.
+
+    Raises:
+        ConfigError: as `statistics`, or `ddof` leaves no degree of freedom.
+    """
+    found = statistics(loss, params, batch, ["scatter"], **options)
+    size = len(found.losses)
+    if not 0 <= ddof < size:
+        raise ConfigError(
+            f"The variance over {size} examples with ddof={ddof} is undefined: ddof must be in 0..{size - 1}."
+        )
+    return tree.map(lambda scatter: scatter.div_(size - ddof), _there(found.scatter))
+
+
+def per_example_dots(
+    loss: Loss, params: Params, batch: Any, v: Params, **options: Unpack[Options]
+) -> Float[Tensor, " B"]:
+    """`g_n . v`, `(B,)`: the derivative of the loss vector along `v`, by one pass in forward mode.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+        v: a tree like `params`.
+
+    Raises:
+        ConfigError: as `statistics`, or `v` is not like `params`.
+    """
+    if v.keys() != params.keys() or any(v[name].shape != leaf.shape for name, leaf in params.items()):
+        shapes = {name: tuple(leaf.shape) for name, leaf in params.items()}
+        raise ConfigError(f"The vector must be a tree like the parameters, with the shapes {shapes}.")
+    found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
+    return jvp(found.losses_at, (params,), ({name: v[name] for name in params},))[1]
+
+
+def gram(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, "B B"]:
+    """`g_n . g_m` over all parameters, `(B, B)`; arguments as of `statistics`."""
+    return _there(statistics(loss, params, batch, ["gram"], **options).gram)
+
+
+def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, str]:
+    """Which way the statistics of each parameter take: through a layer, or through `vmap(grad)`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("quadratic_deep")
+    >>> explain(problem, problem.init(seed=0)[0])
+    {'theta': 'vmap(grad)'}
+    """
+    if bn == "coupled" and not getattr(loss, "separable", True):
+        return dict.fromkeys(params, "rows of the Jacobian, by vmap(vjp)")
+    ways = dict.fromkeys(params, "vmap(grad)")
+    for path, (layer, _) in getattr(loss, "layers", {}).items():
+        for name in _parameters_of(path, layer, params):
+            ways[f"{path}.{name}"] = f"input and output gradient of {path} ({type(layer).__name__})"
+    return ways
+
+
+def _there(found: Any) -> Any:
+    assert found is not None, "what was asked for is there"
+    return found
+
+
+def _parameters_of(path: str, layer: Any, params: Params) -> list[str]:
+    return [name for name in layer.initializers if f"{path}.{name}" in params]
+
+
+def _from_layers(
+    found: Examples, wanted: Sequence[Statistic], max_bytes: int
+) -> tuple[Tensor | None, dict[str, Found]]:
+    """The losses, and the statistics of all parameters that belong to layers with factors."""
+    if found.problem is None or not found.problem.layers:
+        return None, {}
+    losses, inputs, grads = found.output_gradients(found.problem)
+    by_name: dict[str, Found] = {}
+    for path in list(grads):
+        layer, _ = found.problem.layers[path]
+        shapes = {name: found.params[f"{path}.{name}"].shape for name in _parameters_of(path, layer, found.params)}
+        statistics = of_layer(layer, inputs.pop(path), grads.pop(path), shapes, wanted, max_bytes)
+        by_name |= {f"{path}.{name}": statistic for name, statistic in statistics.items()}
+    return losses, by_name
+
+
+def _from_rows(found: Examples, names: Sequence[str], wanted: Sequence[Statistic], max_bytes: int) -> dict[str, Found]:
+    """The statistics of the named parameters from materialised gradients, in chunks of examples."""
+    rows = found.rows(names)
+    one = sum(found.params[name].numel() * found.params[name].element_size() for name in names)
+    chunk = max(1, max_bytes // one)
+    pieces = [slice(start, start + chunk) for start in range(0, found.size, chunk)]
+    whole_gram = len(pieces) == 1 or "grads" in wanted  # else in blocks, so that the gradients are not held at once
+    joined = [statistic for statistic in wanted if statistic != "gram" or whole_gram]
+    parts = [_of_each(rows(piece), of_a_chunk(joined)) for piece in pieces] if joined else []
+    sizes = [len(range(*piece.indices(found.size))) for piece in pieces]
+    by_name = {name: join([part[name] for part in parts], sizes, joined) for name in names}
+    if "gram" in wanted and not whole_gram:
+        by_name[names[0]]["gram"] = _gram_in_blocks(rows, pieces)
+    return by_name
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    first, *rest = terms
+    for term in rest:
+        first = first + term
+    return first
+
+
+def _of_each(grads: Params, wanted: Iterable[Statistic]) -> dict[str, Found]:
+    return {name: of_gradients(leaf, wanted) for name, leaf in grads.items()}
+
+
+def _gram_in_blocks(rows: Rows, pieces: Sequence[slice]) -> Tensor:
+    """The Gram matrix block by block; two chunks of gradients are held at a time, and each is computed again."""
+    blocks: list[list[Tensor]] = []
+    for i, piece in enumerate(pieces):
+        here = rows(piece)
+        others = (here if j == i else rows(pieces[j]) for j in range(i + 1))
+        blocks.append([_sum(_products(here[name], other[name]) for name in here) for other in others])
+    full = [
+        torch.cat([blocks[i][j] if j <= i else blocks[j][i].mT for j in range(len(pieces))], dim=1)
+        for i in range(len(pieces))
+    ]
+    return torch.cat(full)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    return a.reshape(len(a), -1) @ b.reshape(len(b), -1).mT
+
+
+def _collected(losses: Tensor | None, by_name: Mapping[str, Found], wanted: Sequence[Statistic]) -> Statistics:
+    """Trees of what each parameter has, sums of what all share."""
+    assert losses is not None, "every way computes the losses"
+    values: dict[str, Any] = {}
+    for statistic in wanted:
+        if statistic in SUMMED:
+            values[statistic] = _sum(found[statistic] for found in by_name.values() if statistic in found)
+        else:
+            values[statistic] = {name: found[statistic] for name, found in by_name.items()}
+    return Statistics(losses, **values)
