@@ -16,20 +16,25 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 
-B = 3
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.row(n).parameters > LARGE and not n.endswith("_vae")]
 NAMES = [n for n in problems.names() if n not in LARGE_NAMES]
+INDUCTOR_NAMES = ["quadratic_deep", "two_d_rosenbrock", "mnist_logreg", "mnist_2c2d"]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES, *(pytest.param(name, marks=pytest.mark.large) for name in LARGE_NAMES)])
 def problem(request: pytest.FixtureRequest) -> Problem:
     return problems.get(request.param)
 
 
-@functools.lru_cache(maxsize=4)
+def size(problem: Problem) -> int:
+    """The batch size of these tests."""
+    return 2 if problem.name in LARGE_NAMES else 3
+
+
+@functools.lru_cache(maxsize=2)
 def instance(problem: Problem, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[tree.Tree, Batch]:
-    return problem.init(seed, dtype=dtype)[0], problem.fake_batch(B, seed=seed + 1, dtype=dtype)
+    return problem.init(seed, dtype=dtype)[0], problem.fake_batch(size(problem), seed=seed + 1, dtype=dtype)
 
 
 def perturbed(params: tree.Tree, seed: int = 7) -> tree.Tree:
@@ -82,7 +87,7 @@ def test_loss_is_one_finite_number_an_example(problem: Problem) -> None:
     for dtype in (torch.float32, torch.float64):
         params, batch = instance(problem, dtype)
         losses = problem.loss(params, batch)
-        assert losses.shape == (B,)
+        assert losses.shape == (size(problem),)
         assert losses.dtype == dtype
         assert torch.isfinite(losses).all()
 
@@ -105,7 +110,7 @@ def test_loss_is_pure(problem: Problem) -> None:
 def test_drawing_moves_no_global_generator(problem: Problem) -> None:
     generator = torch.get_rng_state()
     problem.init(0)
-    problem.fake_batch(B)
+    problem.fake_batch(size(problem))
     assert torch.equal(generator, torch.get_rng_state())
 
 
@@ -129,6 +134,17 @@ def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) 
         params, batch = instance(problem, seed=seed)
         torch.testing.assert_close(compiled(params, batch), problem.loss(params, batch), rtol=1e-5, atol=1e-5)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("name", INDUCTOR_NAMES)
+def test_gradient_by_inductor_is_one_graph_and_the_same(name: str) -> None:
+    problem = problems.get(name)
+    value_and_grad = make_value_and_grad(problem)
+    compiled = torch.compile(value_and_grad, fullgraph=True)
+    for seed in (0, 1):
+        params, batch = instance(problem, seed=seed)
+        with torch._dynamo.config.patch(error_on_recompile=seed > 0):
+            torch.testing.assert_close(compiled(params, batch), value_and_grad(params, batch), rtol=1e-3, atol=1e-5)
 
 
 def test_loss_is_the_criterion_of_the_outputs(problem: Problem) -> None:
@@ -166,10 +182,10 @@ def test_per_example_gradients_average_to_the_batch_gradient(problem: Problem) -
         rows = vmap(grad(one_example(problem.loss)), in_dims=(None, BATCH_DIMS))(params, batch)
     else:
         _, pull_back = vjp(lambda p: problem.loss(p, batch), params)
-        (rows,) = vmap(pull_back)(torch.eye(B, dtype=torch.float64))
+        (rows,) = vmap(pull_back)(torch.eye(size(problem), dtype=torch.float64))
     whole = grad(lambda p: problem.loss(p, batch).mean())(params)
     for name, row in rows.items():
-        assert row.shape == (B, *params[name].shape)
+        assert row.shape == (size(problem), *params[name].shape)
         torch.testing.assert_close(row.mean(0), whole[name], rtol=1e-9, atol=1e-11)
 
 
@@ -214,9 +230,9 @@ def test_missing_noise_is_neutral_and_the_test_phase_ignores_dropout(problem: Pr
 def test_evaluation_says_who_is_correct(problem: Problem) -> None:
     params, batch = instance(problem)
     evaluation = problem.evaluate(params, batch)
-    assert evaluation.losses.shape == (B,)
+    assert evaluation.losses.shape == (size(problem),)
     if problem.has_accuracy:
-        assert evaluation.correct.shape == (B,)
+        assert evaluation.correct.shape == (size(problem),)
         assert ((evaluation.correct >= 0) & (evaluation.correct <= 1)).all()
     else:
         assert evaluation.correct is None
@@ -224,17 +240,17 @@ def test_evaluation_says_who_is_correct(problem: Problem) -> None:
 
 def test_noise_is_a_function_of_its_key(problem: Problem) -> None:
     key = random.key(5)
-    first, again = problem.draw_noise(key, B), problem.draw_noise(key, B)
+    first, again = problem.draw_noise(key, size(problem)), problem.draw_noise(key, size(problem))
     assert first.keys() == problem.noises.keys()
     for name, draw in first.items():
-        assert draw.shape[0] == B
+        assert draw.shape[0] == size(problem)
         assert torch.equal(draw, again[name])
-        assert not torch.equal(draw, problem.draw_noise(random.key(6), B)[name])
+        assert not torch.equal(draw, problem.draw_noise(random.key(6), size(problem))[name])
 
 
 def test_a_population_of_two_agrees_with_its_members(problem: Problem) -> None:
     members = [perturbed(instance(problem, torch.float64)[0], seed) for seed in (1, 2)]
-    batch = problem.fake_batch(B, dtype=torch.float64)
+    batch = problem.fake_batch(size(problem), dtype=torch.float64)
     stacked = {name: torch.stack([member[name] for member in members]) for name in members[0]}
     together = vmap(grad(lambda p: problem.objective(p, batch)))(stacked)
     for index, member in enumerate(members):
@@ -271,7 +287,7 @@ def test_training_moves_the_moments_and_evaluation_leaves_them(problem: Problem)
 
 def test_an_empty_carry_means_zeros(problem: Problem) -> None:
     params, batch = instance(problem)
-    zeros = problem.zero_carry(B)
+    zeros = problem.zero_carry(size(problem))
     explicit = batch._replace(state=batch.state._replace(carry=zeros))
     losses, state = problem.loss_and_state(params, explicit)
     torch.testing.assert_close(losses, problem.loss(params, batch))
