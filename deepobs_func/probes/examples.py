@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -88,6 +88,11 @@ class Examples:
                 f"one loss for each example, ({self.size},). With torch's losses pass reduction='none'."
             )
         return losses
+
+    def part(self, piece: slice) -> Examples:
+        """Some of the examples, where they can be taken apart."""
+        batch = _sliced(self.batch, self.dims, piece)
+        return replace(self, batch=batch, size=piece.stop - piece.start)
 
     def rows(self, names: Sequence[str]) -> Rows:
         """Makes `slice -> {name: (examples, *shape)}`: the gradients of some examples by some parameters."""

@@ -7,7 +7,7 @@ through `vmap(grad)` in chunks of examples. `explain` says which parameter takes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -80,12 +80,8 @@ def statistics(
     """
     wanted, max_bytes = list(dict.fromkeys(wanted)), options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
-    losses, by_name = _from_layers(found, wanted, max_bytes)
-    rest = [name for name in params if name not in by_name]
-    if rest:
-        losses = found.losses_at(params) if losses is None else losses
-        by_name |= _from_rows(found, rest, wanted, max_bytes)
-    return _collected(losses, {name: by_name[name] for name in params}, wanted)
+    losses, by_name = _of_parameters(found, wanted, max_bytes)
+    return _collected(losses, by_name, wanted)
 
 
 def per_example_grads(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
@@ -142,6 +138,21 @@ def gram(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> 
     return _there(statistics(loss, params, batch, ["gram"], **options).gram)
 
 
+def gradients_in_chunks(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Iterator[Params]:
+    """Yields the per-example gradients a chunk of examples at a time, each within the memory bound.
+
+    For what is neither a sum nor a product of gradients, such as a histogram. Arguments as of `statistics`.
+    """
+    max_bytes = options.get("max_bytes", MAX_BYTES)
+    found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
+    for piece in _pieces(found, list(params), max_bytes):
+        if found.coupled:
+            yield found.rows(list(params))(piece)
+        else:
+            _, by_name = _of_parameters(found.part(piece), ["grads"], max_bytes)
+            yield {name: by_name[name]["grads"] for name in params}
+
+
 def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, str]:
     """Which way the statistics of each parameter take: through a layer, or through `vmap(grad)`.
 
@@ -168,6 +179,17 @@ def _parameters_of(path: str, layer: Any, params: Params) -> list[str]:
     return [name for name in layer.initializers if f"{path}.{name}" in params]
 
 
+def _of_parameters(found: Examples, wanted: Sequence[Statistic], max_bytes: int) -> tuple[Tensor, dict[str, Found]]:
+    """The losses, and the statistics of each parameter, in their order."""
+    losses, by_name = _from_layers(found, wanted, max_bytes)
+    rest = [name for name in found.params if name not in by_name]
+    if rest:
+        losses = found.losses_at(found.params) if losses is None else losses
+        by_name |= _from_rows(found, rest, wanted, max_bytes)
+    assert losses is not None, "every way computes the losses"
+    return losses, {name: by_name[name] for name in found.params}
+
+
 def _from_layers(
     found: Examples, wanted: Sequence[Statistic], max_bytes: int
 ) -> tuple[Tensor | None, dict[str, Found]]:
@@ -186,14 +208,11 @@ def _from_layers(
 
 def _from_rows(found: Examples, names: Sequence[str], wanted: Sequence[Statistic], max_bytes: int) -> dict[str, Found]:
     """The statistics of the named parameters from materialised gradients, in chunks of examples."""
-    rows = found.rows(names)
-    one = sum(found.params[name].numel() * found.params[name].element_size() for name in names)
-    chunk = max(1, max_bytes // one)
-    pieces = [slice(start, start + chunk) for start in range(0, found.size, chunk)]
+    rows, pieces = found.rows(names), _pieces(found, names, max_bytes)
     whole_gram = len(pieces) == 1 or "grads" in wanted  # else in blocks, so that the gradients are not held at once
     joined = [statistic for statistic in wanted if statistic != "gram" or whole_gram]
     parts = [_of_each(rows(piece), of_a_chunk(joined)) for piece in pieces] if joined else []
-    sizes = [len(range(*piece.indices(found.size))) for piece in pieces]
+    sizes = [piece.stop - piece.start for piece in pieces]
     by_name = {name: join([part[name] for part in parts], sizes, joined) for name in names}
     if "gram" in wanted and not whole_gram:
         by_name[names[0]]["gram"] = _gram_in_blocks(rows, pieces)
@@ -205,6 +224,13 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
     for term in rest:
         first = first + term
     return first
+
+
+def _pieces(found: Examples, names: Sequence[str], max_bytes: int) -> list[slice]:
+    """Chunks of examples whose gradients by some parameters take up to so many bytes, but one example at least."""
+    one = sum(found.params[name].numel() * found.params[name].element_size() for name in names)
+    chunk = max(1, max_bytes // one)
+    return [slice(start, min(start + chunk, found.size)) for start in range(0, found.size, chunk)]
 
 
 def _of_each(grads: Params, wanted: Iterable[Statistic]) -> dict[str, Found]:
@@ -229,9 +255,8 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return a.reshape(len(a), -1) @ b.reshape(len(b), -1).mT
 
 
-def _collected(losses: Tensor | None, by_name: Mapping[str, Found], wanted: Sequence[Statistic]) -> Statistics:
+def _collected(losses: Tensor, by_name: Mapping[str, Found], wanted: Sequence[Statistic]) -> Statistics:
     """Trees of what each parameter has, sums of what all share."""
-    assert losses is not None, "every way computes the losses"
     values: dict[str, Any] = {}
     for statistic in wanted:
         if statistic in SUMMED:

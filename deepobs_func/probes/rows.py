@@ -1,0 +1,76 @@
+"""The quantities that can be tracked, as data. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deepobs_func.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity that can be tracked in a run.
+
+    Attributes:
+        name: on the command line and in the record.
+        summary: one line, with the formula.
+        needs: the statistics of per-example gradients that it is made of (fields of `probes.Statistics`).
+        least: examples in a batch, at least.
+        plain_sgd: whether it is defined for SGD without momentum alone.
+        per_example: whether it looks at per-example gradients, so that batch norm asks for a choice.
+    """
+
+    name: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    least: int = 1
+    plain_sgd: bool = False
+    per_example: bool = True
+
+
+QUANTITIES = {
+    row.name: row
+    for row in (
+        Row("grad_norm", "|g|, g the gradient of the mean loss", per_example=False),
+        Row("distance", "|theta - theta_0|, from where the run started", per_example=False),
+        Row("update_size", "|theta_(t+1) - theta_t|", per_example=False),
+        Row("alpha", "-1 no step, 0 the minimum of a local quadratic, 1 its other side", least=2),
+        Row("norm_test", "sqrt(V / (B |g|^2)), V the variance of g_n", ("gram",), least=2),
+        Row("inner_test", "sqrt(V / (B |g|^4)), V the variance of g_n . g", ("gram",), least=2),
+        Row("ortho_test", "sqrt(V / (B |g|^2)), V that of g_n orthogonal to g", ("gram",), least=2),
+        Row("noise_scale", "tr S / |g|^2, S the covariance of g_n", ("gram",)),
+        Row("cabs", "lr tr S / mean loss, the batch size that CABS advises", ("gram",), plain_sgd=True),
+        Row("early_stopping", "1 - B mean_j g_j^2 / (s_j^2 + 1e-5)", ("grad", "scatter"), least=2),
+        Row("mean_gsnr", "mean_j g_j^2 / (var_j + 1e-5)", ("grad", "scatter")),
+        Row("grad_hist_1d", "100 bins of g_nj in [-2, 2]"),
+        Row("grad_hist_2d", "40 x 50 bins of g_nj in [-1, 1] and theta_j in [-2, 2]"),
+        Row("hess_max_ev", "the largest eigenvalue of the Hessian, Lanczos", per_example=False),
+        Row("hess_trace", "the trace of the Hessian, Hutchinson with 10 vectors", per_example=False),
+        Row("tic_trace", "mean_n |g_n|^2 / (tr H + 1e-7)", ("gram",)),
+        Row("tic_diag", "sum_j mean_n g_nj^2 / (h_j + 1e-7), h the GGN's diagonal, sampled", ("grad", "scatter")),
+    )
+}
+
+PRESETS = {
+    "economy": (
+        *("grad_norm", "distance", "update_size", "alpha", "norm_test", "inner_test", "ortho_test", "noise_scale"),
+        *("cabs", "early_stopping", "mean_gsnr"),
+    ),
+    "full": tuple(QUANTITIES),
+}
+"""Several quantities under one name; what is not defined for a run's optimizer or problem is left out of a preset."""
+
+
+def chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """The quantities that a user names, presets spelled out, each once.
+
+    Raises:
+        ConfigError: there is no such quantity.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in QUANTITIES and name not in PRESETS:
+            raise ConfigError(unknown("quantity to track:", name, [*QUANTITIES, *PRESETS]))
+        found |= dict.fromkeys(PRESETS.get(name, (name,)))
+    return tuple(found)

@@ -1,0 +1,152 @@
+"""The quantities of one training step, from ingredients that they share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random, tree
+from deepobs_func.base import Batch, Params
+from deepobs_func.probes import quantities
+from deepobs_func.probes.estimators import diagonal, trace
+from deepobs_func.probes.per_example import Statistics, gradients_in_chunks, per_example_dots, statistics
+from deepobs_func.probes.quantities import LineSample
+from deepobs_func.probes.rows import QUANTITIES
+from deepobs_func.probes.spectrum import lanczos_eigenvalues
+
+LANCZOS_STEPS, TRACE_SAMPLES = 20, 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run, and what its quantities are made of; each ingredient is computed once, when first asked for.
+
+    Attributes:
+        problem: whose loss, without the penalty.
+        batch: of the step, with the model's state before it.
+        before, after: the parameters around the step.
+        start: the parameters at the start of the run.
+        lr: of the step.
+        key: for what is sampled.
+        names: the quantities that will be asked for, so that their statistics are computed together.
+        bn: as of `probes.statistics`.
+    """
+
+    problem: Any
+    batch: Batch
+    before: Params
+    after: Params
+    start: Params
+    lr: float
+    key: random.Key
+    names: tuple[str, ...]
+    bn: str | None = None
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """All statistics of the per-example gradients that the quantities need."""
+        wanted = dict.fromkeys(need for name in self.names for need in QUANTITIES[name].needs)
+        return statistics(self.problem, self.before, self.batch, wanted, bn=self.bn)
+
+    @functools.cached_property
+    def hessian_trace(self) -> Tensor:
+        """An estimate of the trace of the mean loss's Hessian."""
+        return trace(self.problem, self.before, self.batch, key=self.key, samples=TRACE_SAMPLES).value
+
+    @functools.cached_property
+    def grad(self) -> Params:
+        """The gradient of the mean loss: from what is there, or by a pass of its own."""
+        if "grad" in {need for name in self.names for need in QUANTITIES[name].needs}:
+            return tree.scale(1 / self.size, self.statistics.grad or {})
+        return torch.func.grad(lambda params: self.problem.loss(params, self.batch).mean())(self.before)
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.batch.x)
+
+    def sample(self, params: Params, direction: Params) -> LineSample:
+        """The losses and their slopes at one end of the step."""
+        slopes = per_example_dots(self.problem, params, self.batch, direction, bn=self.bn)
+        return LineSample(self.problem.loss(params, self.batch), slopes)
+
+
+def track(step: Step) -> dict[str, Any]:
+    """The value of each quantity that the step names: a number, or, of a histogram, nested lists of counts.
+
+    Raises:
+        ConfigError: a quantity is not defined on this problem, or for a batch of this size.
+    """
+    return {name: _plain(_COMPUTE[name](step)) for name in step.names}
+
+
+def _plain(value: Tensor) -> Any:
+    return value.item() if value.ndim == 0 else value.tolist()
+
+
+def _of_gram(function: Callable[[Tensor], Tensor]) -> Callable[[Step], Tensor]:
+    return lambda step: function(_gram(step))
+
+
+def _gram(step: Step) -> Tensor:
+    assert step.statistics.gram is not None, "the row of the quantity needs it"
+    return step.statistics.gram
+
+
+def _moments(step: Step) -> tuple[Params, Params, int]:
+    """`sum_n g_n`, the scatter, B."""
+    found = step.statistics
+    assert found.grad is not None, "the row of the quantity needs it"
+    assert found.scatter is not None
+    return found.grad, found.scatter, step.size
+
+
+def _alpha(step: Step) -> Tensor:
+    length = quantities.update_size(step.before, step.after)
+    direction = tree.scale(1 / length.clamp(min=torch.finfo(length.dtype).tiny), tree.sub(step.after, step.before))
+    return quantities.alpha(step.sample(step.before, direction), step.sample(step.after, direction), length)
+
+
+def _tic_diag(step: Step) -> Tensor:
+    total, scatter, size = _moments(step)
+    ggn = diagonal(step.problem, step.before, step.batch, method="monte-carlo", matrix="ggn", key=step.key).value
+    return quantities.tic_diag(total, scatter, ggn, size)
+
+
+def _histogram(count: Callable[[Params, Params], Tensor]) -> Callable[[Step], Tensor]:
+    def counted(step: Step) -> Tensor:
+        chunks = gradients_in_chunks(step.problem, step.before, step.batch, bn=step.bn)
+        return torch.stack([count(grads, step.before) for grads in chunks]).sum(0)
+
+    return counted
+
+
+def _largest_eigenvalue(step: Step) -> Tensor:
+    steps = min(LANCZOS_STEPS, tree.size(step.before))
+    return lanczos_eigenvalues(step.problem, step.before, step.batch, steps=steps, key=step.key).values[0]
+
+
+_COMPUTE: dict[str, Callable[[Step], Tensor]] = {
+    "grad_norm": lambda step: tree.norm(step.grad),
+    "distance": lambda step: quantities.distance(step.after, step.start),
+    "update_size": lambda step: quantities.update_size(step.before, step.after),
+    "alpha": _alpha,
+    "norm_test": _of_gram(quantities.norm_test),
+    "inner_test": _of_gram(quantities.inner_product_test),
+    "ortho_test": _of_gram(quantities.orthogonality_test),
+    "noise_scale": _of_gram(quantities.noise_scale),
+    "cabs": lambda step: quantities.cabs(_gram(step), step.statistics.losses, step.lr),
+    "early_stopping": lambda step: quantities.early_stopping(*_moments(step)),
+    "mean_gsnr": lambda step: quantities.mean_gsnr(*_moments(step)),
+    "grad_hist_1d": _histogram(lambda grads, params: quantities.grad_hist_1d(grads)),
+    "grad_hist_2d": _histogram(quantities.grad_hist_2d),
+    "hess_max_ev": _largest_eigenvalue,
+    "hess_trace": lambda step: step.hessian_trace,
+    "tic_trace": lambda step: quantities.tic_trace(_gram(step), step.hessian_trace),
+    "tic_diag": _tic_diag,
+}
