@@ -63,6 +63,13 @@ class Layer(nn.Module):
         self.constants: set[str] = set()
         self.carried: dict[str, tuple[int, ...]] = {}
 
+    def stock(self) -> nn.Module | None:
+        """Torch's own layer of the same function and parameter names, on the meta device; None where there is none.
+
+        For libraries that know layers by their class.
+        """
+        return None
+
     def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
         """Declares a trainable parameter."""
         self.register_parameter(name, nn.Parameter(torch.empty(tuple(shape), device="meta")))
@@ -114,6 +121,10 @@ class Dense(Layer):
         super().__init__()
         self.declare("weight", (outputs, inputs), weight or glorot_uniform())
         self.declare("bias", (outputs,), bias or ZEROS)
+
+    def stock(self) -> nn.Linear:
+        outputs, inputs = self.weight.shape
+        return nn.Linear(inputs, outputs, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -176,6 +187,18 @@ class Conv(Layer):
             self.register_parameter("bias", None)
         else:
             self.declare("bias", (outputs,), bias)
+
+    def stock(self) -> nn.Conv2d:
+        """`nn.Conv2d` without padding; TensorFlow's comes from a hook, before those of a library look at the input."""
+        outputs, inputs = self.weight.shape[:2]
+        layer = nn.Conv2d(inputs, outputs, self.kernel, self.stride, bias=self.bias is not None, device="meta")
+        if self.padding == "same":
+            layer.register_forward_pre_hook(lambda _, arguments: (self._padded(arguments[0]),))
+        return layer
+
+    def _padded(self, x: Tensor) -> Tensor:
+        x, (height, width) = _pad_same(x, self.kernel, self.stride)
+        return F.pad(x, (width, width, height, height))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
         padding = (0, 0)

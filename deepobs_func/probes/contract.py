@@ -182,3 +182,13 @@ def entry(vectors: Tree, index: int) -> Tree:
 def stack(vectors: list[Tree]) -> Tree:
     """Vectors along a new leading axis, `(K, *shape)`."""
     return tree.map(lambda *leaves: torch.stack(leaves), *vectors)
+
+
+def is_known_to_hold(condition: Tensor) -> bool:
+    """Whether a condition holds and its value can be looked at, which it cannot under `vmap` or in a compiled graph."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(condition)
+    except RuntimeError:  # vmap has many values for one
+        return False

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 from deepobs_func.base import Params
@@ -110,15 +109,14 @@ def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> Line
     """The GGN as a map that keeps the forward pass, or does it anew at each product."""
     problem = checked_ggn(subject, "ggnvp")
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
+    return sandwich(outputs, params, lambda tensors: criterion_hessian(problem, batch, outputs, tensors), keep=keep)
 
-    def criterion(tensors: Tensors) -> Tensor:
-        return problem.criterion(outputs.rebuilt(tensors), batch).mean()
 
-    def make_middle(tensors: Tensors) -> Middle:
-        pull = vjp(grad(criterion), tensors)[1]
-        return lambda tangents: pull(tangents)[0]
-
-    return sandwich(outputs, params, make_middle, keep=keep)
+def criterion_hessian(problem: Problem, batch: Any, outputs: TensorsOf, tensors: Tensors) -> Middle:
+    """`u -> H u` for the Hessian H of the mean criterion in the outputs, at `tensors`."""
+    gradient = grad(lambda parts: problem.criterion(outputs.rebuilt(parts), batch).mean())
+    pull = vjp(gradient, tensors)[1]
+    return lambda tangents: pull(tangents)[0]
 
 
 def linear_map(

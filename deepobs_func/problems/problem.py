@@ -17,7 +17,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
-from deepobs_func.problems.rows import Deviation
+from deepobs_func.problems.rows import Deviation, HVPMode
 
 Tensors = dict[str, Tensor]
 
@@ -71,6 +71,7 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        hvp_mode: `"forward-over-reverse"` or `"reverse-over-reverse"`, the faster way to a Hessian-vector product.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         net: the net on the meta device: shapes and no data.
@@ -92,6 +93,7 @@ class Problem:
     regularize: Callable[[str, Tensor], bool] = kernels
     fused: bool = False
     compile_step: bool = True
+    hvp_mode: HVPMode = "forward-over-reverse"
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -237,6 +239,12 @@ class Problem:
         They go through neither `vmap` nor second derivatives nor forward mode; the problem itself does.
         """
         return replace(self, fused=True)
+
+    def to_module(self, params: Params) -> nn.Module:
+        """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
+        from deepobs_func.problems.modules import ProblemModule
+
+        return ProblemModule(self.net, self.call, params)
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = Pass(train, batch.noise, batch.state.carry, self.fused)
