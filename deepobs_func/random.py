@@ -29,7 +29,7 @@ _DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float6
 Key = Int[Tensor, "2"]
 
 # What a run's key is folded with, so that purposes never share draws.
-INIT, ORDER, NOISE, EVALUATION, OPTIMIZER, DATA, AUGMENTATION = range(7)
+INIT, ORDER, NOISE, EVALUATION, OPTIMIZER, DATA, AUGMENTATION, PROBE = range(8)
 
 
 def threefry2x32(key: Key, count0: Tensor, count1: Tensor | int) -> tuple[Tensor, Tensor]:

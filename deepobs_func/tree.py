@@ -60,3 +60,14 @@ def norm(tree: Tree) -> Tensor:
 def size(tree: Tree) -> int:
     """The number of coordinates."""
     return sum(leaf.numel() for leaf in tree.values())
+
+
+def flatten(tree: Tree) -> Tensor:
+    """The tree as one vector, `(P,)`, leaf after leaf in the tree's order."""
+    return torch.cat([leaf.flatten() for leaf in tree.values()])
+
+
+def unflatten(vector: Tensor, like: Tree) -> Tree:
+    """The inverse of `flatten`: the entries of `vector (P,)` in the shapes of `like`."""
+    parts = vector.split([leaf.numel() for leaf in like.values()])
+    return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}

@@ -62,6 +62,7 @@ def get(name: str) -> Problem:
         deviations=data.deviations,
         regularize=pkgutil.resolve_name(data.regularize),
         compile_step=data.compile_step,
+        hvp_mode=data.hvp_mode,
     )
 
 

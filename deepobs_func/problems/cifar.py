@@ -36,6 +36,7 @@ def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen
         net_args={"classes": classes},
         weight_decay=0.002,
         defaults_chosen_here=chosen,
+        hvp_mode="forward-over-reverse",
         deviations=quirks,
     )
 
@@ -54,6 +55,7 @@ def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, qu
         weight_decay=5e-4,
         regularize=CONVOLUTIONS,
         defaults_chosen_here=True,
+        hvp_mode="forward-over-reverse",
         deviations=quirks,
     )
 

@@ -10,23 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepobs_func import random
 from deepobs_func.base import Batch
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
 
 Measurement = Callable[[Any, Batch], Tensor]
+Sampler = Callable[[Any, Batch, random.Key], Any]
 
 
 class Measure(NamedTuple):
-    """The loss and the correctness of each example.
+    """The loss and the correctness of each example, and what is known of the loss's curvature.
 
     Attributes:
         losses: `(outputs, batch) -> (B,)`, the problem's criterion, without the penalty.
         correct: `(outputs, batch) -> (B,)` in `[0, 1]`, or None where there is no accuracy.
+        convex: whether the losses are convex in the outputs, so that a GGN is positive semi-definite.
+        likelihood: whether they are negative log-likelihoods up to a factor, so that the GGN is a Fisher matrix.
+        sample: `(outputs, batch, key) -> s`, a tree like the outputs of random vectors, independent from example to
+            example, with mean 0 and `E[s s^T]` = the Hessian of an example's loss in its outputs; or None.
     """
 
     losses: Measurement
     correct: Measurement | None = None
+    convex: bool = False
+    likelihood: bool = False
+    sample: Sampler | None = None
 
 
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -37,8 +46,30 @@ def _top1(logits: Tensor, batch: Batch) -> Tensor:
     return logits.argmax(-1) == batch.y
 
 
-cross_entropy = Measure(_cross_entropy, _top1)
+def _sample_categorical(logits: Tensor, batch: Batch, key: random.Key) -> Tensor:
+    """`p - onehot(y)` with `y ~ p = softmax(logits)`, of covariance `diag(p) - p p^T`."""
+    probabilities = logits.softmax(-1)
+    uniform = random.uniform(key, probabilities.shape[:-1], dtype=logits.dtype).unsqueeze(-1)
+    below = probabilities.cumsum(-1) <= uniform  # the inverse of the distribution function, as an index
+    drawn = below.sum(-1).clamp(max=logits.shape[-1] - 1)
+    onehot = torch.arange(logits.shape[-1], device=logits.device) == drawn.unsqueeze(-1)  # F.one_hot has no vmap
+    return probabilities - onehot.to(logits.dtype)
+
+
+cross_entropy = Measure(_cross_entropy, _top1, convex=True, likelihood=True, sample=_sample_categorical)
 """`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's."""
+
+
+def _square(outputs: Tensor, batch: Batch) -> Tensor:
+    return (outputs - batch.y).flatten(1).square().sum(1)
+
+
+def _sample_square(outputs: Tensor, batch: Batch, key: random.Key) -> Tensor:
+    return math.sqrt(2.0) * random.normal(key, outputs.shape, outputs.dtype)
+
+
+square = Measure(_square, convex=True, likelihood=True, sample=_sample_square)
+"""`|outputs - y|^2` of tensors `(B, ...)`, summed over all but the examples."""
 
 
 SMOOTHING, AUXILIARY_WEIGHT = 0.1, 0.4  # of Inception, on both heads, in every phase
@@ -52,7 +83,19 @@ def _inception(outputs: InceptionOutputs, batch: Batch) -> Tensor:
     return losses if outputs.auxiliary is None else losses + AUXILIARY_WEIGHT * smoothed(outputs.auxiliary)
 
 
-inception = Measure(_inception, lambda outputs, batch: _top1(outputs.main, batch))
+def _sample_inception(outputs: InceptionOutputs, batch: Batch, key: random.Key) -> InceptionOutputs:
+    """For targets q the loss is `logsumexp(z) - q.z`, so smoothing leaves the Hessian as it is."""
+    main_key, auxiliary_key = random.split(key)
+    main = _sample_categorical(outputs.main, batch, main_key)
+    if outputs.auxiliary is None:
+        return InceptionOutputs(main, None)
+    auxiliary = _sample_categorical(outputs.auxiliary, batch, auxiliary_key)
+    return InceptionOutputs(main, math.sqrt(AUXILIARY_WEIGHT) * auxiliary)
+
+
+inception = Measure(
+    _inception, lambda outputs, batch: _top1(outputs.main, batch), convex=True, sample=_sample_inception
+)
 """Cross entropy with label smoothing 0.1, plus 0.4 times that of the auxiliary head in training."""
 
 
@@ -60,7 +103,17 @@ def _per_character(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.mT, batch.y, reduction="none").mean(1)
 
 
-sequence = Measure(_per_character, lambda logits, batch: (logits.argmax(-1) == batch.y).to(logits.dtype).mean(1))
+def _sample_sequence(logits: Tensor, batch: Batch, key: random.Key) -> Tensor:
+    return _sample_categorical(logits, batch, key) / math.sqrt(logits.shape[1])
+
+
+sequence = Measure(
+    _per_character,
+    lambda logits, batch: (logits.argmax(-1) == batch.y).to(logits.dtype).mean(1),
+    convex=True,
+    likelihood=True,
+    sample=_sample_sequence,
+)
 """The mean over time of the cross entropy of `logits (B, T, V)` and ids `y (B, T)`; the share of right characters."""
 
 
@@ -72,7 +125,16 @@ def _vae(outputs: VAEOutputs, batch: Batch) -> Tensor:
     return image_loss + divergence
 
 
-vae = Measure(_vae)
+def _sample_vae(outputs: VAEOutputs, batch: Batch, key: random.Key) -> VAEOutputs:
+    """The Hessian is diagonal: 2 for a pixel, 1 for a mean, `2 exp(2 log_std)` for a log standard deviation."""
+    image, mean, log_std = (
+        random.normal(key, part.shape, part.dtype) for key, part in zip(random.split(key, 3), outputs, strict=True)
+    )
+    root = math.sqrt(2.0)
+    return VAEOutputs(root * image, mean, root * torch.exp(outputs.log_std) * log_std)
+
+
+vae = Measure(_vae, convex=True, sample=_sample_vae)
 """`|image - x|^2 + KL(N(mean, exp(log_std)^2) | N(0, 1))`, summed over pixels and latent variables."""
 
 
@@ -80,7 +142,12 @@ def _quadratic(offset: Tensor, batch: Batch) -> Tensor:
     return 0.5 * ((offset @ batch.state.moments["hessian"]) * offset).sum(1)
 
 
-quadratic = Measure(_quadratic)
+def _sample_quadratic(offset: Tensor, batch: Batch, key: random.Key) -> Tensor:
+    root = torch.linalg.cholesky(batch.state.moments["hessian"])  # L with L L^T = H
+    return random.normal(key, offset.shape, offset.dtype) @ root.mT
+
+
+quadratic = Measure(_quadratic, convex=True, likelihood=True, sample=_sample_quadratic)
 """`0.5 (theta - x)^T H (theta - x)` of `offset = theta - x (B, 100)`, H being `moments["hessian"]`."""
 
 

@@ -17,7 +17,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import BatchNorm, Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
-from deepobs_func.problems.rows import Deviation
+from deepobs_func.problems.rows import Deviation, HVPMode
 
 Tensors = dict[str, Tensor]
 Tap = Callable[[Layer, Tensor, Tensor], Tensor]
@@ -72,6 +72,7 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        hvp_mode: `"forward-over-reverse"` or `"reverse-over-reverse"`, the faster way to a Hessian-vector product.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         net: the net on the meta device: shapes and no data.
@@ -96,6 +97,7 @@ class Problem:
     regularize: Callable[[str, Tensor], bool] = kernels
     fused: bool = False
     compile_step: bool = True
+    hvp_mode: HVPMode = "forward-over-reverse"
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -268,6 +270,7 @@ class Problem:
         """
         return replace(self, fused=True)
 
+<<<<<<< HEAD
     def _listen(self) -> dict[str, tuple[Layer, torch.Size]]:
         """Sends shapes through the net. A layer that is called twice is left out: its gradients would need both."""
         heard: dict[str, tuple[Layer, torch.Size]] = {}
@@ -291,6 +294,13 @@ class Problem:
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         return self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
+=======
+    def to_module(self, params: Params) -> nn.Module:
+        """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
+        from deepobs_func.problems.modules import ProblemModule
+
+        return ProblemModule(self.net, self.call, params)
+>>>>>>> curvature
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = self._pass(batch, train=train)

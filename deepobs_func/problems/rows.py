@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+HVPMode = Literal["forward-over-reverse", "reverse-over-reverse"]
 
 
 class Deviation(NamedTuple):
@@ -32,6 +34,8 @@ class Row:
         accuracy: whether an accuracy is defined.
         separable: whether an example's training loss depends on that example alone.
         compile_step: whether compiling a whole training step is worth its time; not for an unrolled LSTM.
+        hvp_mode: the way to a Hessian-vector product that was measured to be the faster one, eager on a CPU at the
+            default batch size or what fits.
         deviations: quirks of the reference that concern this problem.
     """
 
@@ -50,6 +54,7 @@ class Row:
     separable: bool = True
     defaults_chosen_here: bool = False
     compile_step: bool = True
+    hvp_mode: HVPMode = "reverse-over-reverse"
     deviations: tuple[Deviation, ...] = ()
 
 

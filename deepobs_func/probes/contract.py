@@ -1,0 +1,194 @@
+"""What the curvature probes take: a loss or a problem, a direction like the parameters, and a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random, tree
+from deepobs_func.base import Batch, Params
+from deepobs_func.errors import ConfigError
+from deepobs_func.tree import Tree
+
+Loss = Callable[[Params, Any], Tensor]
+Distribution = Literal["rademacher", "normal"]
+
+
+class Measure(Protocol):
+    """What a problem knows of its criterion's curvature; see `deepobs_func.problems.measures.Measure`."""
+
+    @property
+    def convex(self) -> bool: ...
+    @property
+    def likelihood(self) -> bool: ...
+    @property
+    def sample(self) -> Callable[[Any, Any, random.Key], Any] | None: ...
+
+
+class Problem(Protocol):
+    """The part of `deepobs_func.problems.Problem` that curvature needs."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def separable(self) -> bool: ...
+    @property
+    def measure(self) -> Measure: ...
+    def loss(self, params: Params, batch: Any) -> Tensor: ...
+    def outputs(self, params: Params, batch: Any) -> Any: ...
+    def criterion(self, outputs: Any, batch: Any) -> Tensor: ...
+
+
+Subject = Loss | Problem
+
+
+def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
+    """The losses at one batch as a function of the parameters alone, `params -> (B,)` or, of an objective, `()`.
+
+    Raises:
+        ConfigError: on a call, where the loss is neither.
+    """
+    loss: Any = getattr(subject, "loss", subject)
+
+    def losses(params: Params) -> Tensor:
+        result = loss(params, batch)
+        fits = result.ndim <= 1
+        if isinstance(batch, Batch):
+            fits = result.shape in ((), batch.x.shape[:1])
+        if not fits:
+            raise ConfigError(
+                f"The loss has the shape {tuple(result.shape)}; it must be (B,), one number for each example of the "
+                "batch, or (), an objective. Sum or average over all other axes."
+            )
+        return result
+
+    return losses
+
+
+def mean_loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
+    """`params -> ()`, the mean of the losses over the batch; an objective, which is 0-d, is taken as it is."""
+    losses = loss_of(subject, batch)
+    return lambda params: losses(params).mean()
+
+
+def checked_ggn(subject: Subject, purpose: str) -> Problem:
+    """The subject, if it is a problem whose criterion has a GGN.
+
+    Raises:
+        ConfigError: it is a loss, whose outputs and criterion are not apart; or the criterion is not convex.
+    """
+    measure = getattr(subject, "measure", None)
+    if measure is None:
+        raise ConfigError(
+            f"{purpose} needs the outputs and the criterion apart, so it takes a Problem and no plain loss. Make one "
+            "with problems.from_module, or use hvp."
+        )
+    problem: Problem = subject  # type: ignore[assignment]  # what has a measure is a problem
+    if not measure.convex:
+        raise ConfigError(
+            f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs "
+            "(Measure.convex). Use hvp."
+        )
+    return problem
+
+
+def checked_key(key: random.Key | None, purpose: str) -> random.Key:
+    """The key of the probe vectors that a user's key stands for.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not isinstance(key, Tensor):
+        raise ConfigError(
+            f"{purpose} draws random vectors, so it needs a key and got {key!r}. Pass key=random.key(seed), with "
+            "deepobs_func.random."
+        )
+    return random.fold_in(key, random.PROBE)
+
+
+def checked_count(name: str, value: int, low: int, high: int | None = None) -> int:
+    """A whole number within its bounds.
+
+    Raises:
+        ConfigError: it is out of them.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number {bound}.")
+    return value
+
+
+def count_vectors(like: Tree, v: Tree) -> int | None:
+    """How many vectors `v` holds: None for one in the shapes of `like`, K where every leaf has one leading axis of K.
+
+    Raises:
+        ConfigError: keys, shapes or dtypes do not match.
+    """
+    if v.keys() != like.keys():
+        missing, unknown = sorted(like.keys() - v.keys()), sorted(v.keys() - like.keys())
+        raise ConfigError(
+            f"The vector is no tree like the parameters: it lacks {missing or 'nothing'} and has {unknown or 'nothing'}"
+            " beside. Its keys must be those of params."
+        )
+    first = next(iter(like))
+    count = v[first].shape[0] if v[first].ndim == like[first].ndim + 1 else None
+    lead = () if count is None else (count,)
+    for name, leaf in like.items():
+        if v[name].shape != (*lead, *leaf.shape):
+            shape = tuple(leaf.shape)
+            raise ConfigError(
+                f"The vector's {name!r} has the shape {tuple(v[name].shape)}, the parameter {shape}. Allowed are "
+                f"{shape}, and (K, *{shape}) for K vectors with the same K in every leaf."
+            )
+        if v[name].dtype != leaf.dtype:
+            raise ConfigError(
+                f"The vector's {name!r} is {v[name].dtype}, the parameter {leaf.dtype}; they must be the same. Use "
+                "v.to(dtype)."
+            )
+    return count
+
+
+def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher") -> Tree:
+    """A random vector with mean 0 and identity covariance, in the shapes, dtypes and place of `like`.
+
+    Args:
+        key: where from.
+        like: the tree that it is like.
+        distribution: `"rademacher"`, entries of -1 and 1, or `"normal"`.
+
+    Raises:
+        ConfigError: the distribution is neither.
+    """
+    if distribution not in ("rademacher", "normal"):
+        raise ConfigError(f"Unknown distribution {distribution!r}. Known: rademacher, normal.")
+
+    def leaf(index: int, parameter: Tensor) -> Tensor:
+        place = random.fold_in(key.to(parameter.device), index)
+        if distribution == "normal":
+            return random.normal(place, parameter.shape, parameter.dtype)
+        return torch.where(random.bernoulli(place, 0.5, parameter.shape), 1.0, -1.0).to(parameter.dtype)
+
+    return {name: leaf(index, parameter) for index, (name, parameter) in enumerate(like.items())}
+
+
+def entry(vectors: Tree, index: int) -> Tree:
+    """One of the vectors that a tree holds along a leading axis."""
+    return tree.map(lambda leaf: leaf[index], vectors)
+
+
+def stack(vectors: list[Tree]) -> Tree:
+    """Vectors along a new leading axis, `(K, *shape)`."""
+    return tree.map(lambda *leaves: torch.stack(leaves), *vectors)
+
+
+def is_known_to_hold(condition: Tensor) -> bool:
+    """Whether a condition holds and its value can be looked at, which it cannot under `vmap` or in a compiled graph."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(condition)
+    except RuntimeError:  # vmap has many values for one
+        return False

@@ -1,0 +1,145 @@
+"""Curvature products: Hessian and generalised Gauss-Newton matrix (GGN) times vectors.
+
+All are of `loss(params, batch).mean()`, the penalty excluded; pass `problem.objective` for it. Where batch norm couples
+the examples, they are of the coupled loss of the batch as it stands. All run in eager code, in a compiled graph and
+under `vmap` over stacked parameters.
+
+`hvp` and `ggnvp` compute one product, or K at once. `make_hvp` and `make_ggnvp` make a `LinearMap` for many products
+at one point, as Lanczos and conjugate gradients need: the graph of the forward pass and of its gradient is kept, so
+that a product is nothing but backward passes, at the cost of the memory. (`torch.func.linearize` would save a little
+more, but its tracing costs tens to hundreds of gradients, and it goes neither under `vmap` nor into a compiled graph.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch.func import grad, jvp, vjp
+
+from deepobs_func.base import Params
+from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
+from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
+from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.tree import Tree
+
+Mode = Literal["forward-over-reverse", "reverse-over-reverse"]
+Matrix = Literal["hessian", "ggn"]
+
+
+def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: Mode | None = None) -> Tree:
+    """The Hessian-vector product `H v`, `H = d^2/dparams^2 loss(params, batch).mean()`.
+
+    Args:
+        subject: a loss `(params, batch) -> (B,)`, a Problem, or an objective `(params, batch) -> ()`.
+        params: the point.
+        batch: whatever the loss takes.
+        v: a tree like `params`, or K of them with one leading axis on every leaf.
+        mode: `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994), or
+            `"reverse-over-reverse"`, the gradient of `grad . v`. By default the problem's `hvp_mode`, the one that was
+            measured to be faster in eager code; forward over reverse for a plain loss.
+
+    Returns:
+        A tree like `v`.
+
+    Raises:
+        ConfigError: the mode is unknown, `v` does not match `params`, or the loss is neither `(B,)` nor `()`.
+
+    Source: B. Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("two_d_branin")
+    >>> params, _ = problem.init()
+    >>> sorted(hvp(problem, params, problem.fake_batch(4), params))
+    ['u', 'v']
+    """
+    chosen: Any = mode or getattr(subject, "hvp_mode", "forward-over-reverse")
+    return make_hvp(subject, params, batch, mode=chosen)(v)
+
+
+def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: Mode = "reverse-over-reverse") -> LinearMap:
+    """The Hessian at one point as a map; see `hvp`.
+
+    Args:
+        subject, params, batch: as of `hvp`.
+        mode: reverse over reverse keeps the gradient's graph, so that a product is one pass through it; forward over
+            reverse keeps nothing and needs less memory.
+
+    Raises:
+        ConfigError: the mode is unknown, or the loss is neither `(B,)` nor `()`.
+    """
+    gradient = grad(mean_loss_of(subject, batch))
+    if mode == "forward-over-reverse":
+        return LinearMap(lambda v: jvp(gradient, (params,), (v,))[1], params)
+    if mode == "reverse-over-reverse":
+        pull = vjp(gradient, params)[1]  # H is symmetric, so that v^T H is H v
+        return LinearMap(lambda v: pull(v)[0], params)
+    raise ConfigError(unknown("mode", str(mode), ("forward-over-reverse", "reverse-over-reverse")))
+
+
+def ggnvp(problem: Problem, params: Params, batch: Any, v: Tree) -> Tree:
+    """The product with the generalised Gauss-Newton matrix, `G v = 1/B sum_n J_n^T H_n J_n v`.
+
+    `J_n` is the Jacobian of example n's outputs in the parameters, `H_n` the Hessian of its criterion in its outputs.
+    One forward pass with tangents, one backward pass.
+
+    Args:
+        problem: with outputs, any pytree, and a criterion that is convex in them.
+        params, batch: the point.
+        v: a tree like `params`, or K of them with one leading axis on every leaf.
+
+    Returns:
+        A tree like `v`.
+
+    Raises:
+        ConfigError: a loss without outputs, a criterion without a GGN, or `v` does not match `params`.
+
+    Source: N. Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural
+    Computation 2002.
+    """
+    return ggn_map(problem, params, batch, keep=False)(v)
+
+
+def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
+    """The GGN at one point as a map that keeps the forward pass; see `ggnvp`."""
+    return ggn_map(problem, params, batch, keep=True)
+
+
+def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
+    """The GGN as a map that keeps the forward pass, or does it anew at each product."""
+    problem = checked_ggn(subject, "ggnvp")
+    outputs = TensorsOf(lambda p: problem.outputs(p, batch))
+    return sandwich(outputs, params, lambda tensors: criterion_hessian(problem, batch, outputs, tensors), keep=keep)
+
+
+def criterion_hessian(problem: Problem, batch: Any, outputs: TensorsOf, tensors: Tensors) -> Middle:
+    """`u -> H u` for the Hessian H of the mean criterion in the outputs, at `tensors`."""
+    gradient = grad(lambda parts: problem.criterion(outputs.rebuilt(parts), batch).mean())
+    pull = vjp(gradient, tensors)[1]
+    return lambda tangents: pull(tangents)[0]
+
+
+def linear_map(
+    subject: Subject | LinearMap, params: Params | None = None, batch: Any = None, matrix: Matrix | None = None
+) -> LinearMap:
+    """The map that a derived quantity is asked of: a map itself, or a matrix of a loss at a point.
+
+    Args:
+        subject: a `LinearMap`, of which nothing else is needed, or what `hvp` takes.
+        params, batch: the point.
+        matrix: `"hessian"` (the default) or `"ggn"`.
+
+    Raises:
+        ConfigError: the matrix is unknown, something is missing, or given beside a map.
+    """
+    if isinstance(subject, LinearMap):
+        if params is not None or batch is not None or matrix is not None:
+            raise ConfigError("A LinearMap has its point and its matrix: pass no params, batch or matrix beside it.")
+        return subject
+    if params is None or batch is None:
+        raise ConfigError("A loss has a Hessian at a point only: pass params and batch, or a LinearMap alone.")
+    if matrix in (None, "hessian"):
+        return make_hvp(subject, params, batch)
+    if matrix == "ggn":
+        return make_ggnvp(subject, params, batch)  # type: ignore[arg-type]  # a loss without outputs is refused there
+    raise ConfigError(unknown("matrix", str(matrix), ("hessian", "ggn")))
