@@ -78,7 +78,6 @@ class Layer(nn.Module):
         self.constants: set[str] = set()
         self.carried: dict[str, tuple[int, ...]] = {}
 
-<<<<<<< HEAD
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         """The per-example gradients of its parameters: as factors, or, where they are small, `(B, *shape)`.
 
@@ -87,14 +86,13 @@ class Layer(nn.Module):
             g: the gradient of each example's loss by its output.
         """
         raise NotImplementedError  # only of layers that call `Pass.tapped`
-=======
+
     def stock(self) -> nn.Module | None:
         """Torch's own layer of the same function and parameter names, on the meta device; None where there is none.
 
         For libraries that know layers by their class.
         """
         return None
->>>>>>> curvature
 
     def declare(self, name: str, shape: Sequence[int], initializer: Initializer) -> None:
         """Declares a trainable parameter."""
@@ -148,7 +146,10 @@ class Dense(Layer):
         self.declare("weight", (outputs, inputs), weight or glorot_uniform())
         self.declare("bias", (outputs,), bias or ZEROS)
 
-<<<<<<< HEAD
+    def stock(self) -> nn.Linear:
+        outputs, inputs = self.weight.shape
+        return nn.Linear(inputs, outputs, device="meta")
+
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         return p.tapped(self, x, F.linear(x, self.weight, self.bias))
 
@@ -160,14 +161,6 @@ class Dense(Layer):
 def positions_last(x: Tensor) -> Tensor:
     """`(B, ..., features)` -> `(B, features, T)`, T being the product of what lies between."""
     return x.flatten(1, -2).mT if x.ndim > 2 else x.unsqueeze(-1)
-=======
-    def stock(self) -> nn.Linear:
-        outputs, inputs = self.weight.shape
-        return nn.Linear(inputs, outputs, device="meta")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
->>>>>>> curvature
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -190,6 +183,11 @@ def _pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float = 0.
     if top == bottom and left == right:
         return x, (top, left)
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _pad_fully(x: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
+    x, (height, width) = _pad_same(x, kernel, stride)
+    return F.pad(x, (width, width, height, height))
 
 
 class Conv(Layer):
@@ -228,10 +226,15 @@ class Conv(Layer):
         else:
             self.declare("bias", (outputs,), bias)
 
-<<<<<<< HEAD
-    def forward(
-        self, x: Tensor, p: Pass
-    ) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
+    def stock(self) -> nn.Conv2d:
+        """`nn.Conv2d` without padding; TensorFlow's comes from a hook, before those of a library look at the input."""
+        outputs, inputs = self.weight.shape[:2]
+        layer = nn.Conv2d(inputs, outputs, self.kernel, self.stride, bias=self.bias is not None, device="meta")
+        if self.padding == "same":
+            layer.register_forward_pre_hook(lambda _, arguments: (_pad_fully(arguments[0], self.kernel, self.stride),))
+        return layer
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)): same
         padded, padding = self._padded(x)
         return p.tapped(self, x, F.conv2d(padded, self.weight, self.bias, stride=self.stride, padding=padding))
 
@@ -243,25 +246,6 @@ class Conv(Layer):
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return _pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
-=======
-    def stock(self) -> nn.Conv2d:
-        """`nn.Conv2d` without padding; TensorFlow's comes from a hook, before those of a library look at the input."""
-        outputs, inputs = self.weight.shape[:2]
-        layer = nn.Conv2d(inputs, outputs, self.kernel, self.stride, bias=self.bias is not None, device="meta")
-        if self.padding == "same":
-            layer.register_forward_pre_hook(lambda _, arguments: (self._padded(arguments[0]),))
-        return layer
-
-    def _padded(self, x: Tensor) -> Tensor:
-        x, (height, width) = _pad_same(x, self.kernel, self.stride)
-        return F.pad(x, (width, width, height, height))
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)) if "same"
-        padding = (0, 0)
-        if self.padding == "same":
-            x, padding = _pad_same(x, self.kernel, self.stride)
-        return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=padding)
->>>>>>> curvature
 
 
 class ConvTranspose(Layer):

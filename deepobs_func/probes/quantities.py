@@ -1,8 +1,9 @@
 """Gradient-noise quantities: one short pure function each, of the statistics that it needs.
 
 With B examples, `g_n` is the gradient of example n's loss, `g` their mean, `K` their Gram matrix; S their covariance,
-divided by B. All are of the loss without the penalty. Where a quantity takes `total`, that is `sum_n g_n`, and `scatter`
-is `sum_n (g_n - g)^2`, both trees, as `probes.statistics` gives them.
+divided by B. All are of the loss without the penalty. Where a quantity takes `total`, that is `sum_n g_n`, and
+`scatter` is `sum_n (g_n - g)^2`, both trees, as `probes.statistics` gives them. Differences of nearly equal numbers
+(a trace of S far below `|g|^2`) are only as good as the dtype; take float64 there.
 
 Source of the definitions, unless another is named: Schneider, Dangel and Hennig, "Cockpit", NeurIPS 2021, and its code.
 """
@@ -136,8 +137,9 @@ def alpha(start: LineSample, end: LineSample, length: Float[Tensor, ""]) -> Scal
 
 
 def grad_hist_1d(grads: Params, bins: int = 100, limit: float = 2.0) -> Int[Tensor, " bins"]:
-    """How many elements of per-example gradients lie in each equal bin of `[-limit, limit]`; what lies outside counts in
-    the outermost bins, NaN nowhere.
+    """How many elements of per-example gradients lie in each equal bin of `[-limit, limit]`.
+
+    What lies outside counts in the outermost bins, NaN nowhere.
 
     Args:
         grads: `(examples, *shape)` for each parameter; counts of several chunks add up.
@@ -187,10 +189,9 @@ def _mean_over_parameters(leaves: Params) -> Tensor:
 def _counts(axes: list[tuple[Tensor, int, float]]) -> Tensor:
     """How many values fall into each cell of a grid, flat; an axis is values, a number of bins and a limit."""
     cell = torch.zeros_like(axes[0][0], dtype=torch.long)
-    seen = torch.ones_like(cell)
+    seen = torch.ones_like(cell, dtype=torch.bool)
     for values, bins, limit in axes:
-        place = ((values + limit) * (bins / (2 * limit))).floor().clamp(0, bins - 1)
-        seen = seen * ~place.isnan()
-        cell = cell * bins + place.nan_to_num(0.0).long()
+        place = values.mul(bins / (2 * limit)).add_(bins / 2).clamp_(0, bins - 1)
+        cell, seen = cell * bins + place.nan_to_num(0.0).long(), seen & ~place.isnan()
     counts = torch.zeros(math.prod(bins for _, bins, _ in axes), dtype=torch.long, device=cell.device)
-    return counts.index_add(0, cell.flatten(), seen.flatten())
+    return counts.index_add(0, cell.flatten(), seen.flatten().long())

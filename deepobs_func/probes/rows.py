@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deepobs_func.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from deepobs_func.probes.outer import Statistic
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Row:
 
     name: str
     summary: str
-    needs: tuple[str, ...] = ()
+    needs: tuple[Statistic, ...] = ()
     least: int = 1
     plain_sgd: bool = False
     per_example: bool = True

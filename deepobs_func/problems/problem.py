@@ -270,7 +270,12 @@ class Problem:
         """
         return replace(self, fused=True)
 
-<<<<<<< HEAD
+    def to_module(self, params: Params) -> nn.Module:
+        """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
+        from deepobs_func.problems.modules import ProblemModule
+
+        return ProblemModule(self.net, self.call, params)
+
     def _listen(self) -> dict[str, tuple[Layer, torch.Size]]:
         """Sends shapes through the net. A layer that is called twice is left out: its gradients would need both."""
         heard: dict[str, tuple[Layer, torch.Size]] = {}
@@ -294,13 +299,6 @@ class Problem:
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         return self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
-=======
-    def to_module(self, params: Params) -> nn.Module:
-        """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
-        from deepobs_func.problems.modules import ProblemModule
-
-        return ProblemModule(self.net, self.call, params)
->>>>>>> curvature
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = self._pass(batch, train=train)
