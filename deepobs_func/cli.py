@@ -223,6 +223,7 @@ def list_command() -> None:
 @click.option("--compile", default="auto", show_default=True, help=f"{', '.join(COMPILE)}.")
 @click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
 @click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
+@click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but the file's name.")
 def run_command(quiet: bool, **options: Any) -> None:
     """Run one optimizer on one test problem and write its record.
@@ -299,6 +300,8 @@ def main() -> None:
         sys.exit(cli.main(prog_name="deepobs", standalone_mode=False))
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
+        for note in getattr(error, "__notes__", ()):  # where the record of a run is that failed in the middle
+            click.echo(note, err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

@@ -42,7 +42,9 @@ class RunRecord:
         lr_sched_factors, random_seed, train_log_interval, hyperparams: as DeepOBS has them; `weight_decay` is None
             for the problem's default, `hyperparams` is without the learning rate.
         extra: what DeepOBS does not have: status, protocol, data source, environment, timings, resolved choices, the
-            configuration, penalties.
+            configuration, penalties. `timings` are seconds: `warm_up`, once; `train`, of each epoch; `evaluate`, of
+            each evaluation; with streamed data `data_wait`, the part of each `train` in which the device had nothing
+            to do because its next batch was not there.
         path: the file that it was read from or written to; not part of the file.
     """
 

@@ -9,17 +9,17 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from deepobs_func import random
 from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.datasets.workers import read_ahead
 from deepobs_func.errors import DataError
 
 SMALLER_SIDE, SIDE = 256, 224
@@ -44,12 +44,19 @@ class Listing(NamedTuple):
 
 
 def stream(
-    spec: DatasetSpec, folder: Path, split: str, rows: Int[Tensor, "steps B"], key: random.Key, *, workers: int = 0
+    spec: DatasetSpec,
+    folder: Path,
+    split: str,
+    rows: Int[Tensor, "steps B"],
+    key: random.Key,
+    *,
+    augment: bool,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Yields batches of model inputs, in the order of `rows`.
 
-    Training images: the smaller side to 256, the central 256 x 256, a random 224-crop of it, mirrored in half of the
-    cases. Test images: the smaller side to 256, the central 224 x 224. Both: values in [0, 1], then standardized per
+    Augmented, as in training: the smaller side to 256, the central 256 x 256, a random 224-crop of it, mirrored in half
+    of the cases. Else: the smaller side to 256, the central 224 x 224. Both: values in [0, 1], then standardized per
     image. An image's crop follows from the key and its row alone, so neither the number of workers nor where in an
     epoch one starts changes anything; each epoch should have a key of its own.
 
@@ -58,7 +65,8 @@ def stream(
         folder: holds `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
         split: `"train"` or `"test"`.
         rows: which images each batch has, numbered by sorted WordNet id, then by file name.
-        key: not read in the test.
+        key: read for augmentation only.
+        augment: whether images are cropped and mirrored at random.
         workers: processes that decode; 0 decodes in this one.
 
     Yields:
@@ -70,19 +78,8 @@ def stream(
     """
     listing = list_images(spec, folder, split)
     rows = rows.cpu()
-    draws = draw(key.cpu(), rows) if split == "train" else None
-    # The loader draws a seed for its workers, who need none; left alone it would take it from the global generator.
-    loader = DataLoader(
-        _Batches(listing, rows, draws),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        generator=torch.Generator(),
-    )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    draws = draw(key.cpu(), rows) if augment else None
+    yield from read_ahead(_Batches(listing, rows, draws), len(rows), workers)
 
 
 @functools.lru_cache(maxsize=4)  # listing 1.3 million files takes long, and every epoch asks
@@ -119,28 +116,18 @@ def draw(key: random.Key, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape 3"
     return torch.cat((corners, flips), dim=-1)
 
 
-class _Batches(Dataset[Batch | DataError]):
-    """Decodes one batch per index; lives in the workers."""
+class _Batches:
+    """Decodes the batch of a step; lives in the workers."""
 
     def __init__(self, listing: Listing, rows: Tensor, draws: Tensor | None) -> None:
         self.listing, self.rows, self.draws = listing, rows, draws
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def __call__(self, step: int) -> Batch:
         rows = self.rows[step].tolist()
         draws = [None] * len(rows) if self.draws is None else self.draws[step].tolist()
-        try:
-            paths = map(os.fsdecode, self.listing.paths[rows])
-            images = [_image(path, numbers) for path, numbers in zip(paths, draws, strict=True)]
-        except DataError as error:
-            return error  # returned, since the loader would bury a worker's message under its traceback
+        paths = map(os.fsdecode, self.listing.paths[rows])
+        images = [_image(path, numbers) for path, numbers in zip(paths, draws, strict=True)]
         return torch.stack(images), torch.from_numpy(self.listing.labels[rows])
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _image(path: str, draws: list[int] | None) -> Float[Tensor, "3 224 224"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -76,44 +77,77 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
         raise ConfigError(
             f"{spec.title} is too large to hold on a device; `datasets.loading.stream` yields its batches."
         )
-    if spec.generated:
-        source, read = spec.source, lambda split: spec.function("reader")(spec, None, split)
-    elif str(data) == SYNTHETIC:
-        source, read = SYNTHETIC, lambda split: spec.function("stand_in")(spec, split)
+    folder, synthetic = _folder(spec, data), _is_stand_in(spec, data)
+    if synthetic:
+        read = functools.partial(spec.function("stand_in"), spec)
     else:
-        if not str(data):
-            raise DataError("The data folder is empty. Name a folder with --data, or 'synthetic'.")
-        data = Path(data).expanduser()
-        folder = locate(spec, data) or _fetch(spec, data)
-        source, read = "files", lambda split: spec.function("reader")(spec, folder, split)
+        read = functools.partial(spec.function("reader"), spec, folder)
+    source = SYNTHETIC if synthetic else "files" if folder else spec.source
 
     def on_device(split: str) -> Split:
         x, y = read(split)
         return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
 
-    return Dataset(spec, on_device("train"), on_device("test"), source == SYNTHETIC, source)
+    return Dataset(spec, on_device("train"), on_device("test"), synthetic, source)
 
 
 def stream(
-    spec: DatasetSpec, data: str | Path, split: str, rows: Tensor, key: random.Key, *, workers: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the batches of a streamed data set, on the CPU.
+    spec: DatasetSpec,
+    data: str | Path,
+    split: str,
+    rows: Tensor,
+    key: random.Key,
+    *,
+    augment: bool,
+    workers: int = 0,
+) -> Generator[tuple[Tensor, Tensor]]:
+    """Yields the batches of a streamed data set, on the CPU. Closing the generator ends its workers.
 
     Args:
         spec: which one.
         data: as for `load`.
         split: `"train"` or `"test"`.
         rows: which examples each batch has, `(steps, B)` int64.
-        key: from which the epoch's augmentation is drawn.
+        key: from which the augmentation is drawn.
+        augment: whether the inputs are those of training; else they are those of the test phase, in both splits.
         workers: processes that read; 0 reads in this one. The batches do not depend on it.
 
     Raises:
         DataError: as for `load`, also in the middle of the stream.
     """
-    if str(data) == SYNTHETIC:
-        return spec.function("stand_in")(spec, None, split, rows, key, workers=workers)
-    folder = locate(spec, Path(data)) or _fetch(spec, Path(data))
-    return spec.function("reader")(spec, folder, split, rows, key, workers=workers)
+    folder = _folder(spec, data)
+    read = spec.function("stand_in" if _is_stand_in(spec, data) else "reader")
+    return _closable(read(spec, folder, split, rows, key, augment=augment, workers=workers))
+
+
+def _closable(batches: Iterable[tuple[Tensor, Tensor]]) -> Generator[tuple[Tensor, Tensor]]:
+    yield from batches
+
+
+def check_stream(spec: DatasetSpec, data: str | Path) -> None:
+    """Makes sure that the files of a streamed data set are there, by asking for no batch of either split.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    rows = torch.empty(0, 1, dtype=torch.int64)
+    for split in ("train", "test"):
+        for _ in stream(spec, data, split, rows, random.key(0), augment=False):
+            raise AssertionError("no rows are no batches")
+
+
+def _is_stand_in(spec: DatasetSpec, data: str | Path) -> bool:
+    return str(data) == SYNTHETIC and not spec.generated
+
+
+def _folder(spec: DatasetSpec, data: str | Path) -> Path | None:
+    """Where the files are, downloaded on first use; None where none are needed."""
+    if spec.generated or _is_stand_in(spec, data):
+        return None
+    if not str(data):
+        raise DataError("The data folder is empty. Name a folder with --data, or 'synthetic'.")
+    data = Path(data).expanduser()
+    return locate(spec, data) or _fetch(spec, data)
 
 
 def locate(spec: DatasetSpec, data: Path) -> Path | None:

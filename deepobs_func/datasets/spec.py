@@ -41,7 +41,9 @@ class DatasetSpec:
             one file.
         sequence_length: symbols in one example of a text, or None.
         streamed: whether the set is too large to hold. Then `reader` and `stand_in` are
-            `(spec, folder, split, rows, key, *, workers) -> iterator of (x, y)`, batches of model inputs.
+            `(spec, folder, split, rows, key, *, augment, workers) -> generator of (x, y)`: one batch of tensors on the
+            CPU for each row of `rows (steps, B)`, augmented from `key` or not; see `loading.stream`. Asked for no
+            batch, a reader still checks that its files are there. `prepare` and `augment` apply to what it yields.
     """
 
     name: str

@@ -82,7 +82,14 @@ def text(spec: DatasetSpec, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def image_stream(
-    spec: DatasetSpec, folder: Path | None, split: str, rows: Tensor, key: random.Key, *, workers: int = 0
+    spec: DatasetSpec,
+    folder: Path | None,
+    split: str,
+    rows: Tensor,
+    key: random.Key,
+    *,
+    augment: bool,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Standardized images made when they are asked for: a coarse pattern of the class under finer noise.
 
@@ -91,7 +98,7 @@ def image_stream(
         folder: not read.
         split: both splits show the same patterns with other noise.
         rows: which examples each batch has, `(steps, B)` int64; an example is the same whenever it is asked for.
-        key: not read, since nothing is augmented.
+        key, augment: not read, since nothing is augmented.
         workers: not needed.
 
     Yields:

@@ -67,6 +67,8 @@ class RunConfig:
         compile: `"auto"`, `"on"` or `"off"`.
         train_log_interval: mini-batch losses are recorded every so many steps.
         on_divergence: `"stop"`, `"continue"`, or None for the protocol's choice.
+        workers: processes that read streamed data (ImageNet), 0 for none beside the run's own; None for one less than
+            there are cores, up to 16. No number depends on it; data that are held on the device need none.
     """
 
     problem: str
@@ -86,10 +88,11 @@ class RunConfig:
     compile: str = "auto"
     train_log_interval: int = 10
     on_divergence: str | None = None
+    workers: int | None = None
 
 
 # Paths, and what changes no number: not part of a run's id.
-_NOT_IN_ID = ("data", "output_dir", "train_log_interval")
+_NOT_IN_ID = ("data", "output_dir", "train_log_interval", "workers")
 
 
 class ProblemData(Protocol):
@@ -126,6 +129,7 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
         lr_sched_epochs=_several(_whole, "--lr-sched-epochs", config.lr_sched_epochs),
         lr_sched_factors=_several(_number, "--lr-sched-factors", config.lr_sched_factors),
         on_divergence=config.on_divergence or protocol.on_divergence,
+        workers=None if config.workers is None else _whole("--workers", config.workers),
     )
     _check_numbers(resolved)
     _check_schedule(resolved)
@@ -230,6 +234,8 @@ def _check_numbers(config: RunConfig) -> None:
     ):
         if value is None or value < 1:
             raise ConfigError(f"{flag} {value}: it must be a whole number from 1.")
+    if config.workers is not None and config.workers < 0:
+        raise ConfigError(f"--workers {config.workers}: it must be a whole number from 0.")
     if not 0 <= config.seed < 2**64:
         raise ConfigError(f"--seed {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from deepobs_func import random, records
-from deepobs_func.datasets.loading import Dataset, load
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.evaluation import Evaluator
-from deepobs_func.runner.order import epoch_order
+from deepobs_func.runner.feed import Feed, make_feed
 from deepobs_func.runner.plan import Plan, empty_record, make_plan
 from deepobs_func.runner.progress import Reporter
 from deepobs_func.runner.step import Carry, make_train_step
@@ -45,17 +45,19 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
 
     Raises:
         ConfigError, DataError: the run cannot start; nothing was trained.
+        DataError: a file of streamed data cannot be read. What was done so far is written with status `"failed"`, as
+            after any other exception.
         RunInterrupted: Ctrl-C. The epochs so far are written with status `"interrupted"`.
     """
     plan = make_plan(config, problem)
     record = empty_record(plan)
     key = random.key(plan.config.seed, plan.device)
+    feed = make_feed(plan, key)
     params, state = plan.problem.init(key)
     carry = Carry(params, plan.optimizer.init(params, key), state)
-    dataset = load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
-    training = _Training(plan, dataset, key, record, reporter or Reporter())
+    training = _Training(plan, feed, key, record, reporter or Reporter())
     try:
         training.train(carry)
     except KeyboardInterrupt as interrupt:
@@ -65,7 +67,8 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     except Exception as error:
         record.extra |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         _write(record, config)
-        error.add_note(f"The run failed; what it did so far is in {record.path}.")
+        if record.path is not None:
+            error.add_note(f"The run failed; what it did so far is in {record.path}.")
         raise
     _write(record, config)
     return record
@@ -81,15 +84,18 @@ def _write(record: RunRecord, config: RunConfig) -> None:
 class _Training:
     """A run under way: what does not change during it, and the record that grows."""
 
-    def __init__(self, plan: Plan, dataset: Dataset, key: random.Key, record: RunRecord, reporter: Reporter) -> None:
-        self.plan, self.dataset, self.key, self.record, self.reporter = plan, dataset, key, record, reporter
+    def __init__(self, plan: Plan, feed: Feed, key: random.Key, record: RunRecord, reporter: Reporter) -> None:
+        self.plan, self.feed, self.key, self.record, self.reporter = plan, feed, key, record, reporter
         self.train_step = make_train_step(
             plan.problem, plan.optimizer, compile=plan.compile, compile_noise=plan.compile_noise
         )
-        self.evaluator = Evaluator(plan, dataset, key)
+        self.evaluator = Evaluator(plan, feed, key)
         self.timings: dict[str, Any] = {"warm_up": 0.0, "train": [], "evaluate": []}
+        if feed.data_wait is not None:
+            self.timings["data_wait"] = feed.data_wait
         self.penalties: list[float] = []
         self.minibatch_penalties: list[float] = []
+        self.class_zero: tuple[float | None, float | None] = (None, None)
         self.divergence: dict[str, Any] | None = None
 
     def train(self, carry: Carry) -> None:
@@ -97,7 +103,7 @@ class _Training:
         self.record.extra |= {
             "status": "interrupted",
             "protocol": self.plan.protocol.name,
-            "resolved": {"compile": self.plan.compile, "compile_noise": self.plan.compile_noise},
+            "resolved": self.plan.resolved,
             "timings": self.timings,
             "penalties": self.penalties,
             "minibatch_penalties": self.minibatch_penalties,
@@ -121,34 +127,22 @@ class _Training:
         start = time.perf_counter()
         throwaway = self._from_zero(carry)
         throwaway = throwaway._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
-        rows, keys = self._batches(0)
-        _, metrics = self.train_step(throwaway, self.dataset.train, rows[0], keys[0])
+        _, metrics = self.train_step(throwaway, *self.feed.first())
         float(metrics.loss)
-        self.evaluator(0, carry)
+        self.evaluator.warm_up(carry)
         self.timings["warm_up"] = time.perf_counter() - start
 
-    def _batches(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows `(steps, B)` and the keys `(steps, 2, 2)`, of noise and of augmentation, of an epoch."""
-        plan, steps = self.plan, self.plan.steps_per_epoch
-        spec = plan.problem.dataset
-        rows = epoch_order(plan.protocol, spec, self.key, epoch, plan.batch_size)
-        if not (plan.problem.noises or spec.augment):
-            return rows, self.key.expand(steps, 2, 2)  # nobody reads them
-        counts = torch.arange(epoch * steps, (epoch + 1) * steps, device=plan.device)
-        purposes = (random.NOISE, random.AUGMENTATION)
-        return rows, torch.stack([random.fold_in(random.fold_in(self.key, purpose), counts) for purpose in purposes], 1)
-
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
-        rows, keys = self._batches(epoch)
         carry = self._from_zero(carry)
         losses, penalties = [], []
-        start = time.perf_counter()
-        for step in range(self.plan.steps_per_epoch):
-            carry, metrics = self.train_step(carry, self.dataset.train, rows[step], keys[step])
-            losses.append(metrics.loss)
-            penalties.append(metrics.penalty)
-            if step % self.plan.config.train_log_interval == 0:
-                self.reporter.step(epoch, step, metrics.loss)
+        with closing(self.feed.epoch(epoch)) as batches:
+            start = time.perf_counter()
+            for step, batch in enumerate(batches):
+                carry, metrics = self.train_step(carry, *batch)
+                losses.append(metrics.loss)
+                penalties.append(metrics.penalty)
+                if step % self.plan.config.train_log_interval == 0:
+                    self.reporter.step(epoch, step, metrics.loss)
         copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
         self.timings["train"].append(time.perf_counter() - start)
         self._log_steps(epoch, copied)
@@ -179,6 +173,7 @@ class _Training:
         record.train_losses.append(train.loss + penalty)
         record.test_losses.append(test.loss + penalty)
         self.penalties.append(penalty)
+        self.class_zero = train.class_zero, test.class_zero
         if record.train_accuracies is not None and record.test_accuracies is not None:
             assert train.accuracy is not None, "a problem with accuracies measures them"
             assert test.accuracy is not None
@@ -206,7 +201,9 @@ class _Training:
         record.test_losses += [nan] * missing
         self.penalties += [nan] * missing
         if record.train_accuracies is not None and record.test_accuracies is not None:
-            train, test = self.evaluator.class_zero_accuracies()
+            train, test = self.class_zero
+            assert train is not None, "a problem with accuracies measures them"
+            assert test is not None
             record.train_accuracies += [train] * missing
             record.test_accuracies += [test] * missing
         steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)

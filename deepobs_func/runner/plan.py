@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, id
 # Drawing large masks gains more by compiling, so that is compiled sooner, also where the step is not.
 COMPILE_FROM_STEPS = 20_000
 COMPILE_NOISE_FROM_STEPS = 2_000
+MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Plan:
         device: where everything lives.
         compile: whether step and evaluation are compiled; `compile_noise`: whether the noise is.
         steps_per_epoch: whole batches in the training set.
+        workers: processes that read streamed data; None where the data are held on the device.
     """
 
     config: RunConfig
@@ -47,6 +50,13 @@ class Plan:
     compile: bool
     compile_noise: bool
     steps_per_epoch: int
+    workers: int | None
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What was left to be chosen, for the record."""
+        chosen = {"compile": self.compile, "compile_noise": self.compile_noise}
+        return chosen if self.workers is None else chosen | {"workers": self.workers}
 
     @property
     def epochs(self) -> int:
@@ -75,8 +85,6 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
     assert config.epochs is not None, "a resolved configuration has epochs"
     assert config.batch_size is not None, "a resolved configuration has a batch size"
     spec = found.dataset
-    if spec.streamed:
-        raise ConfigError(f"{spec.title} is streamed, which `run` does not do yet; `datasets.loading.stream` does.")
     steps_per_epoch = spec.batches(spec.train_size, config.batch_size)
     if min(steps_per_epoch, spec.batches(spec.test_size, config.batch_size)) == 0:
         smaller = min(spec.train_size, spec.test_size)
@@ -96,6 +104,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
         compile=_compile(config.compile, found.compile_step and steps >= COMPILE_FROM_STEPS),
         compile_noise=_compile(config.compile, steps >= COMPILE_NOISE_FROM_STEPS),
         steps_per_epoch=steps_per_epoch,
+        workers=_workers(config.workers) if spec.streamed else None,
     )
 
 
@@ -160,6 +169,14 @@ def _compile(choice: str, worth_it: bool) -> bool:
     if choice == "on" and not has_compiler():
         raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off.")
     return choice == "on"
+
+
+def _workers(choice: int | None) -> int:
+    """Resolves `--workers`: as many as there are cores beside this process's own, up to a limit."""
+    if choice is not None:
+        return choice
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores - 1, 1), MOST_WORKERS)
 
 
 def _device(name: str) -> torch.device:

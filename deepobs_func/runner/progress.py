@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deepobs_func.runner.plan import Plan
 
 _REFRESH = 0.2  # seconds between two readings of the loss, each of which waits for the device
+_WAITING = 0.1  # the share of an epoch from which on waiting for data is worth a word
 
 
 class Reporter:
@@ -42,6 +43,15 @@ def summary(epoch: int, record: RunRecord) -> str:
     return text
 
 
+def waiting(record: RunRecord) -> str:
+    """Says that the data of the last epoch did not come as fast as they were used; else it is empty."""
+    timings = record.extra["timings"]
+    if not timings.get("data_wait"):
+        return ""
+    share = timings["data_wait"][-1] / timings["train"][-1]
+    return f"  {share:.0%} of the epoch spent waiting for data (--workers)" if share > _WAITING else ""
+
+
 class Lines(Reporter):
     """A plain line after each evaluation."""
 
@@ -56,7 +66,7 @@ class Lines(Reporter):
         speed = f"  {self._steps / train[-1]:.0f} steps/s" if train else ""
         elapsed = time.perf_counter() - self._start
         left = f"  {elapsed / epoch * (record.num_epochs - epoch):.0f} s left" if epoch else ""
-        self._console.print(summary(epoch, record) + speed + left, highlight=False, soft_wrap=True)
+        self._console.print(summary(epoch, record) + speed + waiting(record) + left, highlight=False, soft_wrap=True)
 
 
 class Bar(Reporter):
@@ -88,7 +98,7 @@ class Bar(Reporter):
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
         accuracy = f"  accuracy {record.test_accuracies[-1]:.2%}" if record.test_accuracies else ""
-        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}"
+        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}{waiting(record)}"
         self._show(epoch * self._steps)
 
     def _show(self, done: int) -> None:

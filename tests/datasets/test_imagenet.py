@@ -14,36 +14,21 @@ from torch import Tensor
 
 from deepobs_func import datasets, random
 from deepobs_func.datasets import DatasetSpec, imagenet, stand_in
-from deepobs_func.datasets.loading import load, stream
+from deepobs_func.datasets.loading import check_stream, load, stream
 from deepobs_func.errors import ConfigError, DataError
 from tests.datasets.idx_files import snapshot
+from tests.datasets.imagenet_files import cut, smooth, tiny_spec, write_images
 
-SIZES = [(256, 300), (300, 256), (180, 97), (512, 600), (400, 257), (256, 256)]  # height, width
 ROWS = torch.tensor([[0, 5], [3, 1], [4, 2]])
-
-
-def tiny_spec() -> DatasetSpec:
-    return replace(datasets.spec("imagenet"), num_classes=4, train_size=6, test_size=3)
-
-
-def smooth(height: int, width: int, seed: int) -> np.ndarray:
-    """A picture that survives JPEG: coarse blocks, `(H, W, 3)` uint8."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), np.uint8)
-    return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for split, count in (("train", 6), ("val", 3)):
-        for i in range(count):
-            path = tmp_path / split / f"n0000000{i % 3}" / f"{split}_{i}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(smooth(*SIZES[i], seed=i)).save(path, quality=95)
-    return tmp_path
+    return write_images(tmp_path, tiny_spec())
 
 
 def batches(folder: Path, split: str, key: random.Key, rows: Tensor = ROWS, workers: int = 0) -> list:
-    return list(imagenet.stream(tiny_spec(), folder, split, rows, key, workers=workers))
+    return list(imagenet.stream(tiny_spec(), folder, split, rows, key, augment=split == "train", workers=workers))
 
 
 def slow_resize(image: np.ndarray) -> np.ndarray:
@@ -105,6 +90,14 @@ def test_number_of_workers_changes_nothing(folder: Path) -> None:
             assert torch.equal(y, other_y)
 
 
+def test_training_images_without_augmentation_are_prepared_as_in_the_test(folder: Path) -> None:
+    rows = torch.tensor([[3, 0]])
+    ((x, _),) = imagenet.stream(tiny_spec(), folder, "train", rows, random.key(0), augment=False)
+    paths = sorted((folder / "train").rglob("*.JPEG"))
+    for image, row in zip(x, rows[0].tolist(), strict=True):
+        np.testing.assert_allclose(image.numpy(), slow_inputs(paths[row], None), rtol=0, atol=1e-3)
+
+
 def test_a_stream_can_start_in_the_middle(folder: Path) -> None:
     key = random.key(1)
     whole, rest = batches(folder, "train", key), batches(folder, "train", key, ROWS[1:])
@@ -144,9 +137,8 @@ def test_grey_and_cmyk_files_become_rgb(folder: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_corrupt_jpeg_in_the_middle_is_named(folder: Path, workers: int) -> None:
-    path = sorted((folder / "train").rglob("*.JPEG"))[4]
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    found = imagenet.stream(tiny_spec(), folder, "train", ROWS, random.key(0), workers=workers)
+    path = cut(sorted((folder / "train").rglob("*.JPEG"))[4])
+    found = imagenet.stream(tiny_spec(), folder, "train", ROWS, random.key(0), augment=True, workers=workers)
     assert len(next(found)[0]) == len(next(found)[0]) == 2
     with pytest.raises(DataError) as caught:
         next(found)
@@ -167,7 +159,7 @@ def test_every_cut_is_seen(tmp_path_factory: pytest.TempPathFactory, cut: float)
 def assert_refused(spec: DatasetSpec, folder: Path, fragments: list[str]) -> None:
     before = snapshot(folder)
     with pytest.raises(DataError) as caught:
-        next(imagenet.stream(spec, folder, "train", ROWS, random.key(0)))
+        next(imagenet.stream(spec, folder, "train", ROWS, random.key(0), augment=True))
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
     assert snapshot(folder) == before
 
@@ -205,12 +197,21 @@ def test_layouts(folder: Path, tmp_path_factory: pytest.TempPathFactory, layout:
 
 
 def load_stream(data: Path | str) -> Iterator[tuple[Tensor, Tensor]]:
-    return stream(tiny_spec(), data, "train", ROWS, random.key(0))
+    return stream(tiny_spec(), data, "train", ROWS, random.key(0), augment=True)
 
 
 def test_it_is_not_loaded_as_a_whole(folder: Path) -> None:
     with pytest.raises(ConfigError, match="too large to hold"):
         load(datasets.spec("imagenet"), folder)
+
+
+def test_files_are_checked_without_reading_one(folder: Path) -> None:
+    cut(next((folder / "train").rglob("*.JPEG")))
+    check_stream(tiny_spec(), folder)
+    next((folder / "val" / "n00000001").iterdir()).unlink()
+    imagenet.list_images.cache_clear()
+    with pytest.raises(DataError, match="val"):
+        check_stream(tiny_spec(), folder)
 
 
 def test_no_download_but_an_explanation(tmp_path: Path) -> None:
@@ -233,11 +234,12 @@ class TestStandIn:
     def test_examples_are_the_same_in_every_order(self) -> None:
         spec, key = datasets.spec("imagenet"), random.key(0)
         (x, y), (x_other, y_other) = (
-            next(stand_in.image_stream(spec, None, "train", torch.tensor([rows]), key)) for rows in ([7, 3], [3, 9])
+            next(stand_in.image_stream(spec, None, "train", torch.tensor([rows]), key, augment=True))
+            for rows in ([7, 3], [3, 9])
         )
         assert torch.equal(x[1], x_other[0])
         assert y[1] == y_other[0]
-        x_test, _ = next(stand_in.image_stream(spec, None, "test", torch.tensor([[7, 3]]), key))
+        x_test, _ = next(stand_in.image_stream(spec, None, "test", torch.tensor([[7, 3]]), key, augment=False))
         assert not torch.equal(x, x_test)
 
     def test_classes_are_all_but_the_background_and_learnable(self) -> None:
@@ -245,7 +247,7 @@ class TestStandIn:
         spec, key = replace(datasets.spec("imagenet"), num_classes=6), random.key(0)
         rows = torch.arange(60)[None]
         (x, y), (x_test, y_test) = (
-            next(stand_in.image_stream(spec, None, split, rows, key)) for split in ("train", "test")
+            next(stand_in.image_stream(spec, None, split, rows, key, augment=False)) for split in ("train", "test")
         )
         assert set(y.tolist()) == {1, 2, 3, 4, 5}
         x, x_test = (torch.nn.functional.avg_pool2d(images, 32).flatten(1) for images in (x, x_test))

@@ -49,6 +49,8 @@ def test_defaults_are_the_problem_s_and_the_optimizer_s() -> None:
         ({"compile": "yes"}, "Unknown choice for --compile 'yes'"),
         ({"on_divergence": "sotp"}, "Did you mean 'stop'?"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1"),
+        ({"workers": -1}, "--workers -1: it must be a whole number from 0"),
+        ({"workers": 1.5}, "--workers 1.5: it must be a whole number"),
         ({"lr_sched_epochs": (1,)}, "go together"),
         ({"lr_sched_epochs": (1, 2), "lr_sched_factors": (0.1,)}, "has 2 values and --lr-sched-factors 1"),
         ({"lr_sched_epochs": (2, 1), "lr_sched_factors": (0.1, 0.1)}, "must increase"),
@@ -85,10 +87,15 @@ def test_a_weight_decay_is_refused_where_there_is_no_penalty() -> None:
     output_dir=st.text(),
     device=st.sampled_from(["cpu", "cuda:1"]),
     interval=st.integers(1, 100),
+    workers=st.integers(0, 100),
 )
-def test_a_run_s_identity_has_no_paths(seed: int, data: str, output_dir: str, device: str, interval: int) -> None:
+def test_a_run_s_identity_has_no_paths(
+    seed: int, data: str, output_dir: str, device: str, interval: int, workers: int
+) -> None:
     here = resolved(seed=seed)
-    there = resolved(seed=seed, data=data, output_dir=output_dir, device=device, train_log_interval=interval)
+    there = resolved(
+        seed=seed, data=data, output_dir=output_dir, device=device, train_log_interval=interval, workers=workers
+    )
     assert identity(here, device="cpu") == identity(there, device="cpu")
     assert identity(here, device="cpu") != identity(there, device="cuda")
 

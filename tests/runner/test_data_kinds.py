@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deepobs_func import datasets, problems, random
+from deepobs_func import problems, random
 from deepobs_func.base import Batch, ModelState
 from deepobs_func.datasets.loading import load
 from deepobs_func.errors import ConfigError
@@ -15,6 +15,7 @@ from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, run
 from deepobs_func.runner.evaluation import Evaluator
+from deepobs_func.runner.feed import Resident
 from deepobs_func.runner.plan import make_plan
 from deepobs_func.runner.step import Carry
 
@@ -70,7 +71,9 @@ def test_a_text_is_evaluated_with_its_state_carried_from_zero() -> None:
     plan, key = make_plan(config("tolstoi_char_rnn"), problem), random.key(0)
     data = load(problem.dataset, "synthetic").arranged(BATCH)
     params, _ = problem.init(0)
-    _, test = Evaluator(plan, data, key)(0, Carry(params, None, ModelState({}, problem.zero_carry(BATCH))))
+    _, test = Evaluator(plan, Resident(plan, key, data), key)(
+        0, Carry(params, None, ModelState({}, problem.zero_carry(BATCH)))
+    )
     losses, state = [], ModelState({}, {})
     for start in (0, BATCH):
         rows = slice(start, start + BATCH)
@@ -82,9 +85,3 @@ def test_a_text_is_evaluated_with_its_state_carried_from_zero() -> None:
 def test_a_batch_without_a_window_is_refused() -> None:
     with pytest.raises(ConfigError, match="characters, so a batch has at most"):
         make_plan(config("tolstoi_char_rnn", batch_size=100), small("tolstoi_char_rnn", **TEXT))
-
-
-def test_streamed_data_are_refused_with_what_to_use() -> None:
-    assert datasets.spec("imagenet").streamed
-    with pytest.raises(ConfigError, match=r"ImageNet is streamed.*datasets\.loading\.stream"):
-        make_plan(config("imagenet_vgg16"))

@@ -1,0 +1,191 @@
+"""What feeds a run: the batches of an epoch and the chunks of an evaluation.
+
+Either the data set lies on the device as one tensor, of which the compiled step gathers rows, or its batches come from
+processes that read them. The run does not know which: both hand out a `Split` and the rows of it that count.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
+from deepobs_func.runner.order import epoch_order, evaluation_chunk
+from deepobs_func.runner.plan import Plan
+
+StepInput = tuple[Split, Tensor, Tensor]  # what a training step takes beside its carry: split, rows (B,), keys (2, 2)
+Chunk = tuple[Split, Tensor]  # some examples to evaluate: split, rows (n,)
+
+
+class Feed(abc.ABC):
+    """Where the examples of a run come from.
+
+    Attributes:
+        data_wait: for each whole epoch so far, the seconds for which the device had nothing to do because its next
+            batch was not there; None where no step ever waits.
+    """
+
+    data_wait: list[float] | None = None
+
+    def __init__(self, plan: Plan, key: random.Key) -> None:
+        self.plan, self.key, self.spec = plan, key, plan.problem.dataset
+
+    def epoch(self, epoch: int) -> Generator[StepInput]:
+        """What each step of an epoch takes. To be closed when it is left early."""
+        return self._steps(epoch, *self._order(epoch))
+
+    def first(self) -> StepInput:
+        """What the first step of the run takes, for warming up."""
+        rows, keys = self._order(0)
+        with closing(self._steps(0, rows[:1], keys[:1])) as steps:
+            return next(steps)
+
+    @abc.abstractmethod
+    def _steps(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
+        """Yields what each step takes, of `rows (steps, B)` and `keys (steps, 2, 2)`."""
+
+    @abc.abstractmethod
+    def chunk(self, num_examples: int) -> int:
+        """How many of the examples are evaluated at a time."""
+
+    @abc.abstractmethod
+    def chunks(self, split: str, rows: Tensor, key: random.Key, augment: bool) -> Generator[Chunk]:
+        """Yields examples to evaluate, `rows (chunks, n)` of a split. To be closed when it is left early.
+
+        Args:
+            split: `"train"` or `"test"`.
+            rows: a row for each chunk.
+            key: for the augmentation of data that are augmented where they are read.
+            augment: whether they are.
+        """
+
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The rows `(steps, B)` and the keys `(steps, 2, 2)`, of noise and of augmentation, of an epoch."""
+        plan, steps = self.plan, self.plan.steps_per_epoch
+        rows = epoch_order(plan.protocol, self.spec, self.key, epoch, plan.batch_size)
+        if not (plan.problem.noises or self.spec.augment):
+            return rows, self.key.expand(steps, 2, 2)  # nobody reads them
+        counts = torch.arange(epoch * steps, (epoch + 1) * steps, device=plan.device)
+        purposes = (random.NOISE, random.AUGMENTATION)
+        return rows, torch.stack([random.fold_in(random.fold_in(self.key, purpose), counts) for purpose in purposes], 1)
+
+
+class Resident(Feed):
+    """The whole data set on the device: a step takes rows of it."""
+
+    def __init__(self, plan: Plan, key: random.Key, dataset: Dataset) -> None:
+        super().__init__(plan, key)
+        self._splits = {"train": dataset.train, "test": dataset.test}
+
+    def _steps(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
+        yield from zip(itertools.repeat(self._splits["train"]), rows, keys, strict=False)
+
+    def chunk(self, num_examples: int) -> int:
+        """Large; a recurrent net goes on batch by batch, since its state has the batch's size."""
+        size = self.plan.batch_size
+        return size if self.plan.problem.zero_carry(1) else evaluation_chunk(num_examples, size)
+
+    def chunks(self, split: str, rows: Tensor, key: random.Key, augment: bool) -> Generator[Chunk]:
+        yield from ((self._splits[split], part) for part in rows)
+
+
+class Streamed(Feed):
+    """Batches that are read while the device computes: a step takes all rows of its batch.
+
+    Raises:
+        DataError: the files are not there, or, later, one of them cannot be read.
+    """
+
+    def __init__(self, plan: Plan, key: random.Key) -> None:
+        super().__init__(plan, key)
+        self.data_wait = []
+        self._all = torch.arange(plan.batch_size, device=plan.device)
+        check_stream(self.spec, plan.config.data)
+
+    def _steps(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
+        assert self.data_wait is not None
+        wait = _Wait(self.plan.device)
+        key = random.fold_in(random.fold_in(self.key, random.DATA), epoch)
+        with closing(self._batches("train", rows, key, True, wait)) as batches:
+            for batch, step_keys in zip(batches, keys, strict=True):
+                yield batch, self._all, step_keys
+        self.data_wait.append(wait.seconds())
+
+    def chunk(self, num_examples: int) -> int:
+        """A batch, so that the size of the set does not decide how much is in memory at a time."""
+        return self.plan.batch_size
+
+    def chunks(self, split: str, rows: Tensor, key: random.Key, augment: bool) -> Generator[Chunk]:
+        (key,) = random.split(key, 1)  # apart from the evaluation's own draws
+        with closing(self._batches(split, rows, key, augment)) as batches:
+            yield from zip(batches, itertools.repeat(self._all), strict=False)
+
+    def _batches(
+        self, split: str, rows: Tensor, key: random.Key, augment: bool, wait: _Wait | None = None
+    ) -> Generator[Split]:
+        """Yields batches on the device, one for each row of `rows (steps, B)`."""
+        device, data, workers = self.plan.device, self.plan.config.data, self.plan.workers or 0
+        wait = wait or _Wait(device)
+        with closing(
+            stream(self.spec, data, split, rows.cpu(), key.cpu(), augment=augment, workers=workers)
+        ) as batches:
+            while True:
+                with wait:
+                    batch = next(batches, None)
+                    if batch is not None and device.type == "cuda":  # which copies by itself from pinned memory
+                        batch = batch[0].pin_memory(), batch[1].pin_memory()
+                if batch is None:
+                    return
+                yield Split(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+class _Wait:
+    """Adds up for how long a device has nothing to do because its next batch is not there.
+
+    A GPU may be busy with earlier steps while this process waits already. So there the time is that between two events
+    around the wait, on the GPU's own clock: next to nothing where it comes late to the first one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._marks = device, list[Any]()
+
+    def _mark(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def __enter__(self) -> None:
+        self._marks.append(self._mark())
+
+    def __exit__(self, *exception: object) -> None:
+        self._marks.append(self._mark())
+
+    def seconds(self) -> float:
+        """The sum so far."""
+        pairs = list(zip(self._marks[::2], self._marks[1::2], strict=True))
+        if self._device.type != "cuda":
+            return sum(end - begin for begin, end in pairs)
+        self._marks[-1].synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000  # of milliseconds
+
+
+def make_feed(plan: Plan, key: random.Key) -> Feed:
+    """The feed that the data set asks for.
+
+    Raises:
+        DataError: the data are not there or cannot be read.
+    """
+    spec = plan.problem.dataset
+    if spec.streamed:
+        return Streamed(plan, key)
+    return Resident(plan, key, load(spec, plan.config.data, plan.device).arranged(plan.batch_size))
