@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import inspect
 import signal
@@ -16,60 +15,14 @@ from click.shell_completion import CompletionItem
 
 import deepobs_func
 from deepobs_func import datasets, optimizers, problems
+from deepobs_func.cli_types import Every, Names, Numbers, Value
 from deepobs_func.errors import ConfigError, UserError
-from deepobs_func.runner.config import COMPILE, PROTOCOLS, RunConfig, default_data, unknown_optimizer
+from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.runner.config import COMPILE, PROTOCOLS, TRACK_BN, RunConfig, default_data, unknown_optimizer
 
 _LISTS = ("--lr-sched-epochs", "--lr-sched-factors")
+_TRACK = "Quantities of some steps, with commas: grad_norm,norm_test or a preset, economy or full; see deepobs list."
 _PREFIX = "opt_"  # of the names under which hyperparameters are parsed
-
-
-class Value(click.ParamType[Any]):
-    """A hyperparameter's value, read as its default's type: `True`, `0.9`, `(0.9, 0.99)`, `None` or text."""
-
-    name = "value"
-
-    def __init__(self, default: Any) -> None:
-        self.default = default
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Booleans are never truthy text: `false`, `no` and `0` are false."""
-        if not isinstance(value, str):
-            return value
-        if isinstance(self.default, bool):
-            return click.BOOL.convert(value, param, ctx)
-        if isinstance(self.default, float):
-            return _float(value, self, param, ctx)
-        if value.lower() in ("true", "false", "none"):
-            return {"true": True, "false": False, "none": None}[value.lower()]
-        try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-
-
-def _float(value: str, kind: click.ParamType[Any], param: click.Parameter | None, ctx: click.Context | None) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return kind.fail(f"{value!r} is not a number.", param, ctx)
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Several numbers, separated by spaces or commas."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A tuple of numbers."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(self.kind(part) for part in value.replace(",", " ").split())
-        except ValueError:
-            return self.fail(f"{value!r} is no list of {self.kind.__name__} numbers.", param, ctx)
 
 
 class RunCommand(click.Command):
@@ -174,7 +127,7 @@ def cli() -> None:
 
 @cli.command("list")
 def list_command() -> None:
-    """List the test problems and the optimizers."""
+    """List the test problems, the optimizers and the quantities that can be tracked."""
     from rich.console import Console
     from rich.table import Table
 
@@ -197,6 +150,11 @@ def list_command() -> None:
         defaults = " ".join(f"{name}={value:g}" for name, value in functional.defaults.items())
         table.add_row(functional.name, defaults, functional.summary)
     table.add_row("torch.optim.X", "those of the class", "any torch.optim.Optimizer class, by import path")
+    console.print(table)
+    console.print()
+    table = Table("quantity", "in preset economy", "", box=None)
+    for quantity in QUANTITIES.values():
+        table.add_row(quantity.name, "yes" if quantity.name in PRESETS["economy"] else "", quantity.summary)
     console.print(table)
 
 
@@ -224,6 +182,11 @@ def list_command() -> None:
 @click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
 @click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
 @click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")
+@click.option(
+    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=_complete([*QUANTITIES, *PRESETS])
+)
+@click.option("--track-every", type=Every(), default=10, show_default=True, metavar="N|log", help="Steps between two.")
+@click.option("--track-bn", metavar="MODE", help=f"On nets with batch norm: {', '.join(TRACK_BN)}.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but the file's name.")
 def run_command(quiet: bool, **options: Any) -> None:
     """Run one optimizer on one test problem and write its record.

@@ -27,7 +27,7 @@ ALLOWED = {
     "analysis": {"errors", "files", "records"},
     "compat": GROUND | {"datasets", "nets", "probes", "optimizers", "problems", "records", "runner", "analysis"},
 }
-TOP = {"cli", "demo", "__init__"}  # these may import every room
+TOP = {"cli", "cli_types", "demo", "__init__"}  # these may import every room
 
 
 def imported_rooms(path: Path) -> set[str]:

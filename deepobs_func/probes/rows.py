@@ -23,6 +23,7 @@ class Row:
         least: examples in a batch, at least.
         plain_sgd: whether it is defined for SGD without momentum alone.
         per_example: whether it looks at per-example gradients, so that batch norm asks for a choice.
+        ggn: whether it needs a problem with a GGN.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     least: int = 1
     plain_sgd: bool = False
     per_example: bool = True
+    ggn: bool = False
 
 
 QUANTITIES = {
@@ -52,7 +54,7 @@ QUANTITIES = {
         Row("hess_max_ev", "the largest eigenvalue of the Hessian, Lanczos", per_example=False),
         Row("hess_trace", "the trace of the Hessian, Hutchinson with 10 vectors", per_example=False),
         Row("tic_trace", "mean_n |g_n|^2 / (tr H + 1e-7)", ("gram",)),
-        Row("tic_diag", "sum_j mean_n g_nj^2 / (h_j + 1e-7), h the GGN's diagonal, sampled", ("grad", "scatter")),
+        Row("tic_diag", "sum_j mean_n g_nj^2 / (h_j + 1e-7), h the GGN's diagonal", ("grad", "scatter"), ggn=True),
     )
 }
 

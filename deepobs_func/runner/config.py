@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from deepobs_func import optimizers
 from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.probes.rows import chosen
 
 Divergence = Literal["stop", "continue"]
 
@@ -40,6 +41,7 @@ PROTOCOLS = {
     )
 }
 COMPILE = ("auto", "on", "off")
+TRACK_BN = ("coupled", "frozen", "eval")
 
 
 def default_data() -> str:
@@ -66,6 +68,10 @@ class RunConfig:
         device: `"auto"`, or a torch device such as `"cpu"` or `"cuda:1"`.
         compile: `"auto"`, `"on"` or `"off"`.
         train_log_interval: mini-batch losses are recorded every so many steps.
+        track: names of quantities to track (`probes.rows`), or of presets.
+        track_every: each so many steps are tracked; `"log"` for about ten in each decade.
+        track_bn: what per-example gradients mean where batch norm couples the examples: `"coupled"`, `"frozen"` or
+            `"eval"`.
         on_divergence: `"stop"`, `"continue"`, or None for the protocol's choice.
         workers: processes that read streamed data (ImageNet), 0 for none beside the run's own; None for one less than
             there are cores, up to 16. No number depends on it; data that are held on the device need none.
@@ -89,10 +95,13 @@ class RunConfig:
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
+    track: Sequence[str] = ()
+    track_every: int | str = 10
+    track_bn: str | None = None
 
 
 # Paths, and what changes no number: not part of a run's id.
-_NOT_IN_ID = ("data", "output_dir", "train_log_interval", "workers")
+_NOT_IN_ID = ("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn")
 
 
 class ProblemData(Protocol):
@@ -126,6 +135,8 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
         batch_size=_whole("--batch-size", problem.batch_size if config.batch_size is None else config.batch_size),
         train_log_interval=_whole("--train-log-interval", config.train_log_interval),
         hyperparams=_hyperparams(config),
+        track=tuple(config.track),
+        track_every="log" if config.track_every == "log" else _whole("--track-every", config.track_every),
         lr_sched_epochs=_several(_whole, "--lr-sched-epochs", config.lr_sched_epochs),
         lr_sched_factors=_several(_number, "--lr-sched-factors", config.lr_sched_factors),
         on_divergence=config.on_divergence or protocol.on_divergence,
@@ -141,6 +152,7 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
             )
         if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
             raise ConfigError(f"--weight-decay {config.weight_decay}: it must be 0 or more.")
+    _check_tracking(resolved)
     if config.compile not in COMPILE:
         raise ConfigError(unknown("choice for --compile", config.compile, COMPILE))
     if resolved.on_divergence not in ("stop", "continue"):
@@ -238,6 +250,14 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(f"--workers {config.workers}: it must be a whole number from 0.")
     if not 0 <= config.seed < 2**64:
         raise ConfigError(f"--seed {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
+
+
+def _check_tracking(config: RunConfig) -> None:
+    chosen(config.track)
+    if config.track_every != "log" and int(config.track_every) < 1:
+        raise ConfigError(f"--track-every {config.track_every}: it must be a whole number from 1, or log.")
+    if config.track_bn is not None and config.track_bn not in TRACK_BN:
+        raise ConfigError(unknown("choice for --track-bn", config.track_bn, TRACK_BN))
 
 
 def _check_schedule(config: RunConfig) -> None:

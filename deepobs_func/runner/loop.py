@@ -19,6 +19,7 @@ from deepobs_func.runner.feed import Feed, make_feed
 from deepobs_func.runner.plan import Plan, empty_record, make_plan
 from deepobs_func.runner.progress import Reporter
 from deepobs_func.runner.step import Carry, make_train_step
+from deepobs_func.runner.tracking import Tracker
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -57,7 +58,8 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     carry = Carry(params, plan.optimizer.init(params, key), state)
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
-    training = _Training(plan, feed, key, record, reporter or Reporter())
+    tracker = Tracker(plan.problem, plan.config, plan.lr_at, key, params)
+    training = _Training(plan, feed, key, record, tracker, reporter or Reporter())
     try:
         training.train(carry)
     except KeyboardInterrupt as interrupt:
@@ -84,8 +86,11 @@ def _write(record: RunRecord, config: RunConfig) -> None:
 class _Training:
     """A run under way: what does not change during it, and the record that grows."""
 
-    def __init__(self, plan: Plan, feed: Feed, key: random.Key, record: RunRecord, reporter: Reporter) -> None:
-        self.plan, self.feed, self.key, self.record, self.reporter = plan, feed, key, record, reporter
+    def __init__(
+        self, plan: Plan, feed: Feed, key: random.Key, record: RunRecord, tracker: Tracker, reporter: Reporter
+    ) -> None:
+        self.plan, self.feed, self.key = plan, feed, key
+        self.record, self.tracker, self.reporter = record, tracker, reporter
         self.train_step = make_train_step(
             plan.problem, plan.optimizer, compile=plan.compile, compile_noise=plan.compile_noise
         )
@@ -108,6 +113,9 @@ class _Training:
             "penalties": self.penalties,
             "minibatch_penalties": self.minibatch_penalties,
         }
+        if self.plan.config.track:
+            self.record.extra["tracked"] = self.tracker.tracked
+            self.timings["track"] = []
         self.reporter.start(self.plan)
         try:
             self._warm_up(carry)
@@ -134,17 +142,22 @@ class _Training:
 
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
         carry = self._from_zero(carry)
-        losses, penalties = [], []
+        losses, penalties, first, tracking = [], [], epoch * self.plan.steps_per_epoch, 0.0
         with closing(self.feed.epoch(epoch)) as batches:
             start = time.perf_counter()
             for step, batch in enumerate(batches):
-                carry, metrics = self.train_step(carry, *batch)
+                before = carry
+                carry, metrics = self.train_step(before, *batch)
+                if self.tracker.is_due(first + step):
+                    tracking += self.tracker.measure(first + step, before, batch, carry)
                 losses.append(metrics.loss)
                 penalties.append(metrics.penalty)
                 if step % self.plan.config.train_log_interval == 0:
                     self.reporter.step(epoch, step, metrics.loss)
         copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
-        self.timings["train"].append(time.perf_counter() - start)
+        self.timings["train"].append(time.perf_counter() - start - tracking)
+        if "track" in self.timings:
+            self.timings["track"].append(tracking)
         self._log_steps(epoch, copied)
         return carry
 

@@ -58,6 +58,13 @@ class Plan:
         chosen = {"compile": self.compile, "compile_noise": self.compile_noise}
         return chosen if self.workers is None else chosen | {"workers": self.workers}
 
+    def lr_at(self, step: int) -> float:
+        """The learning rate of an update, counted from 0, under the schedule of the configuration."""
+        config, factor = self.config, 1.0
+        for epoch, value in zip(config.lr_sched_epochs or (), config.lr_sched_factors or (), strict=True):
+            factor = value if step >= epoch * self.steps_per_epoch else factor
+        return config.lr * factor
+
     @property
     def epochs(self) -> int:
         assert self.config.epochs is not None, "a resolved configuration has epochs"

@@ -52,6 +52,12 @@ def waiting(record: RunRecord) -> str:
     return f"  {share:.0%} of the epoch spent waiting for data (--workers)" if share > _WAITING else ""
 
 
+def tracking(record: RunRecord) -> str:
+    """Says what tracking cost in the last epoch; else it is empty."""
+    timings = record.extra["timings"]
+    return f"  tracking {timings['track'][-1]:.1f} s" if timings.get("track") else ""
+
+
 class Lines(Reporter):
     """A plain line after each evaluation."""
 
@@ -66,7 +72,8 @@ class Lines(Reporter):
         speed = f"  {self._steps / train[-1]:.0f} steps/s" if train else ""
         elapsed = time.perf_counter() - self._start
         left = f"  {elapsed / epoch * (record.num_epochs - epoch):.0f} s left" if epoch else ""
-        self._console.print(summary(epoch, record) + speed + waiting(record) + left, highlight=False, soft_wrap=True)
+        notes = waiting(record) + tracking(record)
+        self._console.print(summary(epoch, record) + speed + notes + left, highlight=False, soft_wrap=True)
 
 
 class Bar(Reporter):
@@ -98,7 +105,7 @@ class Bar(Reporter):
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
         accuracy = f"  accuracy {record.test_accuracies[-1]:.2%}" if record.test_accuracies else ""
-        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}{waiting(record)}"
+        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}{waiting(record)}{tracking(record)}"
         self._show(epoch * self._steps)
 
     def _show(self, done: int) -> None:

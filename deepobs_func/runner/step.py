@@ -84,18 +84,30 @@ def _make_train_step(
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile)
-    gather = make_gather(problem, augment=True)
-    draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
     whole = compile and optimizer.compiles
-    if compile_noise and problem.noises and not whole:
-        draw = compiled(draw)
+    batch_of = make_batch(problem, compile_noise=compile_noise and not whole)
 
     def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
-        x, y = gather(split, rows, keys[1])
-        noise = draw(keys[0], rows.shape[0]) if problem.noises else {}
-        return step(carry, Batch(x, y, noise, carry.state))
+        return step(carry, batch_of(carry.state, split, rows, keys))
 
     return compiled(train_step) if whole else train_step
+
+
+def make_batch(
+    problem: Problem, *, compile_noise: bool = False
+) -> Callable[[ModelState, Split, Tensor, Tensor], Batch]:
+    """Makes `(state, split, rows, keys) -> Batch`: what a training step sees, the same whenever it is called."""
+    gather = make_gather(problem, augment=True)
+    draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
+    if compile_noise and problem.noises:
+        draw = compiled(draw)
+
+    def batch_of(state: ModelState, split: Split, rows: Tensor, keys: Tensor) -> Batch:
+        x, y = gather(split, rows, keys[1])
+        noise = draw(keys[0], rows.shape[0]) if problem.noises else {}
+        return Batch(x, y, noise, state)
+
+    return batch_of
 
 
 def _no_init(params: Params, key: random.Key) -> Any:
