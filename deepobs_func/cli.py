@@ -201,7 +201,7 @@ def run_command(quiet: bool, **options: Any) -> None:
 
     hyperparams = {name.removeprefix(_PREFIX): options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
     given = {name: value for name, value in hyperparams.items() if value is not None}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled keeps its epochs too
+    signal.signal(signal.SIGTERM, _terminate)
     config = RunConfig(**options, hyperparams=given)
     try:
         record = run(config, reporter=make_reporter(Console(), quiet=quiet))
@@ -215,6 +215,17 @@ def run_command(quiet: bool, **options: Any) -> None:
         where = record.extra["divergence"]
         click.echo(f"Diverged in epoch {where['epoch']}: the objective was not finite.")
     click.echo(record.path)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    """A job that is cancelled keeps its epochs, as after Ctrl-C.
+
+    The workers that read its data may get the same signal and die of it, which torch, told of their death by another
+    signal, would raise in the middle of whatever writes the record.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    raise KeyboardInterrupt
 
 
 @cli.command("check-parity")

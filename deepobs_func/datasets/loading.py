@@ -180,6 +180,8 @@ def _fetch(spec: DatasetSpec, data: Path) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             for file in sorted(Path(name).iterdir()):
                 publish(file, folder / file.name)  # what is there already came from a download at the same time
+    except DataError as error:
+        raise DataError(f"{spec.title} is not in {data}. {error}") from error
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"{spec.title} is not in {data}, and it could not be downloaded there ({error}). Put its files into "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,29 +32,25 @@ def read_ahead(read: Callable[[int], Batch], steps: int, workers: int) -> Iterat
     if workers == 0:
         yield from map(read, range(steps))
         return
-    started: list[Any] = []
-    end = functools.partial(_end, started)
-    atexit.register(end)  # for a stream that is dropped half-read when Python exits
+    batches: Any = None
     try:
-        _start(started, _Steps(read, steps), workers)
-        for batch in started[0]:
+        with _signals_held_back(), warnings.catch_warnings():
+            batches = iter(_loader(_Steps(read, steps), workers))
+        for batch in batches:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
     finally:
-        end()
-        atexit.unregister(end)
+        if batches is not None:  # left to itself, it would keep its workers as long as a traceback keeps it
+            batches._shutdown_workers()
 
 
-def _start(started: list[Any], steps: _Steps, workers: int) -> None:
-    """Appends the loader's iterator at once: a Ctrl-C that was held back comes when the block is left."""
-    with _signals_blocked(), warnings.catch_warnings():
-        # More workers than cores are the user's choice, e.g. where files come slowly over a network.
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        # The loader draws a seed for its workers, who need none; left alone it would take it from the global generator.
-        generator = torch.Generator()
-        loader = DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=_unchanged, generator=generator)
-        started.append(iter(loader))
+def _loader(steps: _Steps, workers: int) -> DataLoader[Any]:
+    # More workers than cores are the user's choice, e.g. where files come slowly over a network.
+    warnings.filterwarnings("ignore", "This DataLoader will create")
+    # The loader draws a seed for its workers, who need none; left alone it would take it from the global generator.
+    generator = torch.Generator()
+    return DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=_unchanged, generator=generator)
 
 
 class _Steps(Dataset[Any]):
@@ -79,27 +74,24 @@ def _unchanged(batch: Any) -> Any:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes that are started in here never hear Ctrl-C or SIGTERM, which reach a whole group of processes.
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come when the block is left, and not between the starts of two workers.
 
-    They are for this process alone, which then ends its workers. A worker that died of one of them would raise an
-    exception here, in the middle of whatever writes the record.
+    A terminal sends Ctrl-C to all processes of a group. Workers that are forked in here inherit what is done with it:
+    they take no notice, and this process, which does, ends them.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which sends neither to a group
+    if threading.current_thread() is not threading.main_thread():  # where no signal is heard
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    came: list[int] = []
+    before: dict[int, Any] = {}
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:  # None is one that Python could not put back
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end(started: list[Any]) -> None:
-    """Ends the workers now. Left to the loader, they would live as long as a traceback that has its iterator."""
-    for batches in started:
-        batches._shutdown_workers()
-        for worker in batches._workers:
-            if worker.is_alive():  # reading something that does not come; SIGTERM, which torch tries, is blocked
-                worker.kill()
-    started.clear()
+        for held, handler in before.items():
+            signal.signal(held, handler)
+        for held in came:
+            signal.raise_signal(held)

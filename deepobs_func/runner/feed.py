@@ -10,7 +10,7 @@ import abc
 import itertools
 import time
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -133,12 +133,11 @@ class Streamed(Feed):
     ) -> Generator[Split]:
         """Yields batches on the device, one for each row of `rows (steps, B)`."""
         device, data, workers = self.plan.device, self.plan.config.data, self.plan.workers or 0
-        wait = wait or _Wait(device)
         with closing(
             stream(self.spec, data, split, rows.cpu(), key.cpu(), augment=augment, workers=workers)
         ) as batches:
             while True:
-                with wait:
+                with wait or nullcontext():
                     batch = next(batches, None)
                     if batch is not None and device.type == "cuda":  # which copies by itself from pinned memory
                         batch = batch[0].pin_memory(), batch[1].pin_memory()

@@ -215,7 +215,9 @@ def test_files_are_checked_without_reading_one(folder: Path) -> None:
 
 
 def test_no_download_but_an_explanation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"imagenet/train/<wnid>/\*\.JPEG.*imagenet/val/<wnid>.*synthetic"):
+    with pytest.raises(
+        DataError, match=r"^ImageNet is not in /.*imagenet/train/<wnid>/\*\.JPEG.*imagenet/val/<wnid>.*synthetic"
+    ):
         load_stream(tmp_path)
     assert snapshot(tmp_path) == {}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from deepobs_func.runner import run
-from deepobs_func.runner.progress import Bar, Lines, Reporter, make_reporter
+from deepobs_func.runner.progress import Bar, Lines, Reporter, make_reporter, waiting
 from tests.runner.small import config, small_problem
 
 
@@ -35,3 +36,18 @@ def test_the_bar_ends_full_with_the_last_accuracy() -> None:
     assert f"accuracy {record.test_accuracies[-1]:.2%}" in shown
     assert "loss" in shown
     assert "steps/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("waits", "said"),
+    [
+        (None, ""),
+        ([], ""),
+        ([9.0, 0.9], ""),
+        ([0.0, 3.5], "  35% of the epoch spent waiting for data (--workers)"),
+    ],
+)
+def test_waiting_is_said_from_a_tenth_of_the_last_epoch_on(waits: list[float] | None, said: str) -> None:
+    record = run(config(epochs=1), small_problem())
+    record.extra["timings"] = {"train": [10.0, 10.0]} | ({} if waits is None else {"data_wait": waits})
+    assert waiting(record) == said
