@@ -164,19 +164,13 @@ def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher")
     """
     if distribution not in ("rademacher", "normal"):
         raise ConfigError(f"Unknown distribution {distribution!r}. Known: rademacher, normal.")
-
-    def leaf(index: int, parameter: Tensor) -> Tensor:
-        place = random.fold_in(key.to(parameter.device), index)
-        if distribution == "normal":
-            return random.normal(place, parameter.shape, parameter.dtype)
-        return torch.where(random.bernoulli(place, 0.5, parameter.shape), 1.0, -1.0).to(parameter.dtype)
-
-    return {name: leaf(index, parameter) for index, (name, parameter) in enumerate(like.items())}
-
-
-def entry(vectors: Tree, index: int) -> Tree:
-    """One of the vectors that a tree holds along a leading axis."""
-    return tree.map(lambda leaf: leaf[index], vectors)
+    first = next(iter(like.values()))
+    key, size = key.to(first.device), (tree.size(like),)
+    if distribution == "normal":
+        entries = random.normal(key, size, first.dtype)
+    else:
+        entries = torch.where(random.bernoulli(key, 0.5, size), 1.0, -1.0)
+    return tree.map(lambda part, leaf: part.to(leaf.dtype), tree.unflatten(entries, like), like)
 
 
 def stack(vectors: list[Tree]) -> Tree:

@@ -142,7 +142,7 @@ def test_mistakes_say_what_is_allowed() -> None:
         probes.diagonal(operator, key=key, samples=0)
     with pytest.raises(ConfigError, match="takes a Batch, whose examples it can tell; not a Tensor"):
         probes.diagonal(problem, params, batch.x, method="exact", matrix="ggn")
+    point = problems.get("two_d_beale")
     with pytest.raises(ConfigError, match="criterion without a GGN"):
-        point = problems.get("two_d_beale")
-        probes.diagonal(point, point.init()[0], point.fake_batch(2), method="exact", matrix="ggn")
+        probes.diagonal(point, *instance(point), method="exact", matrix="ggn")
     assert operator.like is LIKE

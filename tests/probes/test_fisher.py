@@ -131,12 +131,11 @@ def test_mistakes_say_what_is_allowed() -> None:
         probes.fisher_vp(problem, params, batch, params, kind="monte-carlo", key=random.key(0), samples=0)
     with pytest.raises(ConfigError, match=r"one loss for each example, \(B,\), and got an objective"):
         probes.fisher_vp(problem.objective, params, batch, params, kind="empirical")
+    vae, point = toy("vae"), problems.get("two_d_branin")
     with pytest.raises(ConfigError, match=r"vae has no exact Fisher.*cross entropy and square loss\)\. Use ggnvp"):
-        vae = toy("vae")
-        probes.fisher_vp(vae, *instance(vae), params)
+        probes.fisher_vp(vae, *instance(vae), instance(vae)[0])
     with pytest.raises(ConfigError, match=r"criterion without a GGN"):
-        point = problems.get("two_d_branin")
-        probes.fisher_vp(point, point.init()[0], point.fake_batch(2), point.init()[0])
+        probes.fisher_vp(point, *instance(point), instance(point)[0])
 
 
 def test_a_criterion_without_a_sampler_says_so() -> None:

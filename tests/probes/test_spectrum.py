@@ -38,7 +38,7 @@ def test_p_steps_give_the_eigenvalues_of_any_matrix(which, size, data, seed) -> 
 @given(eigenvalues=st.lists(st.sampled_from([-2.0, 0.0, 1.0, 5.0]), min_size=1, max_size=10), seed=st.integers(0, 99))
 @settings(max_examples=25)
 def test_a_krylov_space_that_closes_early_hides_no_eigenvalue(eigenvalues, seed) -> None:
-    """Multiplicities, multiples of the identity and the zero matrix: P steps find every eigenvalue as often as it is."""
+    """Multiplicities, multiples of the identity, zero: P steps find every eigenvalue as often as it is there."""
     generator = torch.Generator().manual_seed(seed)
     size = len(eigenvalues)
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=F64))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepobs_func import datasets, problems, random
+from deepobs_func import datasets, problems
 from deepobs_func.base import Batch
 from deepobs_func.nets.inception import InceptionOutputs
+from deepobs_func.nets.layers import BatchNorm, Conv, Dense, Pass, flatten
 from deepobs_func.nets.vae import VAEOutputs
 from deepobs_func.probes import LinearMap
 from deepobs_func.problems import measures
@@ -25,7 +27,7 @@ class Sequential(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b, dtype=F64) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b, dtype=F64) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -61,6 +63,26 @@ def vae_outputs(image: Tensor, mean: Tensor, log_std: Tensor) -> VAEOutputs:
 
 def one_head(main: Tensor) -> InceptionOutputs:
     return InceptionOutputs(main, None)
+
+
+class ConvNet(nn.Module):
+    """3x7x7 with TensorFlow's padding, symmetric and not."""
+
+    def __init__(self, *, norm: bool = False) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.dense = Conv(3, 4, 3), Conv(4, 2, 4, stride=2, bias=None), Dense(32, 10)
+        self.norm = BatchNorm(4, momentum=0.9, epsilon=1e-3) if norm else None
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        x = self.conv1(x)
+        x = torch.relu(x if self.norm is None else self.norm(x, p))
+        return self.dense(flatten(torch.relu(self.conv2(x))))
+
+
+def conv_problem(*, norm: bool = False) -> Problem:
+    x, y = np.random.default_rng(0).normal(size=(6, 3, 7, 7)), np.arange(6)
+    data = datasets.from_arrays("small", (x, y), (x, y))
+    return Problem("conv", data, functools.partial(ConvNet, norm=norm), measures.cross_entropy, None, not norm, 1, 1)
 
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], measures.Measure, tuple[int, ...], str]] = {
@@ -101,16 +123,16 @@ def toy(kind: str) -> Problem:
 def instance(problem: Problem, batch_size: int = 5, seed: int = 0) -> tuple[dict[str, Tensor], Batch]:
     """Float64 parameters, away from the start, where much vanishes; and a batch."""
     params, _ = problem.init(seed, dtype=F64)
-    params = {name: p + 0.1 * vector(params, seed + 100)[name] for name, p in params.items()}
+    moves = vector(params, seed + 100)
+    params = {name: p + 0.1 * moves[name] for name, p in params.items()}
     return params, problem.fake_batch(batch_size, seed=seed + 1, dtype=F64)
 
 
 def vector(params: dict[str, Tensor], seed: int = 1, count: int | None = None) -> dict[str, Tensor]:
+    """Standard normal entries, one vector or K along a leading axis."""
+    generator = torch.Generator().manual_seed(seed)
     lead = () if count is None else (count,)
-    return {
-        name: random.normal(random.fold_in(random.key(seed), index), (*lead, *p.shape), p.dtype)
-        for index, (name, p) in enumerate(params.items())
-    }
+    return {n: torch.randn((*lead, *p.shape), generator=generator, dtype=p.dtype) for n, p in params.items()}
 
 
 def flat(tree: dict[str, Tensor]) -> Tensor:
