@@ -35,3 +35,11 @@ def test_tied_parameters_stay_tied() -> None:
     module = problem.to_module(params)
     torch.testing.assert_close(module(batch), problem.outputs(params, batch))
     assert module.net[1].weight is module.net[3].weight
+
+
+def test_frozen_parameters_come_with_the_batch() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.Tanh(), nn.Linear(20, 10))
+    net[1].requires_grad_(False)
+    problem = problems.from_module(net, nn.CrossEntropyLoss(reduction="none"), "mnist")
+    params, batch = problem.init()[0], problem.fake_batch(3)
+    torch.testing.assert_close(problem.to_module(params)(batch), problem.outputs(params, batch))
