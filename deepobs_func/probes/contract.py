@@ -89,8 +89,8 @@ def checked_ggn(subject: Subject, purpose: str) -> Problem:
     problem: Problem = subject  # type: ignore[assignment]  # what has a measure is a problem
     if not measure.convex:
         raise ConfigError(
-            f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs "
-            "(Measure.convex). Use hvp."
+            f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs. "
+            "Use hvp, or give from_module a Measure with convex=True."
         )
     return problem
 

@@ -139,6 +139,20 @@ def test_quadratic_deep_has_its_hessian_exactly() -> None:
         torch.testing.assert_close(product["theta"], expected, rtol=1e-13, atol=1e-13)
 
 
+def test_products_do_not_ask_whether_gradients_are_on() -> None:
+    problem = toy("classifier")
+    params, batch = instance(problem)
+    v = vector(params)
+    with torch.no_grad():
+        hessian, ggn = probes.make_hvp(problem, params, batch), probes.make_ggnvp(problem, params, batch)
+        for _ in range(2):
+            off = hessian(v), ggn(v), probes.hvp(problem, params, batch, v), probes.ggnvp(problem, params, batch, v)
+    on = probes.hvp(problem, params, batch, v), probes.ggnvp(problem, params, batch, v)
+    for product, expected in zip(off, (*on, *on), strict=True):
+        close(product, expected)
+        assert not any(leaf.requires_grad for leaf in product.values())
+
+
 def test_a_data_set_is_the_mean_over_all_its_examples() -> None:
     problem = toy("classifier")
     params, _ = instance(problem)

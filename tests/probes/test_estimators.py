@@ -7,8 +7,9 @@ import torch
 from torch.func import vmap
 
 from deepobs_func import probes, problems, random
+from deepobs_func.base import Batch, ModelState
 from deepobs_func.errors import ConfigError
-from tests.probes.toys import F64, KINDS, LIKE, dense_ggn, flat, instance, map_of, symmetric, toy
+from tests.probes.toys import F64, KINDS, LIKE, dense_ggn, flat, instance, map_of, symmetric, toy, vector
 
 MATRIX = symmetric(11, 2)
 REPEATS = 1500
@@ -97,6 +98,39 @@ def test_the_sampled_diagonal_of_the_ggn_is_unbiased_with_the_error_that_it_stat
         variances[samples] = float(values.var(0).sum())
         assert float(errors.square().mean(0).sum()) == pytest.approx(variances[samples], rel=0.25)
     assert variances[2] / variances[4] == pytest.approx(2, rel=0.25)
+
+
+def test_memory_bounds_how_many_examples_go_together_and_changes_nothing(monkeypatch) -> None:
+    problem = toy("classifier")
+    params, batch = instance(problem)
+    runs = []
+    for held in (1, 2 * 31, 2**26):  # one, two and all five at a time
+        monkeypatch.setattr("deepobs_func.probes.ggn_diagonal.HELD", held)
+        options = {"matrix": "ggn", "key": random.key(0)}
+        runs.append([probes.diagonal(problem, params, batch, method=m, **options)[0] for m in ("exact", "monte-carlo")])
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-12, atol=1e-14)
+
+
+def test_examples_keep_their_noise_and_their_recurrent_state() -> None:
+    """The sampled diagonal of the LSTM, against a loop over batches of one."""
+    problem = problems.get("tolstoi_char_rnn")
+    params, batch = problem.init(0, dtype=F64)[0], problem.fake_batch(2, dtype=F64)
+    carry = vector(problem.zero_carry(2, dtype=F64))
+    batch = batch._replace(state=batch.state._replace(carry=carry))
+    key = random.key(3)
+    (drawn,) = random.split(random.fold_in(key, random.PROBE), 1)
+    total = torch.zeros(sum(p.numel() for p in params.values()), dtype=F64)
+    for n in range(2):
+        part = {name: leaf[n : n + 1] for name, leaf in {**batch.noise, **carry}.items()}
+        noise, state = ({name: part[name] for name in group} for group in (batch.noise, carry))
+        one = Batch(batch.x[n : n + 1], batch.y[n : n + 1], noise, ModelState({}, state))
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        outputs = problem.outputs(leaves, one)
+        s = problem.measure.sample(outputs.detach(), one, random.fold_in(drawn, n))
+        total += flat(dict(enumerate(torch.autograd.grad((s * outputs).sum(), list(leaves.values()))))) ** 2 / 2
+    found = probes.diagonal(problem, params, batch, method="monte-carlo", matrix="ggn", key=key)
+    torch.testing.assert_close(flat(found.value), total, rtol=1e-8, atol=1e-12)
 
 
 def test_quadratic_deep_has_the_diagonal_and_the_trace_of_its_hessian() -> None:
