@@ -17,6 +17,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
+from deepobs_func.problems.modules import ProblemModule
 from deepobs_func.problems.rows import Deviation, HVPMode
 
 Tensors = dict[str, Tensor]
@@ -242,8 +243,6 @@ class Problem:
 
     def to_module(self, params: Params) -> nn.Module:
         """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
-        from deepobs_func.problems.modules import ProblemModule
-
         return ProblemModule(self.net, self.call, params)
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:

@@ -49,6 +49,7 @@ def near(actual: tree.Tree, expected: tree.Tree, relative: float) -> None:
 def test_hessian_products_in_both_modes_are_differences_of_the_gradient(point: Point) -> None:
     problem, params, batch = point
     v = unit(params)
+    assert problem.hvp_mode == problems.row(problem.name).hvp_mode
     forward = probes.hvp(problem, params, batch, v, mode="forward-over-reverse")
     near(probes.hvp(problem, params, batch, v, mode="reverse-over-reverse"), forward, 1e-10)
     ahead, behind = (gradient(problem, tree.add(params, tree.scale(s, v)), batch) for s in (STEP, -STEP))
