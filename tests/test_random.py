@@ -269,6 +269,7 @@ def test_splits_folds_and_draws_never_collide():
 
 def test_purposes_have_different_constants():
     purposes = [random.INIT, random.ORDER, random.NOISE, random.EVALUATION, random.OPTIMIZER, random.DATA]
+    purposes += [random.AUGMENTATION, random.PROBE]
     assert len({tuple(random.fold_in(random.key(0), purpose).tolist()) for purpose in purposes}) == len(purposes)
 
 

@@ -63,6 +63,8 @@ def test_arithmetic_equals_that_of_the_flat_vectors(a, b):
     assert float(tree.dot(a, b)) == flat(a) @ flat(b)
     assert float(tree.norm(a)) == pytest.approx(np.linalg.norm(flat(a)), rel=1e-14)
     assert tree.size(a) == flat(a).size
+    assert (tree.flatten(a).numpy() == flat(a)).all()
+    assert equal(tree.unflatten(tree.flatten(a), b), a)
 
 
 @pytest.mark.parametrize("function", [tree.add, tree.sub, tree.dot, lambda a, b: tree.map(torch.add, a, b, a)])

@@ -89,8 +89,8 @@ def checked_ggn(subject: Subject, purpose: str) -> Problem:
     problem: Problem = subject  # type: ignore[assignment]  # what has a measure is a problem
     if not measure.convex:
         raise ConfigError(
-            f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs "
-            "(Measure.convex). Use hvp."
+            f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs. "
+            "Use hvp, or give from_module a Measure with convex=True."
         )
     return problem
 
@@ -164,19 +164,13 @@ def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher")
     """
     if distribution not in ("rademacher", "normal"):
         raise ConfigError(f"Unknown distribution {distribution!r}. Known: rademacher, normal.")
-
-    def leaf(index: int, parameter: Tensor) -> Tensor:
-        place = random.fold_in(key.to(parameter.device), index)
-        if distribution == "normal":
-            return random.normal(place, parameter.shape, parameter.dtype)
-        return torch.where(random.bernoulli(place, 0.5, parameter.shape), 1.0, -1.0).to(parameter.dtype)
-
-    return {name: leaf(index, parameter) for index, (name, parameter) in enumerate(like.items())}
-
-
-def entry(vectors: Tree, index: int) -> Tree:
-    """One of the vectors that a tree holds along a leading axis."""
-    return tree.map(lambda leaf: leaf[index], vectors)
+    first = next(iter(like.values()))
+    key, size = key.to(first.device), (tree.size(like),)
+    if distribution == "normal":
+        entries = random.normal(key, size, first.dtype)
+    else:
+        entries = torch.where(random.bernoulli(key, 0.5, size), 1.0, -1.0)
+    return tree.map(lambda part, leaf: part.to(leaf.dtype), tree.unflatten(entries, like), like)
 
 
 def stack(vectors: list[Tree]) -> Tree:

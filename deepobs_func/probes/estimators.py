@@ -14,7 +14,7 @@ from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Distribution, Subject, checked_count, checked_key, draw, stack
 from deepobs_func.probes.curvature import Matrix, linear_map
-from deepobs_func.probes.diagonal import ggn_diagonal, sampled_ggn_diagonal
+from deepobs_func.probes.ggn_diagonal import ggn_diagonal, sampled_ggn_diagonal
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.tree import Tree
 
@@ -127,7 +127,8 @@ def diagonal(
     """
     if method == "hutchinson":
         operator = linear_map(subject, params, batch, matrix)
-        drawn = _drawn(checked_key(key, "diagonal"), checked_count("samples", samples or 30, 1), operator, distribution)
+        count = checked_count("samples", 30 if samples is None else samples, 1)
+        drawn = _drawn(checked_key(key, "diagonal"), count, operator, distribution)
         return _estimated([tree.map(torch.mul, v, operator.product(v)) for v in drawn])
     if method not in ("exact", "monte-carlo"):
         raise ConfigError(unknown("method", str(method), ("hutchinson", "exact", "monte-carlo")))
@@ -138,7 +139,8 @@ def diagonal(
         )
     if method == "exact":
         return Diagonal(ggn_diagonal(subject, params, batch), None)
-    keys = random.split(checked_key(key, "diagonal"), checked_count("samples", samples or 1, 1))
+    count = checked_count("samples", 1 if samples is None else samples, 1)
+    keys = random.split(checked_key(key, "diagonal"), count)
     return _estimated([sampled_ggn_diagonal(subject, params, batch, each) for each in keys])
 
 

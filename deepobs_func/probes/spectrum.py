@@ -143,7 +143,8 @@ def spectral_density(
         samples: S, runs of Lanczos.
         steps: products of each run; at most 90 by default, and never more than P.
         points: of the grid, which extends five widths beyond the outermost nodes.
-        width: the standard deviation of the Gaussians; by default a hundredth of the nodes' range.
+        width: the standard deviation of the Gaussians; by default a hundredth of the nodes' range, or
+            1e-4 of their largest magnitude where that is more.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss.
 
     Raises:
@@ -172,7 +173,8 @@ def _smoothed(
 ) -> SpectralDensity:
     """A quadrature as a density, with a Gaussian for each node."""
     low, high = nodes.amin(), nodes.amax()
-    spread = torch.where(high > low, high - low, high.abs().clamp(min=1.0))  # a multiple of the identity has no range
+    spread = torch.maximum(high - low, 0.01 * nodes.abs().amax())  # a multiple of the identity has no range
+    spread = torch.where(spread > 0, spread, 1.0)  # nor has zero a magnitude
     sigma = 0.01 * spread if width is None else torch.full_like(low, width)
     unit = torch.linspace(0.0, 1.0, points, dtype=nodes.dtype, device=nodes.device)
     grid = low - 5 * sigma + (high - low + 10 * sigma) * unit

@@ -75,6 +75,7 @@ ROWS = (
         256,
         weight_decay=5e-4,
         schedule=((200, 0.1), (250, 0.01), (300, 0.001)),
+        hvp_mode="forward-over-reverse",
         deviations=(*_CIFAR100, LAST_RELU),
     ),
     vgg("cifar100", 16, 100, 134_670_244, 100, (*_CIFAR100, LEGACY_RESIZE)),

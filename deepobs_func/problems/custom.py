@@ -22,7 +22,7 @@ from deepobs_func.problems.problem import Problem, Tensors, kernels
 
 def from_module(
     module: nn.Module,
-    criterion: Callable[[Any, Tensor], Tensor],
+    criterion: Callable[[Any, Tensor], Tensor] | Measure,
     dataset: str | DatasetSpec,
     *,
     correct: Callable[[Any, Tensor], Tensor] | None = None,
@@ -40,9 +40,10 @@ def from_module(
     Args:
         module: maps inputs `(B, ...)` to outputs with a leading `B`. Its `train()` or `eval()` setting holds in both
             phases.
-        criterion: `(outputs, y) -> (B,)`, e.g. `partial(F.cross_entropy, reduction="none")`.
+        criterion: `(outputs, y) -> (B,)`, e.g. `partial(F.cross_entropy, reduction="none")`; or a `Measure`, such as
+            `problems.measures.cross_entropy`, which says beside what a GGN and its samples need to know.
         dataset: the name of a data set, or one made by `datasets.from_arrays`.
-        correct: `(outputs, y) -> (B,)` in [0, 1], where an accuracy is wanted.
+        correct: `(outputs, y) -> (B,)` in [0, 1], where an accuracy is wanted; a `Measure` has its own.
         weight_decay: the factor of the L2 penalty; None for a problem without one.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; by default those of rank 2 and up.
         epochs, batch_size: the defaults of a run.
@@ -77,10 +78,7 @@ def from_module(
         name=name or type(module).__name__.lower(),
         dataset=datasets.spec(dataset) if isinstance(dataset, str) else dataset,
         make_net=lambda: described,
-        measure=Measure(
-            lambda outputs, batch: criterion(outputs, batch.y),
-            None if correct is None else lambda outputs, batch: correct(outputs, batch.y),
-        ),
+        measure=_measure(criterion, correct),
         weight_decay=weight_decay,
         separable=True,
         epochs=epochs,
@@ -91,6 +89,17 @@ def from_module(
     )
     losses = _checked_losses(problem)
     return replace(problem, separable=_is_separable(problem, losses))
+
+
+def _measure(
+    criterion: Callable[[Any, Tensor], Tensor] | Measure, correct: Callable[[Any, Tensor], Tensor] | None
+) -> Measure:
+    if not isinstance(criterion, Measure):
+        right = None if correct is None else lambda outputs, batch: correct(outputs, batch.y)
+        return Measure(lambda outputs, batch: criterion(outputs, batch.y), right)
+    if correct is not None:
+        raise ConfigError("The criterion is a Measure, which has its own correct; leave correct= out.")
+    return criterion
 
 
 def _on_meta(module: nn.Module) -> nn.Module:

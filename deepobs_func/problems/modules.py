@@ -28,8 +28,11 @@ class ProblemModule(nn.Module):
 
     def __init__(self, net: nn.Module, call: Call, params: Params) -> None:
         super().__init__()
-        held = {id(parameter): params[name] for name, parameter in net.named_parameters()}
-        memo: dict[int, Any] = {key: nn.Parameter(value.detach()) for key, value in held.items()}
+        memo: dict[int, Any] = {
+            id(parameter): nn.Parameter(params[name].detach())
+            for name, parameter in net.named_parameters()
+            if name in params  # the frozen ones are among the moments
+        }
         self.net, self._call = copy.deepcopy(net, memo), call
         for module in list(self.net.modules()):
             for name, child in module.named_children():

@@ -17,6 +17,7 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import BatchNorm, Layer, Noise, Pass, name_layers
 from deepobs_func.problems.measures import Measure
+from deepobs_func.problems.modules import ProblemModule
 from deepobs_func.problems.rows import Deviation, HVPMode
 
 Tensors = dict[str, Tensor]
@@ -272,8 +273,6 @@ class Problem:
 
     def to_module(self, params: Params) -> nn.Module:
         """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
-        from deepobs_func.problems.modules import ProblemModule
-
         return ProblemModule(self.net, self.call, params)
 
     def _listen(self) -> dict[str, tuple[Layer, torch.Size]]:

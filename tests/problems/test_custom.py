@@ -11,6 +11,7 @@ from torch import nn
 
 from deepobs_func import datasets, problems
 from deepobs_func.errors import ConfigError
+from deepobs_func.problems import measures
 
 cross_entropy = partial(F.cross_entropy, reduction="none")
 
@@ -77,6 +78,18 @@ def test_a_criterion_that_averages_is_refused() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with pytest.raises(ConfigError, match=r"reduction='none'"):
         problems.from_module(net, F.cross_entropy, "mnist")
+
+
+def test_a_measure_brings_all_that_it_knows() -> None:
+    problem = problems.from_module(small_net(), measures.cross_entropy, "mnist")
+    plain = problems.from_module(small_net(), cross_entropy, "mnist")
+    params, batch = problem.init()[0], problem.fake_batch(4)
+    torch.testing.assert_close(problem.loss(params, batch), plain.loss(params, batch))
+    assert problem.has_accuracy
+    assert problem.measure.convex
+    assert not plain.measure.convex
+    with pytest.raises(ConfigError, match="a Measure, which has its own correct"):
+        problems.from_module(small_net(), measures.cross_entropy, "mnist", correct=lambda out, y: out.argmax(1) == y)
 
 
 def test_an_unknown_data_set_is_refused() -> None:
