@@ -169,7 +169,7 @@ def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher")
         place = random.fold_in(key.to(parameter.device), index)
         if distribution == "normal":
             return random.normal(place, parameter.shape, parameter.dtype)
-        return torch.where(random.bernoulli(place, 0.5, parameter.shape), 1.0, -1.0).to(parameter.dtype)
+        return random.rademacher(place, parameter.shape, parameter.dtype)
 
     return {name: leaf(index, parameter) for index, (name, parameter) in enumerate(like.items())}
 

@@ -53,7 +53,7 @@ def conjugate_gradients(
     b: Tree,
     *,
     damping: float | Tensor = 0.0,
-    tol: float = 1e-5,
+    tol: float | Tensor = 1e-5,
     max_steps: int = 100,
     x0: Tree | None = None,
     preconditioner: Product | None = None,
@@ -67,7 +67,7 @@ def conjugate_gradients(
         matvec: `v -> A v`, symmetric; a `LinearMap` from `make_hvp` or `make_ggnvp`, or any function on trees.
         b: the right-hand side.
         damping: added to the diagonal; a number or a 0-d tensor, 0 or more.
-        tol: done when the residual is at most `tol |b|`.
+        tol: done when the residual is at most `tol |b|`; a number or a 0-d tensor.
         max_steps: how many steps at most, each with one product.
         x0: where to start; 0 by default.
         preconditioner: `r -> M r`, symmetric positive definite, an approximate inverse of `A + damping I`.
@@ -123,9 +123,9 @@ def _step(now: _Iterate, damped: Product, approximate: Product, active: Tensor) 
     return _Iterate(x, residual, tree.map(moved, direction, now.direction), slope, now.steps + moves, negative)
 
 
-def _check_numbers(damping: float | Tensor, tol: float, max_steps: int) -> None:
+def _check_numbers(damping: float | Tensor, tol: float | Tensor, max_steps: int) -> None:
     if not isinstance(damping, Tensor) and not 0 <= damping < math.inf:
         raise ConfigError(f"damping is {damping!r}; it must be 0 or more and finite.")
-    if not 0 <= tol < math.inf:
+    if not isinstance(tol, Tensor) and not 0 <= tol < math.inf:
         raise ConfigError(f"tol is {tol!r}; it must be 0 or more and finite.")
     checked_count("max_steps", max_steps, 1)
