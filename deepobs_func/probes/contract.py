@@ -164,14 +164,11 @@ def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher")
     """
     if distribution not in ("rademacher", "normal"):
         raise ConfigError(f"Unknown distribution {distribution!r}. Known: rademacher, normal.")
-
-    def leaf(index: int, parameter: Tensor) -> Tensor:
-        place = random.fold_in(key.to(parameter.device), index)
-        if distribution == "normal":
-            return random.normal(place, parameter.shape, parameter.dtype)
-        return random.rademacher(place, parameter.shape, parameter.dtype)
-
-    return {name: leaf(index, parameter) for index, (name, parameter) in enumerate(like.items())}
+    first = next(iter(like.values()))
+    key, size = key.to(first.device), (tree.size(like),)
+    make = random.normal if distribution == "normal" else random.rademacher
+    entries = make(key, size, first.dtype)
+    return tree.map(lambda part, leaf: part.to(leaf.dtype), tree.unflatten(entries, like), like)
 
 
 def entry(vectors: Tree, index: int) -> Tree:
