@@ -90,6 +90,7 @@ class _Training:
         self.timings: dict[str, Any] = {"warm_up": 0.0, "train": [], "evaluate": []}
         self.penalties: list[float] = []
         self.minibatch_penalties: list[float] = []
+        self.reports: dict[str, list[float]] = {}
         self.divergence: dict[str, Any] | None = None
 
     def train(self, carry: Carry) -> None:
@@ -141,17 +142,19 @@ class _Training:
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
         rows, keys = self._batches(epoch)
         carry = self._from_zero(carry)
-        losses, penalties = [], []
+        losses, penalties, reports = [], [], []
         start = time.perf_counter()
         for step in range(self.plan.steps_per_epoch):
             carry, metrics = self.train_step(carry, self.dataset.train, rows[step], keys[step])
             losses.append(metrics.loss)
             penalties.append(metrics.penalty)
             if step % self.plan.config.train_log_interval == 0:
+                reports.append(self.plan.optimizer.report(carry.opt_state))
                 self.reporter.step(epoch, step, metrics.loss)
         copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
         self.timings["train"].append(time.perf_counter() - start)
         self._log_steps(epoch, copied)
+        self._log_reports(reports)
         return carry
 
     def _from_zero(self, carry: Carry) -> Carry:
@@ -170,6 +173,16 @@ class _Training:
         interval = self.plan.config.train_log_interval
         self.record.minibatch_train_losses += objectives[::interval].tolist()
         self.minibatch_penalties += penalties[: len(objectives) : interval].tolist()
+
+    def _log_reports(self, reports: list[dict[str, torch.Tensor]]) -> None:
+        """Records what the optimizer reports of its state after a step, beside each recorded mini-batch loss."""
+        for report in reports:
+            for name, value in report.items():
+                self.reports.setdefault(name, []).append(float(value))
+        for column in self.reports.values():
+            del column[len(self.record.minibatch_train_losses) :]
+        if self.reports:
+            self.record.extra["reports"] = self.reports
 
     def _evaluate(self, epoch: int, carry: Carry) -> None:
         start = time.perf_counter()
@@ -210,5 +223,5 @@ class _Training:
             record.train_accuracies += [train] * missing
             record.test_accuracies += [test] * missing
         steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)
-        for column in (record.minibatch_train_losses, self.minibatch_penalties):
+        for column in (record.minibatch_train_losses, self.minibatch_penalties, *self.reports.values()):
             column += [nan] * (steps - len(column))
