@@ -111,7 +111,9 @@ def _step(now: _Iterate, damped: Product, approximate: Product, active: Tensor) 
     curvature = tree.dot(now.direction, image)
     moves = active & (curvature > 0)
     length = torch.where(moves, now.slope / curvature, 0.0)  # finite, as the direction is: x needs no mask of its own
-    residual = tree.map(lambda new, old: torch.where(moves, new, old), _plus(now.residual, -length, image), now.residual)
+    residual = tree.map(
+        lambda new, old: torch.where(moves, new, old), _plus(now.residual, -length, image), now.residual
+    )
     preconditioned = approximate(residual)
     slope = tree.dot(residual, preconditioned)
     direction = _plus(preconditioned, torch.where(moves, slope / now.slope, 0.0), now.direction)
