@@ -147,7 +147,7 @@ def list_command() -> None:
     console.print("* chosen here; nothing is published\n")
     table = Table("optimizer", "hyperparameters beside --lr", "", box=None)
     for functional in optimizers.FUNCTIONAL.values():
-        defaults = " ".join(f"{name}={value:g}" for name, value in functional.defaults.items())
+        defaults = " ".join(f"{name}={_shown(value)}" for name, value in functional.defaults.items())
         table.add_row(functional.name, defaults, functional.summary)
     table.add_row("torch.optim.X", "those of the class", "any torch.optim.Optimizer class, by import path")
     console.print(table)
@@ -156,6 +156,10 @@ def list_command() -> None:
     for quantity in QUANTITIES.values():
         table.add_row(quantity.name, "yes" if quantity.name in PRESETS["economy"] else "", quantity.summary)
     console.print(table)
+
+
+def _shown(value: float | str | None) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @cli.command("run", cls=RunCommand)

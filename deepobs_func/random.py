@@ -156,6 +156,15 @@ def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor
     return halves.flatten(-2)[..., :num].reshape(tuple(shape))
 
 
+def rademacher(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
+    """-1 or 1 with equal probability: a word serves 32 draws, which makes it far cheaper than any other draw."""
+    num = math.prod(shape)
+    words = bits(key, -(-num // 32))
+    parts = torch.stack([(words >> shift) & 0xFF for shift in (0, 8, 16, 24)], dim=-1).to(torch.uint8)
+    coins = (parts.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=key.device)) & 1
+    return (1 - 2 * coins.flatten(-3)[..., :num].to(dtype)).reshape(tuple(shape))
+
+
 def integers(key: Key, high: int, shape: Sequence[int]) -> Int[Tensor, "*shape"]:
     """Whole numbers in `[0, high)`, int64, `high <= 2**31` (the bias is below `high / 2**32`)."""
     return ((bits(key, math.prod(shape)) * high) >> 32).reshape(tuple(shape))

@@ -26,6 +26,8 @@ EXACT = {
     "uniform float64": lambda key: random.uniform(key, (3, 5), dtype=torch.float64),
     "uniform bfloat16": lambda key: random.uniform(key, (3, 5), dtype=torch.bfloat16),
     "bernoulli": lambda key: random.bernoulli(key, 0.3, (3, 5)),
+    "rademacher": lambda key: random.rademacher(key, (3, 5)),
+    "rademacher float64": lambda key: random.rademacher(key, (3, 25), torch.float64),
     "integers": lambda key: random.integers(key, 10, (3, 5)),
     "permutation": lambda key: random.permutation(key, 33),
     "split": lambda key: random.split(key, 3),
@@ -46,6 +48,7 @@ VECTORS = {  # draws of any length
     "normal float64": lambda key, num: random.normal(key, (num,), torch.float64),
     "truncated normal": lambda key, num: random.truncated_normal(key, (num,)),
     "bernoulli": lambda key, num: random.bernoulli(key, 0.4, (num,)),
+    "rademacher": lambda key, num: random.rademacher(key, (num,)),
     "integers": lambda key, num: random.integers(key, 100, (num,)),
     "split": random.split,
 }
@@ -79,9 +82,9 @@ def assert_same(name, actual, expected):
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def z_bound():
-    """How many standard errors a mean may lie off."""
-    return stats.norm.isf(RATE / 2)
+def z_bound(means=1):
+    """How many standard errors the worst of so many means may lie off."""
+    return stats.norm.isf(RATE / 2 / means)
 
 
 @pytest.mark.parametrize(("key", "counter", "output"), KNOWN)
@@ -231,6 +234,21 @@ def test_bernoulli_of_0_and_1_is_certain():
 def test_bernoulli_refuses_what_is_no_probability(probability):
     with pytest.raises(ValueError, match=f"lies in .* {probability}"):
         random.bernoulli(random.key(0), probability, (2,))
+
+
+def test_rademacher_spells_out_the_bits_of_its_words():
+    key, num = random.key(12), 100
+    coins = [int(word) >> place & 1 for word in random.bits(key, 4) for place in range(32)][:num]
+    assert random.rademacher(key, (10, 10)).flatten().tolist() == [1 - 2 * coin for coin in coins]
+
+
+def test_rademacher_draws_are_fair_and_uncorrelated():
+    draws = random.rademacher(random.key(13), (2000, 64), torch.float64)
+    assert set(draws.unique().tolist()) == {-1.0, 1.0}
+    covariance = draws.mT @ draws / len(draws)
+    bound = z_bound(64 * 65) / math.sqrt(len(draws))
+    assert (covariance - torch.eye(64)).abs().max() < bound
+    assert draws.mean(0).abs().max() < bound
 
 
 @pytest.mark.parametrize("high", [1, 2, 7, 100])

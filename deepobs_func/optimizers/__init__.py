@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from deepobs_func.optimizers.base import Optimizer as Optimizer
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.first_order import nesterov as nesterov
     from deepobs_func.optimizers.first_order import rmsprop as rmsprop
     from deepobs_func.optimizers.first_order import sgd as sgd
+    from deepobs_func.optimizers.newton import newton_cg as newton_cg
+    from deepobs_func.optimizers.per_example import sgd_cabs as sgd_cabs
     from deepobs_func.optimizers.schedules import cosine as cosine
     from deepobs_func.optimizers.schedules import exponential as exponential
     from deepobs_func.optimizers.schedules import steps as steps
     from deepobs_func.optimizers.schedules import warm_up as warm_up
+    from deepobs_func.optimizers.second_order import adahessian as adahessian
+    from deepobs_func.optimizers.second_order import sophia_h as sophia_h
     from deepobs_func.optimizers.transforms import clip_by_global_norm as clip_by_global_norm
     from deepobs_func.optimizers.transforms import clip_by_value as clip_by_value
     from deepobs_func.optimizers.transforms import weight_decay as weight_decay
@@ -38,17 +42,18 @@ class OptimizerRow:
     Attributes:
         name: on the command line and in the results tree.
         make: the import path of its constructor, `(lr, **hyperparameters) -> Optimizer`.
-        defaults: its hyperparameters beside the learning rate.
+        defaults: its hyperparameters beside the learning rate: numbers, whole numbers, or one of some names.
         summary: one line.
     """
 
     name: str
     make: str
     summary: str
-    defaults: Mapping[str, float] = field(default_factory=dict, hash=False)
+    defaults: Mapping[str, float | int | str | None] = field(default_factory=dict, hash=False)
 
 
 _FIRST_ORDER = "deepobs_func.optimizers.first_order"
+_SECOND_ORDER = "deepobs_func.optimizers.second_order"
 FUNCTIONAL = {
     row.name: row
     for row in (
@@ -65,6 +70,30 @@ FUNCTIONAL = {
         OptimizerRow(
             "rmsprop", f"{_FIRST_ORDER}:rmsprop", "RMSprop", {"alpha": 0.99, "epsilon": 1e-8, "momentum": 0.0}
         ),
+        OptimizerRow(
+            "newton_cg",
+            "deepobs_func.optimizers.newton:newton_cg",
+            "Hessian-free Newton on the GGN, damped by Levenberg-Marquardt",
+            {"damping": 1.0, "damping_factor": 1.5, "warm_start": 0.95, "cg_tol": 1e-3, "cg_steps": 10},
+        ),
+        OptimizerRow(
+            "adahessian",
+            f"{_SECOND_ORDER}:adahessian",
+            "AdaHessian: Adam on the Hessian's diagonal",
+            {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4, "hessian_power": 1.0, "weight_decay": 0.0},
+        ),
+        OptimizerRow(
+            "sophia_h",
+            f"{_SECOND_ORDER}:sophia_h",
+            "Sophia with Hutchinson's estimate of the Hessian's diagonal",
+            {"beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "epsilon": 1e-12, "weight_decay": 0.1, "update_every": 10},
+        ),
+        OptimizerRow(
+            "sgd_cabs",
+            "deepobs_func.optimizers.per_example:sgd_cabs",
+            "SGD that records the batch size which CABS advises",
+            {"bn": None},
+        ),
     )
 }
 
@@ -80,7 +109,24 @@ _LAZY = {
 __all__ = ["FUNCTIONAL", "OptimizerRow", *_LAZY]
 
 
-_FRACTION, _POSITIVE = (0.0, 1.0), (0.0, math.inf)
+@dataclass(frozen=True)
+class Range:
+    """Where a hyperparameter may lie: from `low` up to, but without, `high`; with it, if `closed`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value < self.high or (self.closed and value == self.high)
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.high):
+            return f"at least {self.low:g}"
+        return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
+
+
+_FRACTION, _POSITIVE = Range(0.0, 1.0), Range(0.0)
 RANGES = {
     "momentum": _FRACTION,
     "alpha": _FRACTION,
@@ -90,22 +136,40 @@ RANGES = {
     "weight_decay": _POSITIVE,
     "max_norm": _POSITIVE,
     "max_value": _POSITIVE,
+    "hessian_power": Range(0.0, 1.0, closed=True),
+    "gamma": _POSITIVE,
+    "damping": _POSITIVE,
+    "damping_factor": Range(1.0),
+    "warm_start": Range(0.0, 1.0, closed=True),
+    "cg_tol": _POSITIVE,
 }
-"""Where a hyperparameter may lie: from the first number up to, but without, the second."""
+"""Of the hyperparameters that are numbers; one that is not here may be any finite number."""
+
+WHOLE = ("cg_steps", "update_every")
+"""Hyperparameters that are whole numbers from 1."""
+
+CHOICES = {"bn": ("coupled", "frozen", "eval", None)}
+"""Hyperparameters that are one of some names; None where there is no default, and a problem may need none."""
 
 
-def checked(name: str, value: Any) -> float:
-    """The value of a hyperparameter as a float.
+def checked(name: str, value: Any) -> Any:
+    """The value of a hyperparameter: a float, a whole number or a name.
 
     Raises:
-        ConfigError: it is no finite number, or out of its range.
+        ConfigError: it is of another kind, or out of its range.
     """
-    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise ConfigError(unknown(f"choice for the hyperparameter {name}:", str(value), map(str, CHOICES[name])))
+        return value
+    if name in WHOLE:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from 1.")
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
-    if not low <= float(value) < high:
-        bound = f" and below {high:g}" if math.isfinite(high) else ""
-        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be at least {low:g}{bound}.")
+    if float(value) not in RANGES.get(name, Range()):
+        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be {RANGES[name]}.")
     return float(value)
 
 

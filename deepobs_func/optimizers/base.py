@@ -1,18 +1,28 @@
-"""The interface of every optimizer: a pair of functions."""
+"""The interface of every optimizer: a pair of functions, and the oracle that they ask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.base import Params
+from deepobs_func.tree import Tree
+
+if TYPE_CHECKING:
+    from deepobs_func.probes.linear_map import LinearMap
+    from deepobs_func.probes.outer import Statistic
+    from deepobs_func.probes.per_example import Statistics
 
 
 class Oracle(Protocol):
-    """What an optimizer may ask of the problem at the batch of this step."""
+    """What an optimizer may ask of the problem at the batch of this step; what it does not ask is not computed.
+
+    Value, gradient and curvature are of the objective, `mean loss + penalty`, which is what an optimizer minimises.
+    What is said of single examples is of their losses, which have no part in the penalty.
+    """
 
     def value(self) -> Tensor:
         """The objective, a 0-d tensor."""
@@ -26,6 +36,33 @@ class Oracle(Protocol):
     def at(self, params: Params) -> Oracle:
         """The oracle of the same batch at another point."""
 
+    def hvp(self, v: Tree) -> Tree:
+        """The Hessian of the objective times a vector, or K vectors along a leading axis."""
+
+    def ggnvp(self, v: Tree) -> Tree:
+        """The same with the GGN of the mean loss in the place of its Hessian; the penalty's Hessian is added."""
+
+    def make_hvp(self) -> LinearMap:
+        """The Hessian as a map that keeps the gradient's graph, for many products."""
+
+    def make_ggnvp(self) -> LinearMap:
+        """The GGN, with the penalty's Hessian, as a map that keeps the forward pass, for many products."""
+
+    def per_example_grads(self, *, bn: str | None = None) -> Params:
+        """The gradient of each example's loss, `(B, *shape)` for each parameter; `bn` as of `probes.statistics`."""
+
+    def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> Statistics:
+        """Statistics of the per-example gradients, from one computation; see `probes.statistics`."""
+
+
+def accept(problem: Any) -> None:
+    """For optimizers that can do with any problem."""
+
+
+def report_nothing(opt_state: Any) -> dict[str, Tensor]:
+    """For optimizers whose state holds nothing to be recorded."""
+    return {}
+
 
 class Optimizer(NamedTuple):
     """An optimizer.
@@ -34,8 +71,13 @@ class Optimizer(NamedTuple):
         init: `(params, key) -> opt_state`. The key is for optimizers that draw; most do not read it.
         update: `(oracle, opt_state, params) -> (params, opt_state)`.
         compiles: whether `update` is pure tensor code, so that it can stand inside a compiled step.
+        check: `problem -> None`; raises a ConfigError, before a run starts, where what the optimizer asks of the
+            oracle is not defined.
+        report: `opt_state -> {name: 0-d tensor}`, what a run records of the state beside each mini-batch loss.
     """
 
     init: Callable[[Params, random.Key], Any]
     update: Callable[[Oracle, Any, Params], tuple[Params, Any]]
     compiles: bool = True
+    check: Callable[[Any], None] = accept
+    report: Callable[[Any], dict[str, Tensor]] = report_nothing

@@ -16,7 +16,7 @@ from deepobs_func import tree
 from deepobs_func.base import Params
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.schedules import Schedule, cosine
-from deepobs_func.optimizers.transforms import Hyper, Transform, clip_by_global_norm, first_order, weight_decay
+from deepobs_func.optimizers.transforms import Hyper, Transform, clip_by_global_norm, compose, weight_decay
 
 __all__ = ["adam", "adamw", "clip_by_global_norm", "cosine", "momentum", "nesterov", "rmsprop", "sgd", "weight_decay"]
 
@@ -25,7 +25,7 @@ Transforms = Sequence[Transform]
 
 def sgd(lr: float, *, before: Transforms = (), after: Transforms = (), schedule: Schedule | None = None) -> Optimizer:
     """Stochastic gradient descent: `params - lr g`. `torch.optim.SGD`."""
-    return first_order(*before, *after, lr=lr, schedule=schedule)
+    return compose(*before, *after, lr=lr, schedule=schedule)
 
 
 def _accumulate(direction: Params, buffer: Params, hyper: Hyper) -> Params:
@@ -50,7 +50,7 @@ def momentum(
     Source: Polyak, 1964.
     """
     rule = Transform({"momentum": momentum}, tree.zeros_like, _heavy_ball)
-    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+    return compose(*before, rule, *after, lr=lr, schedule=schedule)
 
 
 def _nesterov(direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:
@@ -71,15 +71,16 @@ def nesterov(
     Source: Sutskever et al., ICML 2013, in the form without a look-ahead point.
     """
     rule = Transform({"momentum": momentum}, tree.zeros_like, _nesterov)
-    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+    return compose(*before, rule, *after, lr=lr, schedule=schedule)
 
 
-def _average(beta: Tensor, old: Tensor, new: Tensor) -> Tensor:
+def average(beta: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """`beta old + (1 - beta) new`, in one pass over the memory."""
     return torch.lerp(old, new, (1 - beta).to(old.dtype))
 
 
-def _zero_moments(params: Params) -> tuple[Params, Params]:
+def zero_moments(params: Params) -> tuple[Params, Params]:
+    """The slots of a rule with two averages."""
     return tree.zeros_like(params), tree.zeros_like(params)
 
 
@@ -89,8 +90,8 @@ def _adam(
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     correction1, correction2 = 1 - beta1**step, torch.sqrt(1 - beta2**step)
 
-    first = tree.map(lambda m, d: _average(beta1, m, d), moments[0], direction)
-    second = tree.map(lambda v, d: _average(beta2, v, d * d), moments[1], direction)
+    first = tree.map(lambda m, d: average(beta1, m, d), moments[0], direction)
+    second = tree.map(lambda v, d: average(beta2, v, d * d), moments[1], direction)
 
     def rule(m: Tensor, v: Tensor) -> Tensor:
         scale = torch.sqrt(v) / correction2.to(v.dtype) + hyper["epsilon"].to(v.dtype)
@@ -116,8 +117,8 @@ def adam(
     Source: Kingma and Ba, ICLR 2015. TensorFlow adds epsilon to `sqrt(v)` before the correction, so its epsilon is
     larger by `1 / sqrt(1 - beta2^t)`; at 1e-8 that is not seen.
     """
-    rule = Transform({"beta1": beta1, "beta2": beta2, "epsilon": epsilon}, _zero_moments, _adam)
-    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+    rule = Transform({"beta1": beta1, "beta2": beta2, "epsilon": epsilon}, zero_moments, _adam)
+    return compose(*before, rule, *after, lr=lr, schedule=schedule)
 
 
 def adamw(
@@ -145,7 +146,7 @@ _decay = weight_decay  # under a name that adamw's argument does not hide
 def _rmsprop(
     direction: Params, slots: tuple[Params, Params], params: Params, hyper: Hyper, step: Tensor
 ) -> tuple[Params, tuple[Params, Params]]:
-    squares = tree.map(lambda v, d: _average(hyper["alpha"], v, d * d), slots[0], direction)
+    squares = tree.map(lambda v, d: average(hyper["alpha"], v, d * d), slots[0], direction)
     scaled = tree.map(lambda d, v: d / (torch.sqrt(v) + hyper["epsilon"].to(v.dtype)), direction, squares)
     buffer = _accumulate(scaled, slots[1], hyper)
     return buffer, (squares, buffer)
@@ -167,5 +168,5 @@ def rmsprop(
 
     Source: Tieleman and Hinton, 2012. TensorFlow starts `v` at 1 and adds epsilon under the root; this does neither.
     """
-    rule = Transform({"alpha": alpha, "epsilon": epsilon, "momentum": momentum}, _zero_moments, _rmsprop)
-    return first_order(*before, rule, *after, lr=lr, schedule=schedule)
+    rule = Transform({"alpha": alpha, "epsilon": epsilon, "momentum": momentum}, zero_moments, _rmsprop)
+    return compose(*before, rule, *after, lr=lr, schedule=schedule)

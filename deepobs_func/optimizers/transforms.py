@@ -1,8 +1,9 @@
-"""Transforms of a direction, from which first-order optimizers are composed.
+"""Transforms of a direction, from which optimizers are composed.
 
-A first-order step is `params - lr * schedule(step) * direction`, and the direction is the gradient sent through a
-chain of transforms. What stands before the optimizer's own rule sees the gradient, what stands after it sees the
-direction; so `weight_decay` before it is the coupled kind (an L2 penalty), after it the decoupled kind.
+A step is `params - lr * schedule(step) * direction`, and the direction is the gradient sent through a chain of
+transforms. What stands before the optimizer's own rule sees the gradient, what stands after it sees the direction; so
+`weight_decay` before it is the coupled kind (an L2 penalty), after it the decoupled kind. A transform that needs more
+than the gradient (curvature, per-example statistics) asks the oracle itself, by its `observe`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,29 @@ Init = Callable[[Params], Any]
 Update = Callable[[Params, Any, Params, Hyper, Tensor], tuple[Params, Any]]
 
 
+class View(NamedTuple):
+    """What a transform that observes is shown.
+
+    Attributes:
+        oracle: the problem at the batch of this step.
+        params: the point of the step.
+        hyper: the transform's own hyperparameters.
+        step: counted from 1, 0-d int64.
+        lr: the learning rate in force, 0-d float64.
+        key: the transform's own, the same in every step: fold the step into it.
+    """
+
+    oracle: Oracle
+    params: Params
+    hyper: Hyper
+    step: Tensor
+    lr: Tensor
+    key: random.Key
+
+
+Observe = Callable[[View, Any], Any]
+
+
 class Transform(NamedTuple):
     """One link of the chain.
 
@@ -34,26 +58,31 @@ class Transform(NamedTuple):
             them can be `vmap`ped and none is a constant of the compiled graph.
         init: `params -> slots`, what it remembers.
         update: `(direction, slots, params, hyper, step) -> (direction, slots)`; `step` counts from 1, 0-d int64.
+        observe: `(view, slots) -> slots`, before `update`, for a transform that asks the oracle for more than the
+            gradient; None for one that does not.
     """
 
     hyper: dict[str, float]
     init: Init
     update: Update
+    observe: Observe | None = None
 
 
 class OptState(NamedTuple):
-    """The state of a first-order optimizer.
+    """The state of a composed optimizer.
 
     Attributes:
         hyper: learning rate and hyperparameters, 0-d float64 (so that a float64 run has them exactly). Where two
             transforms have one of the same name, the second is `name_2`.
         step: how many updates were made, 0-d int64.
         slots: what each transform remembers.
+        keys: of the transforms that observe, in order.
     """
 
     hyper: Hyper
     step: Tensor
     slots: tuple[Any, ...]
+    keys: tuple[random.Key, ...] = ()
 
 
 def no_slots(params: Params) -> Params:
@@ -61,7 +90,15 @@ def no_slots(params: Params) -> Params:
     return {}
 
 
-def first_order(*transforms: Transform, lr: float, schedule: Schedule | None = None) -> Optimizer:
+class Link(NamedTuple):
+    """What does not change in a transform, with the names of its hyperparameters: its own, and in the state."""
+
+    update: Update
+    observe: Observe | None
+    names: tuple[tuple[str, str], ...]
+
+
+def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None) -> Optimizer:
     """Composes transforms to an optimizer: `params <- params - lr * schedule(step) * direction`.
 
     Args:
@@ -73,20 +110,21 @@ def first_order(*transforms: Transform, lr: float, schedule: Schedule | None = N
         ConfigError: the learning rate or a hyperparameter is out of range.
     """
     check_lr(lr)
-    hyper, names = {"lr": lr}, []
+    hyper, links = {"lr": lr}, []
     for transform in transforms:
         own = {name: _unused(name, hyper) for name in transform.hyper}
         hyper |= {own[name]: checked(name, value) for name, value in transform.hyper.items()}
-        names.append(tuple(own.items()))
+        links.append(Link(transform.update, transform.observe, tuple(own.items())))
+    observers = [index for index, link in enumerate(links) if link.observe is not None]
 
     def init(params: Params, key: random.Key) -> OptState:
         device = next(iter(params.values())).device
         tensors = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in hyper.items()}
         step = torch.zeros((), dtype=torch.int64, device=device)
-        return OptState(tensors, step, tuple(transform.init(params) for transform in transforms))
+        keys = tuple(random.fold_in(random.fold_in(key, random.OPTIMIZER), index) for index in observers)
+        return OptState(tensors, step, tuple(transform.init(params) for transform in transforms), keys)
 
-    updates = tuple(transform.update for transform in transforms)
-    return Optimizer(init, _make_update(updates, tuple(names), schedule or constant()))
+    return Optimizer(init, _make_update(tuple(links), schedule or constant()))
 
 
 def _unused(name: str, taken: dict[str, float]) -> str:
@@ -96,20 +134,20 @@ def _unused(name: str, taken: dict[str, float]) -> str:
 
 
 @cache
-def _make_update(
-    updates: tuple[Update, ...], names: tuple[tuple[tuple[str, str], ...], ...], schedule: Schedule
-) -> Callable[..., tuple[Params, OptState]]:
+def _make_update(links: tuple[Link, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
     """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
-        direction, slots, step = oracle.grad(), [], state.step + 1
-        for transform, slot, own in zip(updates, state.slots, names, strict=True):
-            hyper = {name: state.hyper[unique] for name, unique in own}
-            direction, slot = transform(direction, slot, params, hyper, step)
-            slots.append(slot)
+        direction, slots, step, keys = oracle.grad(), [], state.step + 1, iter(state.keys)
         lr = state.hyper["lr"] * schedule(state.step)
+        for link, slot in zip(links, state.slots, strict=True):
+            hyper = {name: state.hyper[unique] for name, unique in link.names}
+            if link.observe is not None:
+                slot = link.observe(View(oracle, params, hyper, step, lr, next(keys)), slot)
+            direction, slot = link.update(direction, slot, params, hyper, step)
+            slots.append(slot)
         params = tree.map(lambda p, d: torch.addcmul(p, d, lr.to(p.dtype), value=-1), params, direction)
-        return params, OptState(state.hyper, step, tuple(slots))
+        return params, OptState(state.hyper, step, tuple(slots), state.keys)
 
     return update
 

@@ -166,10 +166,8 @@ def draw(key: random.Key, like: Tree, distribution: Distribution = "rademacher")
         raise ConfigError(f"Unknown distribution {distribution!r}. Known: rademacher, normal.")
     first = next(iter(like.values()))
     key, size = key.to(first.device), (tree.size(like),)
-    if distribution == "normal":
-        entries = random.normal(key, size, first.dtype)
-    else:
-        entries = torch.where(random.bernoulli(key, 0.5, size), 1.0, -1.0)
+    make = random.normal if distribution == "normal" else random.rademacher
+    entries = make(key, size, first.dtype)
     return tree.map(lambda part, leaf: part.to(leaf.dtype), tree.unflatten(entries, like), like)
 
 

@@ -132,6 +132,25 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
     """
     dims = batch_dims if batch_dims is not None else BATCH_DIMS if isinstance(batch, Batch) else 0
     size = _size(batch, dims)
+    check_batch_norm(loss, bn)
+    if not hasattr(loss, "tapped_outputs"):
+        return Examples(loss, params, batch, dims, size, coupled=False, problem=None)
+    problem = cast(Problem, loss)
+    if problem.separable:
+        return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem)
+    if bn == "coupled":
+        return Examples(problem.loss, params, batch, dims, size, coupled=True, problem=None)
+    if bn == "frozen":
+        batch = batch._replace(state=problem.batch_moments(params, batch))
+    return Examples(problem.loss_by_moments, params, batch, dims, size, coupled=False, problem=problem)
+
+
+def check_batch_norm(loss: Loss, bn: str | None) -> None:
+    """Refuses a `bn` that says nothing of the loss, or does not say what has to be said; see `examples`.
+
+    Raises:
+        ConfigError: it is missing, unknown or out of place.
+    """
     if bn is not None and bn not in BATCH_NORM:
         raise ConfigError(unknown("choice for bn=", bn, BATCH_NORM))
     if not hasattr(loss, "tapped_outputs"):
@@ -139,26 +158,21 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
             raise ConfigError(
                 f"bn={bn!r} needs a Problem, which says where its batch norm is; a plain loss is taken as it stands."
             )
-        return Examples(loss, params, batch, dims, size, coupled=False, problem=None)
+        return
     problem = cast(Problem, loss)
     if problem.separable:
-        return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem)
+        return
     if bn is None:
         raise ConfigError(
             f"{problem.name} couples the examples of a batch through batch norm, so the gradient of one example "
             "needs a choice: bn='coupled' (rows of the Jacobian of the loss vector), bn='frozen' (the batch's mean and "
             "variance held constant) or bn='eval' (the moving moments)."
         )
-    if bn == "coupled":
-        return Examples(problem.loss, params, batch, dims, size, coupled=True, problem=None)
-    if not problem.normalizes:
+    if bn != "coupled" and not problem.normalizes:
         raise ConfigError(
             f"{problem.name} couples its examples by other means than this package's batch norm, so bn={bn!r} cannot "
             "take them apart; bn='coupled' can."
         )
-    if bn == "frozen":
-        batch = batch._replace(state=problem.batch_moments(params, batch))
-    return Examples(problem.loss_by_moments, params, batch, dims, size, coupled=False, problem=problem)
 
 
 def _by_transform(found: Examples, problem: Problem) -> OutputGradients:

@@ -53,7 +53,7 @@ def conjugate_gradients(
     b: Tree,
     *,
     damping: float | Tensor = 0.0,
-    tol: float = 1e-5,
+    tol: float | Tensor = 1e-5,
     max_steps: int = 100,
     x0: Tree | None = None,
     preconditioner: Product | None = None,
@@ -67,7 +67,7 @@ def conjugate_gradients(
         matvec: `v -> A v`, symmetric; a `LinearMap` from `make_hvp` or `make_ggnvp`, or any function on trees.
         b: the right-hand side.
         damping: added to the diagonal; a number or a 0-d tensor, 0 or more.
-        tol: done when the residual is at most `tol |b|`.
+        tol: done when the residual is at most `tol |b|`; a number or a 0-d tensor.
         max_steps: how many steps at most, each with one product.
         x0: where to start; 0 by default.
         preconditioner: `r -> M r`, symmetric positive definite, an approximate inverse of `A + damping I`.
@@ -82,12 +82,13 @@ def conjugate_gradients(
     S. Wright, "Numerical Optimization", 2006, algorithm 7.1.
     """
     _check_numbers(damping, tol, max_steps)
+    shift = torch.as_tensor(damping, dtype=torch.float64, device=next(iter(b.values())).device)
     if x0 is not None and count_vectors(b, x0) is not None:
         raise ConfigError("x0 holds several vectors and b one; solve for several with torch.func.vmap.")
     approximate = preconditioner or (lambda v: v)
 
     def damped(v: Tree) -> Tree:
-        return tree.add(matvec(v), tree.scale(damping, v))
+        return _plus(matvec(v), shift, v)
 
     goal = tol * tree.norm(b)
     residual = b if x0 is None else tree.sub(b, damped(x0))
@@ -109,23 +110,25 @@ def _step(now: _Iterate, damped: Product, approximate: Product, active: Tensor) 
     image = damped(now.direction)
     curvature = tree.dot(now.direction, image)
     moves = active & (curvature > 0)
-
-    def moved(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(moves, new, old)
-
-    length = now.slope / curvature
-    x = tree.map(moved, tree.add(now.x, tree.scale(length, now.direction)), now.x)
-    residual = tree.map(moved, tree.sub(now.residual, tree.scale(length, image)), now.residual)
+    length = torch.where(moves, now.slope / curvature, 0.0)  # finite, as the direction is: x needs no mask of its own
+    residual = tree.map(
+        lambda new, old: torch.where(moves, new, old), _plus(now.residual, -length, image), now.residual
+    )
     preconditioned = approximate(residual)
     slope = tree.dot(residual, preconditioned)
-    direction = tree.add(preconditioned, tree.scale(slope / now.slope, now.direction))
+    direction = _plus(preconditioned, torch.where(moves, slope / now.slope, 0.0), now.direction)
     negative = now.negative | (active & ~moves)
-    return _Iterate(x, residual, tree.map(moved, direction, now.direction), slope, now.steps + moves, negative)
+    return _Iterate(_plus(now.x, length, now.direction), residual, direction, slope, now.steps + moves, negative)
 
 
-def _check_numbers(damping: float | Tensor, tol: float, max_steps: int) -> None:
+def _plus(a: Tree, factor: Tensor, b: Tree) -> Tree:
+    """`a + factor b`, in one pass over the memory."""
+    return tree.map(lambda p, q: torch.addcmul(p, q, factor.to(p.dtype)), a, b)
+
+
+def _check_numbers(damping: float | Tensor, tol: float | Tensor, max_steps: int) -> None:
     if not isinstance(damping, Tensor) and not 0 <= damping < math.inf:
         raise ConfigError(f"damping is {damping!r}; it must be 0 or more and finite.")
-    if not 0 <= tol < math.inf:
+    if not isinstance(tol, Tensor) and not 0 <= tol < math.inf:
         raise ConfigError(f"tol is {tol!r}; it must be 0 or more and finite.")
     checked_count("max_steps", max_steps, 1)

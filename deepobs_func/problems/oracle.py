@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from deepobs_func import tree
 from deepobs_func.base import Batch, ModelState, Params
+from deepobs_func.probes import curvature, per_example
+from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.probes.outer import Statistic
 from deepobs_func.problems.problem import Problem
+from deepobs_func.tree import Tree
 
 
 class Metrics(NamedTuple):
@@ -76,12 +81,14 @@ def _make_objective(problem: Problem) -> Objective:
 
 
 class Oracle:
-    """The objective at one batch: value, gradient, and the same at other points.
+    """The objective at one batch: value, gradient, curvature and per-example gradients, and the same at other points.
 
-    What is asked for is computed once; what is not asked for is not computed.
+    Value and gradient are computed once, at the first question after either; everything else at each question. What is
+    not asked for is not computed. Curvature is that of the objective: the Hessian of the penalty, `weight_decay` on the
+    parameters that it counts, is part of every product. Per-example quantities are those of the losses alone.
 
     Args:
-        problem: whose objective it is.
+        problem: whose objective it is; without fused kernels, which have no second derivatives.
         value_and_grad: as `make_value_and_grad` makes it, compiled or not.
         params: the point.
         batch: the batch, with the model's state before it.
@@ -113,3 +120,51 @@ class Oracle:
     def loss_at(self, params: Params) -> Tensor:
         """The objective of the same batch at another point, a 0-d tensor; a forward pass only."""
         return self._problem.objective(params, self._batch)
+
+    def hvp(self, v: Tree) -> Tree:
+        """The Hessian of the objective times `v`, a tree like the parameters, or K of them; see `probes.hvp`.
+
+        Raises:
+            ConfigError: `v` does not match the parameters.
+        """
+        problem = self._problem
+        return curvature.hvp(problem.objective, self._params, self._batch, v, mode=problem.hvp_mode)
+
+    def ggnvp(self, v: Tree) -> Tree:
+        """The GGN of the mean loss, plus the Hessian of the penalty, times `v`; see `probes.ggnvp`.
+
+        Raises:
+            ConfigError: the criterion has no GGN, or `v` does not match the parameters.
+        """
+        return self._with_penalty(curvature.ggn_map(self._problem, self._params, self._batch, keep=False))(v)
+
+    def make_hvp(self) -> LinearMap:
+        """The map of `hvp`, for many products: the graph of the gradient is kept."""
+        return curvature.make_hvp(self._problem.objective, self._params, self._batch)
+
+    def make_ggnvp(self) -> LinearMap:
+        """The map of `ggnvp`, for many products: the forward pass is kept."""
+        return self._with_penalty(curvature.make_ggnvp(self._problem, self._params, self._batch))
+
+    def per_example_grads(self, *, bn: str | None = None) -> Params:
+        """The gradient of each example's loss, `(B, *shape)` for each parameter; see `probes.per_example_grads`.
+
+        Raises:
+            ConfigError: batch norm couples the examples and `bn` does not say what their gradients are.
+        """
+        return per_example.per_example_grads(self._problem, self._params, self._batch, bn=bn)
+
+    def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> per_example.Statistics:
+        """Statistics of the per-example gradients from one computation; see `probes.statistics`.
+
+        Raises:
+            ConfigError: as `per_example_grads`.
+        """
+        return per_example.statistics(self._problem, self._params, self._batch, wanted, bn=bn)
+
+    def _with_penalty(self, ggn: LinearMap) -> LinearMap:
+        """The map plus the Hessian of the penalty, which is quadratic: its gradient at v is its Hessian times v."""
+        if not self._problem.weight_decay:
+            return ggn
+        pull = torch.func.grad(self._problem.penalty)
+        return LinearMap(lambda v: tree.add(ggn.product(v), pull(v)), ggn.like)

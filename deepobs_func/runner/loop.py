@@ -101,6 +101,7 @@ class _Training:
         self.penalties: list[float] = []
         self.minibatch_penalties: list[float] = []
         self.class_zero: tuple[float | None, float | None] = (None, None)
+        self.reports: dict[str, list[float]] = {}
         self.divergence: dict[str, Any] | None = None
 
     def train(self, carry: Carry) -> None:
@@ -142,7 +143,8 @@ class _Training:
 
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
         carry = self._from_zero(carry)
-        losses, penalties, first, tracking = [], [], epoch * self.plan.steps_per_epoch, 0.0
+        losses, penalties, reports = [], [], []
+        first, tracking = epoch * self.plan.steps_per_epoch, 0.0
         with closing(self.feed.epoch(epoch)) as batches:
             start = time.perf_counter()
             for step, batch in enumerate(batches):
@@ -153,12 +155,14 @@ class _Training:
                 losses.append(metrics.loss)
                 penalties.append(metrics.penalty)
                 if step % self.plan.config.train_log_interval == 0:
+                    reports.append(self.plan.optimizer.report(carry.opt_state))
                     self.reporter.step(epoch, step, metrics.loss)
         copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
         self.timings["train"].append(time.perf_counter() - start - tracking)
         if "track" in self.timings:
             self.timings["track"].append(tracking)
         self._log_steps(epoch, copied)
+        self._log_reports(reports)
         return carry
 
     def _from_zero(self, carry: Carry) -> Carry:
@@ -177,6 +181,16 @@ class _Training:
         interval = self.plan.config.train_log_interval
         self.record.minibatch_train_losses += objectives[::interval].tolist()
         self.minibatch_penalties += penalties[: len(objectives) : interval].tolist()
+
+    def _log_reports(self, reports: list[dict[str, torch.Tensor]]) -> None:
+        """Records what the optimizer reports of its state after a step, beside each recorded mini-batch loss."""
+        for report in reports:
+            for name, value in report.items():
+                self.reports.setdefault(name, []).append(float(value))
+        for column in self.reports.values():
+            del column[len(self.record.minibatch_train_losses) :]
+        if self.reports:
+            self.record.extra["reports"] = self.reports
 
     def _evaluate(self, epoch: int, carry: Carry) -> None:
         start = time.perf_counter()
@@ -220,5 +234,5 @@ class _Training:
             record.train_accuracies += [train] * missing
             record.test_accuracies += [test] * missing
         steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)
-        for column in (record.minibatch_train_losses, self.minibatch_penalties):
+        for column in (record.minibatch_train_losses, self.minibatch_penalties, *self.reports.values()):
             column += [nan] * (steps - len(column))

@@ -102,10 +102,12 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
             f"{what}, so a batch has at most {most}."
         )
     steps = steps_per_epoch * config.epochs
+    optimizer = _optimizer(config, steps_per_epoch)
+    optimizer.check(found)
     return Plan(
         config=config,
         problem=found,
-        optimizer=_optimizer(config, steps_per_epoch),
+        optimizer=optimizer,
         protocol=protocol_of(config),
         device=device,
         compile=_compile(config.compile, found.compile_step and steps >= COMPILE_FROM_STEPS),
@@ -206,7 +208,7 @@ def _optimizer(config: RunConfig, steps_per_epoch: int) -> Optimizer:
         reached = [(epoch * steps_per_epoch, factor) for epoch, factor in pairs if epoch < config.epochs]
         schedule = schedules.steps(tuple(step for step, _ in reached), tuple(factor for _, factor in reached))
     if config.optimizer in optimizers.FUNCTIONAL:
-        make = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
+        make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
         return make(config.lr, **config.hyperparams, schedule=schedule)
     cls = load_class(config.optimizer)
     _check_class_hyperparams(config, constructor_defaults(cls))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
-from deepobs_func.optimizers.transforms import Transform, first_order, no_slots
+from deepobs_func.optimizers.transforms import Transform, compose, no_slots
 from tests.optimizers import toy
 
 SHAPES = {"a": (2, 2), "b": (), "c": (3,)}
@@ -34,7 +34,7 @@ def flat(vector):
 def apply(transform, direction, params=None):
     """The direction that a transform makes, seen as a step of length 1 back from zero."""
     start = unflat([0.0] * 8) if params is None else params
-    optimizer = first_order(transform, lr=1.0)
+    optimizer = compose(transform, lr=1.0)
     after, _ = optimizer.update(FixedGradient(direction), optimizer.init(start, random.key(0)), start)
     return flat(start) - flat(after)
 

@@ -1,8 +1,11 @@
 """A small nonlinear least-squares problem in float64, and the loops that run an optimizer, ours or torch's, on it."""
 
 import torch
+from torch.func import grad, jvp, vjp, vmap
 
 from deepobs_func import random
+from deepobs_func.probes import LinearMap
+from deepobs_func.probes.per_example import Statistics
 
 
 def _data():
@@ -20,10 +23,15 @@ def params():
     return {name: tensor.clone() for name, tensor in _PARAMS.items()}
 
 
+def residual(params, x, y):
+    """`scale tanh(x W + b) - y`."""
+    x, y = x.to(params["scale"].dtype), y.to(params["scale"].dtype)
+    return params["scale"] * torch.tanh(x @ params["layer.weight"] + params["layer.bias"]) - y
+
+
 def objective(params):
     """`|scale tanh(x W + b) - y|^2 / 32`; not convex, and no gradient of it vanishes."""
-    outputs = params["scale"] * torch.tanh(_X.to(params["scale"].dtype) @ params["layer.weight"] + params["layer.bias"])
-    return (outputs - _Y.to(outputs.dtype)).square().sum() / 32
+    return residual(params, _X, _Y).square().sum() / 32
 
 
 class Oracle:
@@ -36,13 +44,31 @@ class Oracle:
         return objective(self._params)
 
     def grad(self):
-        return torch.func.grad(objective)(self._params)
+        return grad(objective)(self._params)
 
     def at(self, params):
         return Oracle(params)
 
     def loss_at(self, params):
         return objective(params)
+
+    def hvp(self, v):
+        return jvp(grad(objective), (self._params,), (v,))[1]
+
+    def make_ggnvp(self):
+        def product(v):
+            outputs = lambda params: residual(params, _X, _Y)
+            _, pull = vjp(outputs, self._params)
+            return pull(jvp(outputs, (self._params,), (v,))[1] / 16)[0]
+
+        return LinearMap(product, self._params)
+
+    def statistics(self, wanted, *, bn=None):
+        assert (list(wanted), bn) == (["gram"], None)
+        loss = lambda params, x, y: residual(params, x, y).square().sum() / 2
+        rows = vmap(grad(loss), (None, 0, 0))(self._params, _X, _Y)
+        flat = torch.cat([leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in rows.values()], dim=1)
+        return Statistics(residual(self._params, _X, _Y).square().sum(1) / 2, gram=flat @ flat.mT)
 
 
 def run(optimizer, steps=50, key=None):

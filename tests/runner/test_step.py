@@ -99,7 +99,7 @@ class DropoutNet(nn.Module):
         self.dropout, self.dense = Dropout(0.5, (5,)), Dense(5, 3)
 
     def forward(self, x: torch.Tensor, p: Pass) -> torch.Tensor:
-        return self.dense(self.dropout(x, p))
+        return self.dense(self.dropout(x, p), p)
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -1,0 +1,186 @@
+"""One table over all functional optimizers: the properties that the runner and populations rest on."""
+
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from deepobs_func import optimizers, random
+from deepobs_func.errors import ConfigError
+from tests.optimizers import toy
+
+NAMES = optimizers.names()
+DEFAULTS = {name: dict(row.defaults) for name, row in optimizers.FUNCTIONAL.items()}
+LRS = {"sgd": 0.3, "rmsprop": 0.01, "newton_cg": 0.5, "sophia_h": 0.02, "sgd_cabs": 0.3}
+OTHERS = {"sophia_h": {"gamma": 2.0}}  # with its own gamma, every coordinate of this problem is clipped
+DRAWING = ["adahessian", "sophia_h"]
+STRUCTURE = {"cg_steps", "bn"}  # no numbers of the state: they decide what is computed
+VALUES = {"update_every": [1, 3, 10], "damping_factor": [1.0, 1.5, 3.0]}  # where [0.01, 0.05, 0.4] says nothing
+
+
+def lr_of(name):
+    return LRS.get(name, 0.05)
+
+
+def constructor(name):
+    return pkgutil.resolve_name(optimizers.FUNCTIONAL[name].make)
+
+
+def make(name, **options):
+    return constructor(name)(**{"lr": lr_of(name)} | OTHERS.get(name, {}) | options)
+
+
+def rich_options(name):
+    """A transform, where the optimizer takes them, and a schedule."""
+    options = {"schedule": optimizers.cosine(30)}
+    if "before" in inspect.signature(constructor(name)).parameters:
+        options["before"] = [optimizers.clip_by_global_norm(1.0)]
+    return options
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_of_the_row_are_those_of_the_constructor(name):
+    parameters = inspect.signature(constructor(name)).parameters
+    keywords = {key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert keywords in ({"before", "after", "schedule"}, {"schedule"})
+    assert parameters["lr"].default is inspect.Parameter.empty
+    assert {key: p.default for key, p in parameters.items() if key not in {"lr", *keywords}} == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_objective_falls(name):
+    assert toy.objective(toy.run(make(name))) < 0.8 * toy.objective(toy.params())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schedule_scales_the_learning_rate(name):
+    halved = make(name, schedule=optimizers.steps((0,), (0.5,)))
+    toy.assert_close(toy.run(halved, steps=10), toy.run(make(name, lr=0.5 * lr_of(name)), steps=10))
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [(name, hyper) for name in NAMES for hyper in ("lr", *DEFAULTS[name]) if hyper not in STRUCTURE],
+    ids="-".join,
+)
+def test_a_grid_under_vmap_equals_separate_runs(name, hyper):
+    optimizer, values = make(name), VALUES.get(hyper, [0.01, 0.05, 0.4])
+
+    def train(value, steps=20):
+        params = toy.params()
+        state = optimizer.init(params, random.key(0))
+        state = state._replace(hyper=state.hyper | {hyper: value})
+        for _ in range(steps):
+            params, state = optimizer.update(toy.Oracle(params), state, params)
+        return params
+
+    grid = torch.func.vmap(train)(torch.tensor(values, dtype=torch.float64))
+    for member, value in enumerate(values):
+        alone = toy.run(make(name, **{hyper: value}), steps=20)
+        toy.assert_close({key: stacked[member] for key, stacked in grid.items()}, alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_with_keys_of_their_own_equal_separate_runs(name):
+    optimizer, keys = make(name), random.split(random.key(0), 3)
+    together = torch.func.vmap(lambda key: toy.run(optimizer, steps=12, key=key))(keys)
+    for member, key in enumerate(keys):
+        toy.assert_close(
+            {key: stacked[member] for key, stacked in together.items()}, toy.run(optimizer, steps=12, key=key)
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_compiled_update_equals_eager_and_serves_every_learning_rate(name):
+    options, backend = rich_options(name), CompileCounterWithBackend("aot_eager")
+    update = make(name, lr=1.0, **options).update
+    step = torch.compile(lambda s, p: update(toy.Oracle(p), s, p), backend=backend, fullgraph=True)
+    compiled = []  # after each learning rate; the first call of all may also compile an empty graph of torch's own
+    for lr in (0.01, 0.02, 0.05):
+        optimizer = make(name, lr=lr, **options)
+        params = toy.params()
+        state = optimizer.init(params, random.key(0))
+        for _ in range(5):
+            params, state = step(state, params)
+        toy.assert_close(params, toy.run(optimizer, steps=5))
+        compiled.append(backend.frame_count)
+    assert compiled[0] > 0
+    assert set(compiled) == {compiled[0]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_changes_none_of_its_inputs(name):
+    optimizer, params = make(name), toy.params()
+    state = optimizer.init(params, random.key(0))
+    for _ in range(3):
+        leaves = torch.utils._pytree.tree_leaves((state, params))
+        before = [leaf.clone() for leaf in leaves]
+        new_params, new_state = optimizer.update(toy.Oracle(params), state, params)
+        assert all(torch.equal(leaf.nan_to_num(), copy.nan_to_num()) for leaf, copy in zip(leaves, before, strict=True))
+        params, state = new_params, new_state
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_dtypes_of_parameters_and_slots_are_kept(name, dtype):
+    optimizer, params = make(name), {key: tensor.to(dtype) for key, tensor in toy.params().items()}
+    state = optimizer.init(params, random.key(0))
+    after, new_state = optimizer.update(toy.Oracle(params), state, params)
+    kinds = lambda pytree: [(leaf.dtype, leaf.shape) for leaf in torch.utils._pytree.tree_leaves(pytree)]
+    assert kinds(after) == kinds(params)
+    assert kinds(new_state) == kinds(state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_follows_from_its_key(name):
+    first, again, other = (toy.run(make(name), steps=5, key=random.key(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first) == (name in DRAWING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_is_numbers(name):
+    optimizer, params = make(name), toy.params()
+    state = optimizer.init(params, random.key(0))
+    names = set(optimizer.report(state))
+    _, state = optimizer.update(toy.Oracle(params), state, params)
+    report = optimizer.report(state)
+    assert set(report) == names
+    assert all(value.shape == () and value.isfinite() for value in report.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("warm_start", 1.5, "warm_start is 1.5; it must be at least 0 and at most 1"),
+        ("damping_factor", 0.5, "damping_factor is 0.5; it must be at least 1"),
+        ("damping", -1.0, "damping is -1.0; it must be at least 0"),
+        ("cg_steps", 2.5, "cg_steps is 2.5; it must be a whole number from 1"),
+        ("cg_steps", 0, "cg_steps is 0; it must be a whole number from 1"),
+        ("cg_tol", float("nan"), "cg_tol is nan; it must be a finite number"),
+    ],
+)
+def test_values_out_of_range_are_refused(name, value, words):
+    with pytest.raises(ConfigError, match=words):
+        optimizers.newton_cg(1.0, **{name: value})
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ConfigError, match=r"bn: 'frosen'\. Did you mean 'frozen'"):
+        optimizers.sgd_cabs(1.0, bn="frosen")
+
+
+def test_everything_exported_can_be_had():
+    for name in optimizers.__all__:
+        assert getattr(optimizers, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'lion'"):
+        _ = optimizers.lion
+
+
+def test_listing_the_optimizers_imports_no_torch():
+    code = "import sys; from deepobs_func import optimizers; optimizers.names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
