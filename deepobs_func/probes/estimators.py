@@ -14,7 +14,7 @@ from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Distribution, Subject, checked_count, checked_key, draw, stack
 from deepobs_func.probes.curvature import Matrix, linear_map
-from deepobs_func.probes.diagonal import ggn_diagonal, sampled_ggn_diagonal
+from deepobs_func.probes.diagonals import ggn_diagonal, sampled_ggn_diagonal
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.tree import Tree
 
