@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-large lint clean
+.PHONY: demo test test-large test-bench lint clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
@@ -12,6 +12,9 @@ test: .venv/ready
 
 test-large: .venv/ready
 	$(BIN)/python -m pytest -m large
+
+test-bench: .venv/bench
+	$(BIN)/python -m pytest -m bench
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -23,6 +26,10 @@ lint: .venv/ready
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	touch $@
 
 clean:

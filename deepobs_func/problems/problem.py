@@ -288,7 +288,7 @@ class Problem:
 
         if not any(isinstance(module, Layer) for module in self.net.modules()):
             return {}
-        x, _ = self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.float32)
+        x, _ = self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.get_default_dtype())
         tensors = dict((*self.net.named_parameters(), *self.net.named_buffers()))
         self.call(self.net, tensors, x.to("meta"), Pass(True, {}, {}, tap=tap))
         return {path: found for path, found in heard.items() if path not in twice}

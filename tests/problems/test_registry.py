@@ -55,6 +55,17 @@ def test_listing_the_problems_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn"])
+def test_another_default_dtype_is_no_obstacle(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        problem = problems.get(name)
+        params, batch = problem.init(dtype=torch.float64)[0], problem.fake_batch(2, dtype=torch.float64)
+        assert problem.loss(params, batch).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Unknown problem 'mnist_mpl'\. Did you mean 'mnist_mlp'\?"):
         problems.get("mnist_mpl")

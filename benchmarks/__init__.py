@@ -1,0 +1,1 @@
+"""What the README's figures come from; run from the root of a clone: `python -m benchmarks.probes`."""
