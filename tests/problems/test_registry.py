@@ -19,10 +19,11 @@ from deepobs_func.problems.problem import Problem
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.row(n).parameters > LARGE and not n.endswith("_vae")]
 NAMES = [n for n in problems.names() if n not in LARGE_NAMES]
+TABLE_LARGE = ["cifar100_wrn404"]  # a VGG at 224 x 224 takes minutes in float64
 INDUCTOR_NAMES = ["quadratic_deep", "two_d_rosenbrock", "mnist_logreg", "mnist_2c2d"]
 
 
-@pytest.fixture(params=[*NAMES, *(pytest.param(name, marks=pytest.mark.large) for name in LARGE_NAMES)])
+@pytest.fixture(params=[*NAMES, *(pytest.param(name, marks=pytest.mark.large) for name in TABLE_LARGE)])
 def problem(request: pytest.FixtureRequest) -> Problem:
     return problems.get(request.param)
 

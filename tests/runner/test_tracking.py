@@ -56,7 +56,9 @@ def test_quantities_are_those_of_the_steps_own_batch() -> None:
     assert size == pytest.approx(0.01 * norm, rel=1e-4)
     assert tracked["distance"][0] == pytest.approx(size)
     assert tracked["hess_max_ev"][0] == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-3)
-    assert tracked["hess_trace"][0] == pytest.approx(float(hessian.trace()), rel=0.2)
+    # Hutchinson with 10 Rademacher vectors: 5 standard deviations, sqrt(2 (|H|^2 - sum of H_jj^2) / 10)
+    deviation = float((2 * (hessian.square().sum() - hessian.diagonal().square().sum()) / 10).sqrt())
+    assert abs(tracked["hess_trace"][0] - float(hessian.trace())) < 5 * deviation
     assert -1 < alpha < 0  # the rate is below the inverse curvature
     assert tracked["cabs"][0] == pytest.approx(0.01 * tracked["noise_scale"][0] * norm**2 / 353, rel=0.2)
     assert sum(tracked["grad_hist_1d"][0]) == 128 * 100
