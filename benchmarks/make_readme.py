@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepobs_func import datasets, problems
+from deepobs_func import datasets, optimizers, problems
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,6 +27,16 @@ def problems_table() -> str:
             f"| {name} | {datasets.spec(row.dataset).title} | {row.parameters:,} | {row.epochs}{chosen} "
             f"| {row.batch_size}{chosen} | {decay} | {measure} |"
         )
+    return "\n".join(lines)
+
+
+def optimizers_table() -> str:
+    """One line a functional optimizer."""
+    lines = ["| optimizer | | hyperparameters beside `lr` |", "|---|---|---|"]
+    for row in optimizers.FUNCTIONAL.values():
+        values = (f"{v:g}" if isinstance(v, float) else str(v) for v in row.defaults.values())
+        shown = ", ".join(f"`{name}={value}`" for name, value in zip(row.defaults, values, strict=True))
+        lines.append(f"| {row.name} | {row.summary} | {shown} |")
     return "\n".join(lines)
 
 
@@ -52,7 +62,10 @@ def fill(text: str, marker: str, table: str) -> str:
 
 def readme(text: str) -> str:
     """The README with its generated tables."""
-    return fill(fill(text, "problems", problems_table()), "deviations", deviations_table())
+    tables = {"problems": problems_table(), "optimizers": optimizers_table(), "deviations": deviations_table()}
+    for marker, table in tables.items():
+        text = fill(text, marker, table)
+    return text
 
 
 if __name__ == "__main__":

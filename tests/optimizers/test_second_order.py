@@ -491,6 +491,13 @@ def test_a_run_learns_and_its_repeat_is_the_same_bit_for_bit(name, make_problem,
         assert numbers(first) != numbers(run(replace(made, seed=43), problem))
 
 
+def test_a_run_compiled_by_inductor_is_the_eager_one():
+    """Sophia's, whose graph has a branch."""
+    made = config("quadratic_deep", "sophia_h", epochs=2)
+    eager, compiled = (run(replace(made, compile=choice)) for choice in ("off", "on"))
+    np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-5)
+
+
 def test_a_run_records_what_its_optimizer_reports():
     problem = convex_problem()
     record = run(RunConfig("small", "newton_cg", 1.0, output_dir=None, train_log_interval=2), problem)
