@@ -74,9 +74,9 @@ class ConvNet(nn.Module):
         self.norm = BatchNorm(4, momentum=0.9, epsilon=1e-3) if norm else None
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = self.conv1(x)
+        x = self.conv1(x, p)
         x = torch.relu(x if self.norm is None else self.norm(x, p))
-        return self.dense(flatten(torch.relu(self.conv2(x))))
+        return self.dense(flatten(torch.relu(self.conv2(x, p))), p)
 
 
 def conv_problem(*, norm: bool = False) -> Problem:
