@@ -141,6 +141,7 @@ def _lines(path: str) -> list[str]:
 
 def in_a_new_process(name: str, threads: int, size: Size) -> dict[str, Any]:
     """Measures one problem where nothing else has been allocated or compiled."""
+    os.environ |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "9"}  # the profiler's notes on its work
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, name, threads, size).result()
 

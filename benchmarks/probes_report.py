@@ -77,6 +77,29 @@ def report(run: Run) -> str:
     return "\n".join([table, f"one plain gradient: {plain}; a batch of {run['batch_size']}", *verdict, ""])
 
 
+def summary(runs: Iterable[Run]) -> str:
+    """All problems in one table: ours in plain gradients, in the better mode, and the next best beside it."""
+    runs = [run for run in runs if run["threads"] == 1]
+    lines = [["", "bound", *(run["problem"] for run in runs)], ["---"] * (len(runs) + 2)]
+    for quantity, title in TITLES.items():
+        limit = BOUNDS.get(quantity)
+        lines.append([title, f"{limit or '-'}", *(_beside_the_next(run, quantity) for run in runs)])
+    peaks = [max(best(rows_of(run, each, "ours"), "memory_ratio") for each in OF_EXAMPLES) for run in runs]
+    lines.append(["peak memory of the first four", f"{MEMORY_BOUND}", *(f"{peak:.1f}" for peak in peaks)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _beside_the_next(run: Run, quantity: str) -> str:
+    """Our ratio, and how many times as long the best of the others takes."""
+    rows = rows_of(run, quantity, "ours")
+    theirs = {by: best(found, "milliseconds") for by in OTHERS if (found := rows_of(run, quantity, by))}
+    ratio = f"{best(rows, 'ratio'):.2f}"
+    if not theirs:
+        return ratio
+    by = min(theirs, key=lambda each: theirs[each])
+    return f"{ratio} ({by} {theirs[by] / best(rows, 'milliseconds'):.1f}x)"
+
+
 def _timed(row: Row) -> str:
     low, high = row["quartiles"]
     return f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})"
