@@ -1,14 +1,17 @@
-"""Writes the README's generated tables, between their markers, from the registry.
+"""Writes the README's generated tables, between their markers, from the registry and from what was measured.
 
-python benchmarks/make_readme.py
+python -m benchmarks.make_readme
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from benchmarks import probes_report
 from deepobs_func import datasets, optimizers, problems
 
+PROBES = Path(__file__).parent / "results" / "probes.json"
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -53,6 +56,11 @@ def deviations_table() -> str:
     return "\n".join(lines)
 
 
+def probes_table() -> str:
+    """One line a probe."""
+    return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8")))
+
+
 def fill(text: str, marker: str, table: str) -> str:
     """The text with the table between the markers."""
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
@@ -62,7 +70,12 @@ def fill(text: str, marker: str, table: str) -> str:
 
 def readme(text: str) -> str:
     """The README with its generated tables."""
-    tables = {"problems": problems_table(), "optimizers": optimizers_table(), "deviations": deviations_table()}
+    tables = {
+        "problems": problems_table(),
+        "optimizers": optimizers_table(),
+        "deviations": deviations_table(),
+        "probes": probes_table(),
+    }
     for marker, table in tables.items():
         text = fill(text, marker, table)
     return text
