@@ -18,7 +18,16 @@ from deepobs_func import datasets, optimizers, problems
 from deepobs_func.cli_types import Every, Names, Numbers, Value
 from deepobs_func.errors import ConfigError, UserError
 from deepobs_func.probes.rows import PRESETS, QUANTITIES
-from deepobs_func.runner.config import COMPILE, PROTOCOLS, TRACK_BN, RunConfig, default_data, unknown_optimizer
+from deepobs_func.runner.config import (
+    COMPILE,
+    MEMORY_FORMATS,
+    PRECISIONS,
+    PROTOCOLS,
+    TRACK_BN,
+    RunConfig,
+    default_data,
+    unknown_optimizer,
+)
 
 _LISTS = ("--lr-sched-epochs", "--lr-sched-factors")
 _TRACK = "Quantities of some steps, with commas: grad_norm,norm_test or a preset, economy or full; see deepobs list."
@@ -183,6 +192,8 @@ def _shown(value: float | str | None) -> str:
 @click.option("--output-dir", default="results", show_default=True, help="The results tree.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--compile", default="auto", show_default=True, help=f"{', '.join(COMPILE)}.")
+@click.option("--memory-format", default="auto", show_default=True, help=f"Of images: {', '.join(MEMORY_FORMATS)}.")
+@click.option("--precision", default="float32", show_default=True, help=f"{', '.join(PRECISIONS)}.")
 @click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
 @click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
 @click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported: two workers with two threads each spin against each other, many times slower than one each.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -12,8 +13,17 @@ import pytest
 import torch
 from hypothesis import settings
 
+from deepobs_func.memory import keep_freed_memory
+
+keep_freed_memory()  # a third of the suite's time went into clearing pages
 settings.register_profile("suite", deadline=None, print_blob=True)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run chooses by measuring is kept apart from the user's."""
+    monkeypatch.setenv("DEEPOBS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,12 @@ import pytest
 import deepobs_func
 
 PACKAGE = Path(deepobs_func.__file__).parent
-GROUND = {"base", "tree", "random", "errors", "files"}
+GROUND = {"base", "tree", "random", "errors", "files", "memory"}
 ALLOWED = {
     "base": set(),
     "errors": set(),
     "files": set(),
+    "memory": set(),
     "tree": set(),
     "random": set(),
     "records": {"errors", "files"},

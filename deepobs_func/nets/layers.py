@@ -337,6 +337,9 @@ class BatchNorm(Layer):
         self.declare_moment("variance", (channels,), constant(1.0))
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
+        x = x.to(self.weight.dtype)  # statistics of a half-precision input would be rounded to it
+        if p.fused and p.tap is None:
+            return self._fused(x, p)
         mean, variance = self.mean, self.variance
         if p.train and not p.by_moments:
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
@@ -348,6 +351,14 @@ class BatchNorm(Layer):
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         return {"weight": (g * x).sum((2, 3)), "bias": g.sum((2, 3))}  # x is the normalised input
+
+    def _fused(self, x: Tensor, p: Pass) -> Tensor:
+        """The same by torch's own kernel, which moves the moments that it is given."""
+        mean, variance, by_batch = self.mean, self.variance, p.train and not p.by_moments
+        if by_batch:
+            mean, variance = mean.clone(), variance.clone()
+            p.moments |= {f"{self.path}.mean": mean, f"{self.path}.variance": variance}
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, by_batch, 1 - self.momentum, self.epsilon)
 
     def _write(self, p: Pass, count: int, mean: Tensor, variance: Tensor) -> None:
         """The moving moments after this batch; `count` values a channel."""

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from deepobs_func import tree
 from deepobs_func.base import Batch, ModelState, Params
@@ -63,8 +62,9 @@ def make_plain_value_and_grad(problem: Problem) -> ValueAndGrad:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         value, (metrics, state) = objective(leaves, batch)
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        detached = pytree.tree_map(torch.Tensor.detach, (value, metrics, state))
-        return Value(detached[0], dict(zip(leaves, grads, strict=True)), *detached[1:])
+        found = Metrics(metrics.loss.detach(), metrics.penalty.detach())
+        state = ModelState(*({name: leaf.detach() for name, leaf in part.items()} for part in state))
+        return Value(value.detach(), dict(zip(leaves, grads, strict=True)), found, state)
 
     return value_and_grad
 

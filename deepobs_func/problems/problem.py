@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
@@ -75,6 +76,7 @@ class Problem:
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
         hvp_mode: `"forward-over-reverse"` or `"reverse-over-reverse"`, the faster way to a Hessian-vector product.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
+        autocast: the type in which products and convolutions are computed, None for that of the parameters.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         net: the net on the meta device: shapes and no data.
         noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
@@ -96,6 +98,7 @@ class Problem:
     draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
     regularize: Callable[[str, Tensor], bool] = kernels
+    autocast: torch.dtype | None = None
     fused: bool = False
     compile_step: bool = True
     hvp_mode: HVPMode = "forward-over-reverse"
@@ -264,6 +267,13 @@ class Problem:
             raise ConfigError(f"A weight decay is 0 or more, not {weight_decay}.")
         return replace(self, weight_decay=weight_decay)
 
+    def with_autocast(self, dtype: torch.dtype | None) -> Problem:
+        """The same problem with products and convolutions in another type, by `torch.autocast`.
+
+        Parameters, outputs, losses and the model's state stay as they are.
+        """
+        return replace(self, autocast=dtype)
+
     def with_fused_kernels(self) -> Problem:
         """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
 
@@ -297,7 +307,14 @@ class Problem:
         return Pass(train, batch.noise, batch.state.carry, self.fused, by_moments, tap)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
-        return self.call(self.net, {**params, **batch.state.moments}, batch.x, p)
+        tensors = {**params, **batch.state.moments}
+        if self.autocast is None:
+            return self.call(self.net, tensors, batch.x, p)
+        with torch.autocast(batch.x.device.type, self.autocast, cache_enabled=False):  # a cache outlives a transform
+            outputs = self.call(self.net, tensors, batch.x, p)
+        dtype = next(iter(params.values())).dtype
+        outputs, p.moments, p.carry = pytree.tree_map(lambda leaf: leaf.to(dtype), (outputs, p.moments, p.carry))
+        return outputs
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = self._pass(batch, train=train)

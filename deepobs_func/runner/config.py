@@ -41,6 +41,8 @@ PROTOCOLS = {
     )
 }
 COMPILE = ("auto", "on", "off")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+PRECISIONS = ("float32", "tf32", "bf16")
 TRACK_BN = ("coupled", "frozen", "eval")
 
 
@@ -66,7 +68,11 @@ class RunConfig:
         data: the data folder, or `"synthetic"`.
         output_dir: the results tree; None writes nothing.
         device: `"auto"`, or a torch device such as `"cpu"` or `"cuda:1"`.
-        compile: `"auto"`, `"on"` or `"off"`.
+        compile: `"auto"` (measured, see `runner.choice`), `"on"` or `"off"`.
+        memory_format: of images and the kernels of convolutions, `"contiguous"`, `"channels_last"`, or `"auto"` for the
+            faster one, measured.
+        precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
+            `"bf16"` (autocast; parameters and losses stay float32).
         train_log_interval: mini-batch losses are recorded every so many steps.
         track: names of quantities to track (`probes.rows`), or of presets.
         track_every: each so many steps are tracked; `"log"` for about ten in each decade.
@@ -92,6 +98,8 @@ class RunConfig:
     output_dir: str | None = "results"
     device: str = "auto"
     compile: str = "auto"
+    memory_format: str = "auto"
+    precision: str = "float32"
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
@@ -100,8 +108,11 @@ class RunConfig:
     track_bn: str | None = None
 
 
-# Paths, and what changes no number: not part of a run's id.
-_NOT_IN_ID = ("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn")
+# Paths, what changes no number, and what changes their rounding alone: not part of a run's id.
+_NOT_IN_ID = (
+    *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
+    *("compile", "memory_format"),
+)
 
 
 class ProblemData(Protocol):
@@ -153,8 +164,13 @@ def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
         if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
             raise ConfigError(f"--weight-decay {config.weight_decay}: it must be 0 or more.")
     _check_tracking(resolved)
-    if config.compile not in COMPILE:
-        raise ConfigError(unknown("choice for --compile", config.compile, COMPILE))
+    for flag, value, allowed in (
+        ("--compile", config.compile, COMPILE),
+        ("--memory-format", config.memory_format, MEMORY_FORMATS),
+        ("--precision", config.precision, PRECISIONS),
+    ):
+        if value not in allowed:
+            raise ConfigError(unknown(f"choice for {flag}", value, allowed))
     if resolved.on_divergence not in ("stop", "continue"):
         raise ConfigError(unknown("choice for --on-divergence", str(config.on_divergence), ("stop", "continue")))
     return resolved
@@ -182,7 +198,7 @@ def identity(config: RunConfig, **resolved: Any) -> dict[str, Any]:
 
     Args:
         config: with every default filled in.
-        resolved: replaces what was left to be chosen (`compile`, the type of the device, the weight decay), and adds
+        resolved: replaces what was left to be chosen (the type of the device, the weight decay), and adds
             the source of the data.
     """
     return {name: value for name, value in as_plain_data(config).items() if name not in _NOT_IN_ID} | resolved

@@ -40,14 +40,14 @@ class _Part(NamedTuple):
 class Evaluator:
     """Evaluates a run's parameters on the same examples each time: whole batches of the run's batch size."""
 
-    def __init__(self, plan: Plan, feed: Feed, key: random.Key) -> None:
+    def __init__(self, plan: Plan, feed: Feed, key: random.Key, *, channels_last: bool) -> None:
         self._problem, self._batch_size, self._feed = plan.problem, plan.batch_size, feed
         self._key = random.fold_in(key, random.EVALUATION)
         spec, augmented = plan.problem.dataset, plan.protocol.train_eval_head
         self._draws = bool(plan.problem.noises) or (augmented and (spec.streamed or bool(spec.augment)))
 
         def part(split: str, rows: Tensor, augment: bool) -> _Part:
-            evaluate = make_evaluate(plan.problem, compile=plan.compile, augment=augment)
+            evaluate = make_evaluate(plan.problem, augment=augment, channels_last=channels_last)
             return _Part(evaluate, split, rows.view(-1, feed.chunk(len(rows))), augment)
 
         self._parts = (

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -11,14 +15,18 @@ from typing import Any
 import torch
 
 from deepobs_func import random, records
+from deepobs_func.memory import keep_freed_memory
+from deepobs_func.problems.oracle import Metrics
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
+from deepobs_func.runner.choice import Choice, Timing, choose, timing
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.evaluation import Evaluator
-from deepobs_func.runner.feed import Feed, make_feed
+from deepobs_func.runner.feed import Feed, StepInput, make_feed
 from deepobs_func.runner.plan import Plan, empty_record, make_plan
+from deepobs_func.runner.precision import precision
 from deepobs_func.runner.progress import Reporter
-from deepobs_func.runner.step import Carry, make_train_step
+from deepobs_func.runner.step import Carry, laid_out, make_train_step
 from deepobs_func.runner.tracking import Tracker
 
 
@@ -59,9 +67,11 @@ def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | 
     if config.output_dir is not None:
         records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
     tracker = Tracker(plan.problem, plan.config, plan.lr_at, key, params)
+    keep_freed_memory()
     training = _Training(plan, feed, key, record, tracker, reporter or Reporter())
     try:
-        training.train(carry)
+        with precision(plan.config.precision, plan.device):
+            training.train(carry)
     except KeyboardInterrupt as interrupt:
         record.extra["status"] = "interrupted"
         _write(record, config)
@@ -91,10 +101,6 @@ class _Training:
     ) -> None:
         self.plan, self.feed, self.key = plan, feed, key
         self.record, self.tracker, self.reporter = record, tracker, reporter
-        self.train_step = make_train_step(
-            plan.problem, plan.optimizer, compile=plan.compile, compile_noise=plan.compile_noise
-        )
-        self.evaluator = Evaluator(plan, feed, key)
         self.timings: dict[str, Any] = {"warm_up": 0.0, "train": [], "evaluate": []}
         if feed.data_wait is not None:
             self.timings["data_wait"] = feed.data_wait
@@ -109,7 +115,6 @@ class _Training:
         self.record.extra |= {
             "status": "interrupted",
             "protocol": self.plan.protocol.name,
-            "resolved": self.plan.resolved,
             "timings": self.timings,
             "penalties": self.penalties,
             "minibatch_penalties": self.minibatch_penalties,
@@ -119,7 +124,7 @@ class _Training:
             self.timings["track"] = []
         self.reporter.start(self.plan)
         try:
-            self._warm_up(carry)
+            carry = self._set_up(carry)
             self._evaluate(0, carry)
             for epoch in range(self.plan.epochs):
                 if self._stopped():
@@ -131,33 +136,62 @@ class _Training:
         finally:
             self.reporter.close()
 
-    def _warm_up(self, carry: Carry) -> None:
-        """A step and an evaluation whose results are dropped: compiling and first calls are off the clock."""
-        start = time.perf_counter()
-        throwaway = self._from_zero(carry)
-        throwaway = throwaway._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
-        _, metrics = self.train_step(throwaway, *self.feed.first())
-        float(metrics.loss)
+    def _set_up(self, carry: Carry) -> Carry:
+        """Chooses how to execute the run and warms it up: measuring, compiling and first calls are off the clock."""
+        start, first = time.perf_counter(), functools.cache(self.feed.first)
+        choice = choose(self.plan, carry.params, functools.partial(self._timing, carry, first))
+        self.record.extra["resolved"] = dataclasses.asdict(choice) | (
+            {} if self.plan.workers is None else {"workers": self.plan.workers}
+        )
+        self.reporter.chosen(choice)
+        self.steps_per_call = choice.steps_per_call
+        self.train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
+        self.evaluator = Evaluator(self.plan, self.feed, self.key, channels_last=choice.channels_last)
+        carry = self._laid_out(carry, choice)
+        _, metrics = self.train_step(self._throwaway(carry), *first(self.steps_per_call))
+        metrics.loss.sum().item()
         self.evaluator.warm_up(carry)
         self.timings["warm_up"] = time.perf_counter() - start
+        return carry
+
+    def _timing(self, carry: Carry, first: Callable[[int], StepInput], choice: Choice) -> Timing:
+        """Times steps of the run under a choice; their results are dropped."""
+        train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
+        start = self._throwaway(self._laid_out(carry, choice))
+        inputs = first(choice.steps_per_call)
+
+        def call() -> None:
+            train_step(start, *inputs)[1].loss.sum().item()
+
+        return timing(call, choice.steps_per_call)
+
+    def _laid_out(self, carry: Carry, choice: Choice) -> Carry:
+        if not choice.channels_last:
+            return carry
+        params = {name: laid_out(leaf) for name, leaf in carry.params.items()}
+        return Carry(params, self.plan.optimizer.init(params, self.key), carry.state)
+
+    def _throwaway(self, carry: Carry) -> Carry:
+        """At the start of a pass, with a state that a foreign optimizer may change."""
+        return self._from_zero(carry)._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
 
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
         carry = self._from_zero(carry)
-        losses, penalties, reports = [], [], []
+        columns, reports = list[Metrics](), []
+        interval, k = self.plan.config.train_log_interval, self.steps_per_call
         first, tracking = epoch * self.plan.steps_per_epoch, 0.0
-        with closing(self.feed.epoch(epoch)) as batches:
+        with closing(self.feed.epoch(epoch, k)) as calls:
             start = time.perf_counter()
-            for step, batch in enumerate(batches):
+            for step, inputs in zip(itertools.count(step=k), calls, strict=False):
                 before = carry
-                carry, metrics = self.train_step(before, *batch)
+                carry, metrics = self.train_step(before, *inputs)
                 if self.tracker.is_due(first + step):
-                    tracking += self.tracker.measure(first + step, before, batch, carry)
-                losses.append(metrics.loss)
-                penalties.append(metrics.penalty)
-                if step % self.plan.config.train_log_interval == 0:
+                    tracking += self.tracker.measure(first + step, before, inputs, carry)
+                columns.append(metrics)
+                if -step % interval < k:
                     reports.append(self.plan.optimizer.report(carry.opt_state))
                     self.reporter.step(epoch, step, metrics.loss)
-        copied = torch.stack((torch.stack(losses), torch.stack(penalties))).double().cpu()
+        copied = torch.stack([torch.cat(column) for column in zip(*columns, strict=True)]).double().cpu()
         self.timings["train"].append(time.perf_counter() - start - tracking)
         if "track" in self.timings:
             self.timings["track"].append(tracking)

@@ -60,12 +60,12 @@ def test_rows(spec: DatasetSpec, batch_size: int, device: torch.device) -> Tenso
     return torch.arange(spec.batches(spec.test_size, batch_size) * batch_size, device=device)
 
 
-def evaluation_chunk(num_examples: int, batch_size: int, limit: int = 2048) -> int:
+def evaluation_chunk(num_examples: int, batch_size: int, limit: int) -> int:
     """The largest whole number of batches, up to `limit` examples, that divides the examples evenly.
 
-    One shape for every chunk, so that a compiled evaluation is compiled once.
+    One shape for every chunk, so that what depends on it is set up once.
 
-    >>> evaluation_chunk(9984, 128), evaluation_chunk(896, 128), evaluation_chunk(10000, 5000)
+    >>> evaluation_chunk(9984, 128, 2048), evaluation_chunk(896, 128, 2048), evaluation_chunk(10000, 5000, 2048)
     (1664, 896, 5000)
     """
     batches = num_examples // batch_size

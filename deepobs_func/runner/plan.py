@@ -20,10 +20,6 @@ from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, protocol_of, resolve
 
-# A step and an evaluation take 15 to 40 s to compile on two cores; below this many steps that is not earned back.
-# Drawing large masks gains more by compiling, so that is compiled sooner, also where the step is not.
-COMPILE_FROM_STEPS = 20_000
-COMPILE_NOISE_FROM_STEPS = 2_000
 MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
 
 
@@ -37,7 +33,6 @@ class Plan:
         optimizer: with its schedule in steps.
         protocol: how the data are visited.
         device: where everything lives.
-        compile: whether step and evaluation are compiled; `compile_noise`: whether the noise is.
         steps_per_epoch: whole batches in the training set.
         workers: processes that read streamed data; None where the data are held on the device.
     """
@@ -47,16 +42,8 @@ class Plan:
     optimizer: Optimizer
     protocol: RunProtocol
     device: torch.device
-    compile: bool
-    compile_noise: bool
     steps_per_epoch: int
     workers: int | None
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """What was left to be chosen, for the record."""
-        chosen = {"compile": self.compile, "compile_noise": self.compile_noise}
-        return chosen if self.workers is None else chosen | {"workers": self.workers}
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an update, counted from 0, under the schedule of the configuration."""
@@ -88,7 +75,10 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
     """
     config = resolve(config, problem or problems.row(config.problem))
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
+    if config.precision == "bf16":
+        found = found.with_autocast(torch.bfloat16)
     device = _device(config.device)
+    _check_execution(config, device)
     assert config.epochs is not None, "a resolved configuration has epochs"
     assert config.batch_size is not None, "a resolved configuration has a batch size"
     spec = found.dataset
@@ -101,7 +91,6 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
             f"--batch-size {config.batch_size}: {spec.title} has {spec.train_size} training and {spec.test_size} test "
             f"{what}, so a batch has at most {most}."
         )
-    steps = steps_per_epoch * config.epochs
     optimizer = _optimizer(config, steps_per_epoch)
     optimizer.check(found)
     return Plan(
@@ -110,8 +99,6 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
         optimizer=optimizer,
         protocol=protocol_of(config),
         device=device,
-        compile=_compile(config.compile, found.compile_step and steps >= COMPILE_FROM_STEPS),
-        compile_noise=_compile(config.compile, steps >= COMPILE_NOISE_FROM_STEPS),
         steps_per_epoch=steps_per_epoch,
         workers=_workers(config.workers) if spec.streamed else None,
     )
@@ -122,7 +109,6 @@ def empty_record(plan: Plan) -> RunRecord:
     config, accuracies, data = plan.config, plan.problem.has_accuracy, _data_source(plan)
     known = identity(
         config,
-        compile=plan.compile,
         device=plan.device.type,
         weight_decay=plan.problem.weight_decay,
         data_source=data["source"],
@@ -171,13 +157,12 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
 
 
-def _compile(choice: str, worth_it: bool) -> bool:
-    """Resolves `--compile`. A rule, not a measurement, so that repeats of a run decide alike."""
-    if choice == "auto":
-        return worth_it and has_compiler()
-    if choice == "on" and not has_compiler():
+def _check_execution(config: RunConfig, device: torch.device) -> None:
+    """Whether the machine can do what was asked for."""
+    if config.compile == "on" and not has_compiler():
         raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off.")
-    return choice == "on"
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"--precision tf32 is a format of NVIDIA GPUs; on {device.type} take float32 or bf16.")
 
 
 def _workers(choice: int | None) -> int:

@@ -13,6 +13,7 @@ from deepobs_func.records import RunRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepobs_func.runner.choice import Choice
     from deepobs_func.runner.plan import Plan
 
 _REFRESH = 0.2  # seconds between two readings of the loss, each of which waits for the device
@@ -25,8 +26,11 @@ class Reporter:
     def start(self, plan: Plan) -> None:
         """Before the first evaluation."""
 
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Once per logging interval; the loss is still on the device."""
+    def chosen(self, choice: Choice) -> None:
+        """When it is decided how the run is executed, before the first evaluation."""
+
+    def step(self, epoch: int, step: int, losses: Tensor) -> None:
+        """Once per logging interval; the losses `(k,)` of the steps from this one on are still on the device."""
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
         """After each evaluation; `epoch` is the number of epochs trained."""
@@ -58,6 +62,12 @@ def tracking(record: RunRecord) -> str:
     return f"  tracking {timings['track'][-1]:.1f} s" if timings.get("track") else ""
 
 
+def description(choice: Choice) -> str:
+    """One line on how a run is executed."""
+    together = f", {choice.steps_per_call} steps a call" if choice.steps_per_call > 1 else ""
+    return f"{choice.reason}{together}{', channels last' if choice.channels_last else ''}"
+
+
 class Lines(Reporter):
     """A plain line after each evaluation."""
 
@@ -65,11 +75,16 @@ class Lines(Reporter):
         self._console, self._start, self._steps = console, 0.0, 0
 
     def start(self, plan: Plan) -> None:
-        self._start, self._steps = time.perf_counter(), plan.steps_per_epoch
+        self._steps = plan.steps_per_epoch
+
+    def chosen(self, choice: Choice) -> None:
+        self._console.print(description(choice), highlight=False, soft_wrap=True)
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
         train = record.extra["timings"]["train"]
         speed = f"  {self._steps / train[-1]:.0f} steps/s" if train else ""
+        if not epoch:
+            self._start = time.perf_counter()  # setting up is over
         elapsed = time.perf_counter() - self._start
         left = f"  {elapsed / epoch * (record.num_epochs - epoch):.0f} s left" if epoch else ""
         notes = waiting(record) + tracking(record)
@@ -96,11 +111,14 @@ class Bar(Reporter):
         self._task = self._progress.add_task(name, total=plan.epochs * plan.steps_per_epoch, shown="")
         self._progress.start()
 
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
+    def chosen(self, choice: Choice) -> None:
+        self._progress.console.print(description(choice), highlight=False)
+
+    def step(self, epoch: int, step: int, losses: Tensor) -> None:
         if time.perf_counter() - self._read < _REFRESH:
             return
-        self._loss = f"loss {float(loss):.4f}"
-        self._show(epoch * self._steps + step + 1)
+        self._loss = f"loss {float(losses[-1]):.4f}"
+        self._show(epoch * self._steps + step + len(losses))
         self._read = time.perf_counter()
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:

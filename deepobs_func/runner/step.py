@@ -16,6 +16,7 @@ from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
+from deepobs_func.runner.choice import Choice
 
 
 class Carry(NamedTuple):
@@ -28,6 +29,8 @@ class Carry(NamedTuple):
 
 F = TypeVar("F", bound=Callable[..., Any])
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
+Gather = Callable[[Split, Tensor, random.Key], tuple[Tensor, Tensor]]
+MakeBatch = Callable[[ModelState, Split, Tensor, Tensor], Batch]
 TrainStep = Callable[[Carry, Split, Tensor, random.Key], tuple[Carry, Metrics]]
 Evaluate = Callable[
     [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Evaluation, dict[str, Tensor]]
@@ -66,62 +69,67 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     return step
 
 
-def make_train_step(problem: Problem, optimizer: Optimizer, *, compile: bool, compile_noise: bool) -> TrainStep:
-    """Makes the step over data on the device, `(carry, split, rows, keys) -> (carry, metrics)`.
+def make_train_step(problem: Problem, optimizer: Optimizer, choice: Choice) -> TrainStep:
+    """Makes some steps over data on the device, `(carry, split, rows, keys) -> (carry, metrics)`.
 
-    `rows (B,)` are the examples of the batch; of the two keys, `(2, 2)`, the first gives its noise, the second its
-    augmentation. The gather, the preparation, the noise and the
-    step are one compiled graph, or, with `compile=False`, eager code in which only the noise may be compiled (eager
-    hashing of large masks is several times slower than compiled).
+    `rows (k, B)` are the examples of k batches; of the two keys of each, `(k, 2, 2)`, the first gives its noise, the
+    second its augmentation; metrics are `(k,)`. The gather, the preparation, the noise and the steps are one compiled
+    graph, or eager code in which only making the batch may be compiled (eager hashing of large masks is several times
+    slower than compiled).
     """
-    return _make_train_step(problem, optimizer.update, optimizer.compiles, compile, compile_noise)
+    how = (choice.compile, choice.compile_batch, choice.channels_last)
+    return _make_train_step(problem, optimizer.update, optimizer.compiles, *how)
 
 
 @functools.lru_cache(maxsize=32)
 def _make_train_step(
-    problem: Problem, update: Callable[..., Any], compiles: bool, compile: bool, compile_noise: bool
+    problem: Problem,
+    update: Callable[..., Any],
+    compiles: bool,
+    compile: bool,
+    compile_batch: bool,
+    channels_last: bool,
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile)
     whole = compile and optimizer.compiles
-    batch_of = make_batch(problem, compile_noise=compile_noise and not whole)
+    batch_of = make_batch(problem, compile=compile_batch and not whole, channels_last=channels_last)
 
     def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
-        return step(carry, batch_of(carry.state, split, rows, keys))
+        metrics = []
+        for batch_rows, batch_keys in zip(rows.unbind(), keys.unbind(), strict=True):
+            carry, found = step(carry, batch_of(carry.state, split, batch_rows, batch_keys))
+            metrics.append(found)
+        return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
 
     return compiled(train_step) if whole else train_step
 
 
-def make_batch(
-    problem: Problem, *, compile_noise: bool = False
-) -> Callable[[ModelState, Split, Tensor, Tensor], Batch]:
+def make_batch(problem: Problem, *, compile: bool = False, channels_last: bool = False) -> MakeBatch:
     """Makes `(state, split, rows, keys) -> Batch`: what a training step sees, the same whenever it is called."""
-    gather = make_gather(problem, augment=True)
-    draw: Callable[..., dict[str, Tensor]] = problem.draw_noise
-    if compile_noise and problem.noises:
-        draw = compiled(draw)
+    gather = make_gather(problem, augment=True, channels_last=channels_last)
 
-    def batch_of(state: ModelState, split: Split, rows: Tensor, keys: Tensor) -> Batch:
+    def drawn(split: Split, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x, y = gather(split, rows, keys[1])
-        noise = draw(keys[0], rows.shape[0]) if problem.noises else {}
-        return Batch(x, y, noise, state)
+        return x, y, problem.draw_noise(keys[0], rows.shape[0]) if problem.noises else {}
 
-    return batch_of
+    draw = compiled(drawn) if compile else drawn
+    return lambda state, split, rows, keys: Batch(*draw(split, rows, keys), state)
 
 
 def _no_init(params: Params, key: random.Key) -> Any:
     raise AssertionError("a step initialises nothing")
 
 
-@functools.lru_cache(maxsize=32)
-def make_evaluate(problem: Problem, *, compile: bool, augment: bool) -> Evaluate:
+def make_evaluate(problem: Problem, *, augment: bool, channels_last: bool = False) -> Evaluate:
     """Makes the evaluation of some examples, `(params, state, split, rows, noise, key) -> (Evaluation, carry)`.
 
-    The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key.
+    The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key. It is
+    eager code, in chunks that are large enough: compiled, it was no faster.
     """
-    gather = make_gather(problem, augment=augment)
-    kernels = problem if compile else problem.with_fused_kernels()
+    gather = make_gather(problem, augment=augment, channels_last=channels_last)
+    kernels = problem.with_fused_kernels()
 
     def evaluate(
         params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
@@ -130,10 +138,10 @@ def make_evaluate(problem: Problem, *, compile: bool, augment: bool) -> Evaluate
         evaluation, after = kernels.evaluate_and_state(params, Batch(x, y, noise, state))
         return evaluation, after.carry
 
-    return compiled(evaluate) if compile else evaluate
+    return evaluate
 
 
-def make_gather(problem: Problem, *, augment: bool) -> Callable[[Split, Tensor, random.Key], tuple[Tensor, Tensor]]:
+def make_gather(problem: Problem, *, augment: bool, channels_last: bool = False) -> Gather:
     """Makes `(split, rows, key) -> (x, y)`: inputs and targets of some examples, prepared for the model.
 
     With `augment`, the inputs are augmented as training inputs are, where the data set has an augmentation.
@@ -144,9 +152,15 @@ def make_gather(problem: Problem, *, augment: bool) -> Callable[[Split, Tensor, 
 
     def gather(split: Split, rows: Tensor, key: random.Key) -> tuple[Tensor, Tensor]:
         x, y = split.x.index_select(0, rows), split.y.index_select(0, rows)
-        return prepare(x, torch.float32) if distort is None else distort(x, key, torch.float32), y
+        x = prepare(x, torch.float32) if distort is None else distort(x, key, torch.float32)
+        return laid_out(x) if channels_last else x, y
 
     return gather
+
+
+def laid_out(tensor: Tensor) -> Tensor:
+    """Images, or kernels of convolutions, with their channels last in memory; other tensors as they are."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def compiled(function: F) -> F:

@@ -109,7 +109,8 @@ class Tracker:
         if before.params and next(iter(after.params.values())).is_cuda:
             torch.cuda.synchronize()  # what the step itself still takes is no cost of tracking
         start = time.perf_counter()
-        batch = self._make_batch(before.state, *inputs)
+        split, rows, keys = inputs
+        batch = self._make_batch(before.state, split, rows[0], keys[0])
         values = track(self._step(step, batch, before.params, after.params))
         self.tracked["steps"].append(step)
         for name, value in values.items():

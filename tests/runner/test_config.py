@@ -109,11 +109,17 @@ def test_numpy_s_numbers_are_numbers() -> None:
 
 
 def test_what_is_the_same_run_has_the_same_id() -> None:
-    """`auto` and what it resolves to; a default and the same value given."""
+    """However it is executed; a default and the same value given."""
 
     def run_id(**changes: object) -> str:
         return empty_record(make_plan(config(**changes), small_problem())).extra["run_id"]
 
-    assert run_id() == run_id(compile="off") == run_id(weight_decay=0.01) == run_id(device="cpu", epochs=3)
+    assert (
+        run_id()
+        == run_id(compile="off", memory_format="contiguous")
+        == run_id(weight_decay=0.01)
+        == run_id(device="cpu", epochs=3)
+    )
     assert run_id() != run_id(epochs=2)
+    assert run_id() != run_id(precision="bf16")
     assert run_id() != run_id(weight_decay=0.02)

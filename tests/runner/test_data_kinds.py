@@ -71,7 +71,7 @@ def test_a_text_is_evaluated_with_its_state_carried_from_zero() -> None:
     plan, key = make_plan(config("tolstoi_char_rnn"), problem), random.key(0)
     data = load(problem.dataset, "synthetic").arranged(BATCH)
     params, _ = problem.init(0)
-    _, test = Evaluator(plan, Resident(plan, key, data), key)(
+    _, test = Evaluator(plan, Resident(plan, key, data), key, channels_last=False)(
         0, Carry(params, None, ModelState({}, problem.zero_carry(BATCH)))
     )
     losses, state = [], ModelState({}, {})

@@ -96,17 +96,17 @@ def test_the_training_set_is_evaluated_augmented_under_the_reference_s_protocol_
 def test_an_epoch_has_whole_batches_in_the_run_s_order_and_crops_of_its_own(folder: Path) -> None:
     plan, key = make_plan(config(folder, protocol="deepobs-1.1.2"), pictures()), random.key(42)
     made = make_feed(plan, key)
-    first, second = list(made.epoch(0)), list(made.epoch(1))
+    first, second = list(made.epoch(0, 1)), list(made.epoch(1, 1))
     labels = torch.arange(3).repeat_interleave(TRAIN // 3) + 1  # rows are numbered class by class
     order = epoch_order(plan.protocol, plan.problem.dataset, key, 0, BATCH)
     assert len(first) == len(order) == TRAIN // BATCH
     for (split, rows, _), (later, _, _), expected in zip(first, second, order, strict=True):
         assert split.x.shape == (BATCH, 3, 224, 224)
-        assert rows.tolist() == list(range(BATCH))
+        assert rows.tolist() == [list(range(BATCH))]
         assert torch.equal(split.y, labels[expected])
         assert torch.equal(split.y, later.y)
         assert not torch.equal(split.x, later.x)
-    assert torch.equal(made.first()[0].x, first[0][0].x)
+    assert torch.equal(made.first(1)[0].x, first[0][0].x)
 
 
 def test_what_is_evaluated_is_read_batch_by_batch() -> None:

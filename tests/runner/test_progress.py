@@ -21,7 +21,8 @@ def test_the_reporter_fits_the_console() -> None:
 def test_lines_have_losses_accuracy_speed_and_time_left() -> None:
     console = Console(file=io.StringIO(), width=200)
     record = run(config(epochs=2), small_problem(), Lines(console))
-    first, _, last = console.file.getvalue().splitlines()
+    how, first, _, last = console.file.getvalue().splitlines()
+    assert how == record.extra["resolved"]["reason"]
     assert first.startswith(f"epoch 0/2  train {record.train_losses[0]:.4f}  test {record.test_losses[0]:.4f}")
     assert f"test accuracy {record.test_accuracies[2]:.2%}" in last
     assert "steps/s" in last

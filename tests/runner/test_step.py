@@ -14,7 +14,8 @@ from deepobs_func import optimizers, problems, random
 from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Dropout, Pass
 from deepobs_func.problems.problem import call_with_pass, draw_declared
-from deepobs_func.runner.step import Carry, make_evaluate, make_step, make_train_step
+from deepobs_func.runner.choice import Choice
+from deepobs_func.runner.step import Carry, make_step, make_train_step
 from tests.runner.small import small_problem
 
 KEY = random.key(0)
@@ -65,11 +66,8 @@ def test_metrics_are_those_before_the_update() -> None:
 
 def test_runs_of_one_structure_share_a_step() -> None:
     problem = problems.get("quadratic_deep")
-    first, second = (
-        make_train_step(problem, optimizers.adam(lr), compile=True, compile_noise=True) for lr in (0.1, 0.2)
-    )
+    first, second = (make_train_step(problem, optimizers.adam(lr), Choice(compile=True)) for lr in (0.1, 0.2))
     assert first is second
-    assert make_evaluate(problem, compile=True, augment=False) is make_evaluate(problem, compile=True, augment=False)
 
 
 @pytest.mark.parametrize("name", ["quadratic_deep", "mnist_logreg"])
@@ -81,10 +79,10 @@ def test_the_compiled_step_equals_the_eager_one(name: str) -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         results = []
         for compile in (False, True):
-            step = make_train_step(problem, optimizer, compile=compile, compile_noise=False)
+            step = make_train_step(problem, optimizer, Choice(compile=compile))
             carry = start(problem, optimizer)
             for index in range(4):
-                carry, _ = step(carry, data, torch.arange(8) + 8 * index, random.split(KEY))
+                carry, _ = step(carry, data, torch.arange(8)[None] + 8 * index, random.split(KEY)[None])
             results.append(carry)
     eager, compiled = results
     for key, parameter in eager.params.items():
@@ -110,10 +108,10 @@ def test_the_noise_is_the_same_compiled_or_not(whole: bool) -> None:
     optimizer, data = optimizers.sgd(0.1), load(problem.dataset, "unused").train
     losses = []
     for compile in (False, True):
-        step = make_train_step(problem, optimizer, compile=compile and whole, compile_noise=compile)
+        step = make_train_step(problem, optimizer, Choice(compile=compile and whole, compile_batch=compile))
         losses.append(
             [
-                step(start(problem, optimizer), data, torch.arange(8), random.split(key))[1].loss
+                step(start(problem, optimizer), data, torch.arange(8)[None], random.split(key)[None])[1].loss
                 for key in random.split(KEY)
             ]
         )

@@ -1,0 +1,199 @@
+"""What is chosen by measuring: whether to compile, how many steps go into a call, the order of an image's axes.
+
+A choice changes rounding and speed, nothing else. It is made once for a machine and a configuration and kept there, so
+that a repeat of a run does the same arithmetic; the record holds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import platformdirs
+import torch
+
+from deepobs_func.base import Params
+from deepobs_func.files import publish
+from deepobs_func.optimizers.base import report_nothing
+from deepobs_func.runner.plan import Plan, has_compiler
+
+# Before anything is compiled, this is what is hoped for: that it takes so many seconds and saves this share of a step
+# that is short or long. Measured on two cores: 8 to 40 s; 50 to 90 % of steps under 2 ms, 5 to 30 % of others.
+EXPECTED_COMPILE = 30.0
+EXPECTED_SAVING = {True: 0.6, False: 0.2}
+# DeepOBS's protocol has ten seeds: one pays for compiling in full, nine find two thirds of it in the compiler's cache.
+COMPILE_PER_RUN = 0.4
+# Making a batch (gather, augmentation, noise) compiles in 2 to 5 s and saves 2 to 40 ms a step where much is drawn.
+COMPILE_BATCH_FROM_STEPS = 2_000
+# A call costs 50 to 100 microseconds beside its steps; the time to compile grows with the steps in it, slowly up to 6.
+SHORT_STEP = 2e-3
+MOST_STEPS_PER_CALL = 7
+LEAST_GAIN = 0.95  # another order of the axes is taken from here on
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the steps of a run are executed.
+
+    Attributes:
+        compile: whether a whole training step is one compiled graph.
+        compile_batch: whether what makes a batch is compiled, where the step is not.
+        steps_per_call: how many steps a call of the compiled function makes.
+        channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
+        reason: why, in words.
+    """
+
+    compile: bool = False
+    compile_batch: bool = False
+    steps_per_call: int = 1
+    channels_last: bool = False
+    reason: str = ""
+
+
+class Timing(NamedTuple):
+    """Seconds of the first call, which compiles, and of one step later."""
+
+    first: float
+    step: float
+
+
+def timing(call: Callable[[], None], steps: int) -> Timing:
+    """Times a function that makes some steps and waits for them: the fastest call of those of a tenth of a second."""
+    seconds = [_seconds(call)]
+    while len(seconds) < 3 or (sum(seconds[1:]) < 0.1 and len(seconds) < 50):
+        seconds.append(_seconds(call))
+    return Timing(seconds[0], min(seconds[1:]) / steps)
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+Measure = Callable[[Choice], Timing]
+
+
+def choose(plan: Plan, params: Params, measure: Measure) -> Choice:
+    """Decides how a run is executed, by measuring, unless that was done before for this machine and configuration.
+
+    Args:
+        plan: the run.
+        params: its parameters: their shapes tell apart problems of one name.
+        measure: times some steps of the run.
+    """
+    path = _folder() / f"{_identity(plan, params)}.json"
+    kept = _read(path)
+    if kept is not None:
+        return dataclasses.replace(kept, reason=f"{kept.reason} (decided in an earlier run)")
+    choice = _decide(plan, params, measure)
+    _keep(path, choice)
+    return _read(path) or choice  # that of another run that came first
+
+
+def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
+    """The choice, measured."""
+    eager = Choice(compile_batch=_compile_batch(plan), channels_last=plan.config.memory_format == "channels_last")
+    seconds = measure(eager).step
+    if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
+        other = dataclasses.replace(eager, channels_last=True)
+        other_seconds = measure(other).step
+        if other_seconds < LEAST_GAIN * seconds:
+            eager, seconds = other, other_seconds
+    compiled = dataclasses.replace(
+        eager, compile=True, compile_batch=True, steps_per_call=_steps_per_call(plan, seconds)
+    )
+    if plan.config.compile != "auto":
+        chosen = compiled if plan.config.compile == "on" else eager
+        return dataclasses.replace(chosen, reason=f"--compile {plan.config.compile}")
+    if not (plan.problem.compile_step and has_compiler()):
+        missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
+        return dataclasses.replace(eager, reason=f"not compiled: {missing}")
+    return _by_cost(plan.steps_per_epoch * plan.epochs, eager, seconds, compiled, measure)
+
+
+def _by_cost(steps: int, eager: Choice, seconds: float, compiled: Choice, measure: Measure) -> Choice:
+    """Compiles where that can pay: a trial, and then the faster one."""
+    total = f"{steps} steps of {1e3 * seconds:.3g} ms"
+    cost = COMPILE_PER_RUN * EXPECTED_COMPILE
+    if steps * seconds * EXPECTED_SAVING[seconds <= SHORT_STEP] < cost:
+        return dataclasses.replace(eager, reason=f"not compiled: {total} are too few to earn back {cost:.0f} s a run")
+    trial = measure(compiled)
+    measured = f"{1e3 * trial.step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
+    if steps * (seconds - trial.step) > COMPILE_PER_RUN * trial.first:
+        return dataclasses.replace(compiled, reason=f"compiled: {measured}")
+    return dataclasses.replace(eager, reason=f"not compiled: {measured}")
+
+
+def _steps_per_call(plan: Plan, seconds: float) -> int:
+    """The most, up to a limit, that divides an epoch evenly; one where nothing is gained or every step is looked at."""
+    watched = plan.config.track or plan.optimizer.report is not report_nothing
+    if watched or seconds > SHORT_STEP or plan.workers is not None or not plan.optimizer.compiles:
+        return 1
+    return max(k for k in range(1, MOST_STEPS_PER_CALL + 1) if plan.steps_per_epoch % k == 0)
+
+
+def _compile_batch(plan: Plan) -> bool:
+    if plan.config.compile == "off" or not has_compiler():
+        return False
+    drawn = bool(plan.problem.noises) or (bool(plan.problem.dataset.augment) and plan.workers is None)
+    return drawn and plan.steps_per_epoch * plan.epochs >= COMPILE_BATCH_FROM_STEPS
+
+
+def _folder() -> Path:
+    """`$DEEPOBS_CACHE`, or the user's folder for what may be deleted."""
+    return Path(os.environ.get("DEEPOBS_CACHE") or platformdirs.user_cache_dir("deepobs_func")) / "choices"
+
+
+def _identity(plan: Plan, params: Params) -> str:
+    """A hash of all that the fastest way depends on: the machine, versions, the problem's shapes, the optimizer."""
+    config = plan.config
+    known = {
+        "machine": [platform.machine(), _processor(), torch.get_num_threads(), _device(plan.device)],
+        "versions": [torch.__version__, platform.python_version()],
+        "problem": [plan.problem.name, {name: list(leaf.shape) for name, leaf in params.items()}],
+        "optimizer": [config.optimizer, sorted(config.hyperparams), config.lr_sched_epochs is not None],
+        "steps": [plan.batch_size, plan.steps_per_epoch, plan.epochs],
+        "options": [config.compile, config.memory_format, config.precision, bool(config.track)],
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _read(path: Path) -> Choice | None:
+    """A kept choice; None where there is none that can be read."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Choice(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, choice: Choice) -> None:
+    """Writes a choice, unless another run was first or the folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            draft.write_text(json.dumps(dataclasses.asdict(choice)), encoding="utf-8")
+            publish(draft, path)
+    except OSError:
+        return
