@@ -18,6 +18,7 @@ from deepobs_func.base import BATCH_DIMS, Batch, ModelState, one_example
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
+from tests.problems.blocks import assert_close
 from tests.problems.linear_pieces import LinearPieces
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
@@ -45,9 +46,11 @@ def instance(problem: Problem) -> tuple[tree.Tree, Batch]:
 
 
 def perturbed(params: tree.Tree, seed: int = 7) -> tree.Tree:
-    """Away from the start, where logistic regression is at zero and its gradients hide mistakes."""
+    """Away from the start, where logistic regression is at zero and its gradients hide mistakes; activations stay."""
     generator = torch.Generator().manual_seed(seed)  # many times faster than a key, and there are 140 million numbers
-    return {name: torch.randn(p.shape, generator=generator).to(p).mul_(0.05).add_(p) for name, p in params.items()}
+    scales = (min(0.05, (p.shape[:1].numel() / p.numel()) ** 0.5) for p in params.values())  # 1 / sqrt(fan-in)
+    noise = (torch.randn(p.shape, generator=generator).to(p) for p in params.values())
+    return {name: n.mul_(s).add_(p) for (name, p), n, s in zip(params.items(), noise, scales, strict=True)}
 
 
 def doubled(values: Any) -> Any:
@@ -102,8 +105,7 @@ def test_get_returns_one_hashable_value(problem: Problem) -> None:
 
 def test_row_says_what_the_problem_is(problem: Problem) -> None:
     row = problems.row(problem.name)
-    params, _ = instance(problem)
-    assert tree.size(params) == row.parameters
+    assert tree.size(instance(problem)[0]) == row.parameters
     assert problem.has_accuracy == row.accuracy
     assert all(tensor.is_meta for tensor in problem.net.state_dict().values())
 
@@ -222,7 +224,7 @@ def test_per_example_gradients_average_to_the_batch_gradient(problem: Problem) -
     whole, decay = value_and_gradient(problem)[1], grad(problem.penalty)(params)
     for name, row in rows.items():
         assert row.shape == (size(problem), *params[name].shape)
-        torch.testing.assert_close(row.mean(0), whole[name] - decay[name], rtol=1e-9, atol=1e-11)
+        assert_close(row.mean(0), whole[name] - decay[name], rtol=1e-9, atol=1e-11)
 
 
 def test_hessian_products_are_symmetric(problem: Problem) -> None:
@@ -281,8 +283,7 @@ def test_evaluation_says_who_is_correct(problem: Problem) -> None:
 
 
 def test_noise_is_a_function_of_its_key(problem: Problem) -> None:
-    key = random.key(5)
-    first, again = problem.draw_noise(key, size(problem)), problem.draw_noise(key, size(problem))
+    first, again = (problem.draw_noise(random.key(5), size(problem)) for _ in range(2))
     assert first.keys() == problem.noises.keys()
     for name, draw in first.items():
         assert draw.shape[0] == size(problem)
@@ -297,7 +298,7 @@ def test_a_population_of_two_agrees_with_its_members(problem: Problem) -> None:
     together = vmap(gradient)({name: torch.stack([params[name], other[name]]) for name in params})
     for index, alone in enumerate((value_and_gradient(problem)[1], gradient(other))):
         for name in alone:
-            torch.testing.assert_close(together[name][index], alone[name], rtol=1e-9, atol=1e-12)
+            assert_close(together[name][index], alone[name], rtol=1e-9, atol=1e-12)
 
 
 def test_a_problem_without_penalty_refuses_a_weight_decay(problem: Problem) -> None:
@@ -342,9 +343,8 @@ def test_plain_gradients_and_fused_kernels_give_the_same_numbers(problem: Proble
     ours, plain = make_value_and_grad(problem)(params, batch), make_plain_value_and_grad(problem)(params, batch)
     torch.testing.assert_close(plain.objective, ours.objective)
     for name, expected in ours.grads.items():
-        torch.testing.assert_close(plain.grads[name], expected, rtol=1e-3, atol=1e-6)
-    leaves = torch.utils._pytree.tree_leaves(plain)
-    assert not any(leaf.requires_grad for leaf in leaves)
+        assert_close(plain.grads[name], expected, rtol=1e-3, atol=1e-6)
+    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(plain))
     assert all(torch.allclose(plain.state.carry[name], value, atol=1e-6) for name, value in ours.state.carry.items())
     fused = problem.with_fused_kernels()
     torch.testing.assert_close(problem.evaluate(params, batch).losses, fused.evaluate(params, batch).losses)
