@@ -26,22 +26,27 @@ class Paused(Reporter):
     """
 
     def __init__(self, problem: Problem, data: str, compile: str, share: float = 1.0) -> None:
-        self._record: RunRecord | None = None
+        self._epochs = round(problem.epochs / share)
         self._config = RunConfig(
             problem.name,
             "sgd",
             learning_rate(problem),
-            epochs=round(problem.epochs / share),
+            epochs=self._epochs,
             data=data,
             output_dir=None,
             compile=compile,
             on_divergence="continue",
         )
+        self._problem, self._num_threads = problem, torch.get_num_threads()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Up to the first evaluation."""
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._record: RunRecord | None = None
         self._error: BaseException | None = None
         self._stopping = False
-        self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._run, args=(problem,), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._wait()
 
@@ -51,7 +56,13 @@ class Paused(Reporter):
         return self._extra["resolved"]
 
     def epoch(self) -> float:
-        """Goes on until the next evaluation is done: the seconds of training and evaluation by the runner's clock."""
+        """Goes on until the next evaluation is done: the seconds of training and evaluation by the runner's clock.
+
+        A run that has no epoch left is begun again.
+        """
+        if len(self._extra["timings"]["train"]) == self._epochs:
+            self.stop()
+            self._begin()
         self._go.release()
         self._wait()
         timings = self._extra["timings"]
@@ -81,11 +92,10 @@ class Paused(Reporter):
         if self._error is not None:
             raise self._error
 
-    def _run(self, problem: Problem) -> None:
-        torch.set_num_threads(self._threads)  # a thread has its own number
+    def _run(self) -> None:
+        torch.set_num_threads(self._num_threads)  # a thread has its own number
         try:
-            run(self._config, problem, self)
-            self._error = RuntimeError("the run has no epoch left")
+            run(self._config, self._problem, self)
         except RunInterrupted:
             pass
         except BaseException as error:  # handed to the thread that waits

@@ -70,7 +70,7 @@ def transforms(spec: DatasetSpec, *, augment: bool) -> Any:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's data sets hold them: an array, of which each becomes a PIL image when it is asked for.
+    """Images as torchvision's `MNIST` and `CIFAR10` hold them: each becomes a PIL image when it is asked for.
 
     Args:
         split: bytes `(N, C, H, W)` and class ids.
@@ -78,8 +78,10 @@ class Images(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, split: Split, transform: Any) -> None:
-        self.arrays = split.x.cpu().permute(0, 2, 3, 1).contiguous().numpy()
-        self.targets, self.transform = split.y.tolist(), transform
+        images, targets = split.x.cpu(), split.y.cpu()
+        self.transform = transform
+        self.images: Any = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets: Any = targets if images.shape[1] == 1 else targets.tolist()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -87,6 +89,6 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from PIL import Image
 
-        array = self.arrays[index]
-        image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-        return self.transform(image), self.targets[index]
+        array = self.images[index]
+        image = Image.fromarray(array.numpy() if isinstance(array, Tensor) else array)
+        return self.transform(image), int(self.targets[index])

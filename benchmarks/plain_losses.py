@@ -21,7 +21,7 @@ class VAE(Plain):
         self.encoder = nn.Sequential(
             *(nn.Conv2d(1, 64, 4, 2, padding=1), act, drop),
             *(nn.Conv2d(64, 64, 4, 2, padding=1), act, drop),
-            *(nn.Conv2d(64, 64, 4, padding="same"), act, drop, nn.Flatten()),
+            *(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(64, 64, 4), act, drop, nn.Flatten()),
         )
         self.mean, self.log_std = nn.Linear(3136, 8), nn.Linear(3136, 8)
         self.decoder = nn.Sequential(

@@ -114,9 +114,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     return found
 
 
+def results_of(options: argparse.Namespace) -> Path:
+    """Where the JSON files go; a quick look never replaces a measurement."""
+    return options.results or (RESULTS / "quick" if options.quick else RESULTS)
+
+
 def carry_out(benchmarks: Sequence[Benchmark], options: argparse.Namespace) -> None:
     """Measures, prints and writes."""
-    results = options.results or (RESULTS / "quick" if options.quick else RESULTS)
+    results = results_of(options)
     for threads in options.threads:
         settings = Settings(threads, 2 if options.quick else options.rounds, options.data, options.quick)
         for benchmark in benchmarks:

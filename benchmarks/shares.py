@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def shortened(problem: Problem, share: float) -> Problem:
     spec = problem.dataset
     one = problem.batch_size if spec.sequence_length is None else problem.batch_size * spec.sequence_length + 1
     sizes: dict[str, Any] = {
-        field: max(one, math.ceil(size * share))
+        field: max(one, round(size * share))
         for field in ("train_size", "test_size", "train_eval_size")
         if (size := getattr(spec, field)) is not None
     }
