@@ -31,15 +31,15 @@ def summary(name: str, results: Path = recording.RESULTS) -> str:
 
 
 def missed(results: Path = recording.RESULTS) -> str:
-    """Every target that is missed, a line each, or that none is."""
-    lines = [
-        f"{name}, {run['problem']}, {run['threads']} thread(s): {target}"
+    """Every target that is missed, a line each, and how many are met."""
+    found = [
+        (f"{name}, {run['problem']}, {run['threads']} thread(s): {target}", target.met)
         for name, targets in TARGETS.items()
         for run in recording.read(results / f"{name}.json")
         for target in targets(run)
-        if not target.met
     ]
-    return "\n".join(lines) or "Every target is met."
+    lines = [line for line, met in found if not met]
+    return "\n".join([*lines, f"{len(found) - len(lines)} of {len(found)} targets are met."])
 
 
 def main(arguments: list[str]) -> None:
