@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-large test-bench bench-probes lint clean
+.PHONY: demo test test-large test-bench bench bench-probes lint clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
@@ -15,6 +15,9 @@ test-large: .venv/ready
 
 test-bench: .venv/bench
 	$(BIN)/python -m pytest -m bench
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks --threads 1 2 $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)
 
 bench-probes: .venv/bench
 	$(BIN)/python -m benchmarks.probes --threads 1 2

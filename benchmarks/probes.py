@@ -13,12 +13,8 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import multiprocessing
-import os
-import platform
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +23,9 @@ from torch import Tensor
 
 from benchmarks import others, probes_report
 from benchmarks.memory import peak_bytes
+from benchmarks.recording import environment, in_a_new_process
 from benchmarks.timing import clock_for, interleaved
-from deepobs_func import probes, problems, random, records
+from deepobs_func import probes, problems, random
 from deepobs_func.base import Batch, Params
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
@@ -128,24 +125,6 @@ def measure(name: str, threads: int, size: Size) -> dict[str, Any]:
     return {"problem": name, "threads": threads, **size._asdict(), "environment": environment(), "rows": rows}
 
 
-def environment() -> dict[str, Any]:
-    """What the numbers depend on."""
-    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    cpu = models[0] if models else platform.processor()
-    return {**records.environment(), "torch": torch.__version__, "cpu": cpu}
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if os.path.exists(path) else []
-
-
-def in_a_new_process(name: str, threads: int, size: Size) -> dict[str, Any]:
-    """Measures one problem where nothing else has been allocated or compiled."""
-    os.environ |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "9"}  # the profiler's notes on its work
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, name, threads, size).result()
-
-
 def merged(old: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs with one more, in the place of an older one of the same problem and number of threads."""
     order = lambda run: (run["threads"], PROBLEMS.index(run["problem"]))
@@ -164,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = QUICK if options.quick else Size(rounds=options.rounds)
     for threads in options.threads:
         for name in options.problems:
-            run = in_a_new_process(name, threads, size)
+            run = in_a_new_process(measure, name, threads, size)
             print(probes_report.report(run), flush=True)
             runs = json.loads(options.output.read_text()) if options.output.exists() else []
             options.output.parent.mkdir(parents=True, exist_ok=True)

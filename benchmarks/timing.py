@@ -38,9 +38,21 @@ class Times(NamedTuple):
         return low, high
 
 
-def clock_for(threads: int) -> Clock:
-    """The thread's own time where there is one, which leaves out that others had the processor; else the wall's."""
+def clock_for(threads: int, device: str = "cpu") -> Clock:
+    """The thread's own time where there is one, which leaves out that others had the processor; else the wall's.
+
+    On a GPU the clock waits until it has done what it was told to do.
+    """
+    if device == "cuda":
+        return _clock_of_the_gpu
     return time.thread_time if threads == 1 else time.perf_counter
+
+
+def _clock_of_the_gpu() -> float:
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def interleaved(
@@ -61,12 +73,29 @@ def interleaved(
         budget: seconds that a function has in all; one that is slower sits out rounds, but has three turns.
     """
     once = {key: _seconds(call, 1, clock) for key, call in calls.items()}
-    found: dict[Key, dict[int, float]] = {key: {} for key in calls}
+
+    def timed(key: Key) -> Callable[[], float]:
+        return lambda: _seconds(calls[key], max(1, round(least / once[key])), clock)
+
+    return in_turns({key: timed(key) for key in calls}, once, rounds, budget=budget)
+
+
+def in_turns(
+    timed: Mapping[Key, Callable[[], float]], once: Mapping[Key, float], rounds: int, *, budget: float
+) -> dict[Key, Times]:
+    """Lets functions take turns that time themselves.
+
+    Args:
+        timed: each returns the seconds that it took.
+        once: what each took before.
+        rounds, budget: as for `interleaved`.
+    """
+    found: dict[Key, dict[int, float]] = {key: {} for key in timed}
     for turn in range(rounds):
-        for key, call in calls.items():
+        for key, call in timed.items():
             turns = min(rounds, max(3, int(budget / once[key])))
             if turn * turns % rounds < turns:  # spreads its turns over the rounds
-                found[key][turn] = _seconds(call, max(1, round(least / once[key])), clock)
+                found[key][turn] = call()
     return {key: Times(seconds) for key, seconds in found.items()}
 
 

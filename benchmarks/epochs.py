@@ -1,0 +1,150 @@
+"""An epoch from end to end, training and the evaluation that DeepOBS asks for: ours beside two plain loops.
+
+    python -m benchmarks.epochs [--problems mnist_mlp ...] [--threads 1 2] [--rounds 15] [--data DIR] [--quick]
+
+Ours is `deepobs run` at its default settings, by its own clock, which leaves out compilation; beside it stands the
+other choice of `--compile`. The plain loops (`benchmarks/plain_loops.py`) hold everything in memory, or load it with
+torchvision's transforms and a DataLoader. All take turns, an epoch each, or a stated share of one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import recording, tables
+from benchmarks.ours import Paused
+from benchmarks.plain_loops import InMemory, Loop, WithLoader
+from benchmarks.recording import Benchmark, Run, Settings
+from benchmarks.shares import SHARES, data_for, shortened
+from benchmarks.tables import Target
+from benchmarks.timing import Times, in_turns
+from deepobs_func import problems
+from deepobs_func.datasets.loading import load
+
+PROBLEMS = (
+    *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
+    *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock", "two_d_beale", "two_d_branin"),
+)
+BUDGET = 60.0  # seconds for the epochs of each that takes part
+LEAST = 0.2  # seconds of a turn
+MOST_QUICK = 0.02  # of an epoch
+WORKERS = (0, 2)
+
+IN_MEMORY, LOADER = "in memory", "DataLoader"
+OVER_THE_LOADER = {"mnist_logreg": 40.0, "mnist_mlp": 3.3}
+OVER_MEMORY = {"mnist_logreg": 1.5, "mnist_mlp": 1.1, "quadratic_deep": 1.5, "two_d": 3.0}
+
+
+def measure(name: str, settings: Settings) -> Run:
+    """Times the epochs of one problem."""
+    torch.set_num_threads(settings.threads)
+    problem = problems.get(name)
+    large = settings.quick and problem.dataset.train_size > 1000
+    share = min(SHARES.get(name, 1.0), MOST_QUICK if large else 1.0)
+    problem = shortened(problem, share)
+    source = data_for(problem, settings.data)
+    data = load(problem.dataset, source, recording.device()).arranged(problem.batch_size)
+    auto = Paused(problem, source, "auto", share)
+    other = Paused(problem, source, "off" if auto.resolved["compile"] else "on", share)
+    runs = {_name(run): run for run in (auto, other)}
+    loops: dict[str, Loop] = {IN_MEMORY: InMemory(problem, data)}
+    loops |= {f"{LOADER}, {workers} workers": WithLoader(problem, data, workers) for workers in WORKERS}
+    calls = {by: run.epoch for by, run in runs.items()} | {by: _timed(loop) for by, loop in loops.items()}
+    once = {by: min(call(), call()) for by, call in calls.items()}
+    turns = {by: _several(call, once[by]) for by, call in calls.items()}
+    times = in_turns(turns, once, settings.rounds, budget=BUDGET)
+    rows = [_row(by, times, _name(auto)) | {"resolved": runs[by].resolved if by in runs else None} for by in times]
+    auto.stop()
+    other.stop()
+    return {"synthetic": data.synthetic, "source": data.source, "share": share, "rows": rows}
+
+
+def _name(run: Paused) -> str:
+    return "ours, compiled" if run.resolved["compile"] else "ours, eager"
+
+
+def _timed(loop: Loop) -> Callable[[], float]:
+    def epoch() -> float:
+        start = time.perf_counter()
+        loop.epoch()  # its results are numbers, so that a GPU has come to an end
+        return time.perf_counter() - start
+
+    return epoch
+
+
+def _several(epoch: Callable[[], float], once: float) -> Callable[[], float]:
+    """A turn of several epochs, where one is short: the seconds of one, on average."""
+    repeats = max(1, round(LEAST / once))
+    return lambda: sum(epoch() for _ in range(repeats)) / repeats
+
+
+def _row(by: str, times: dict[str, Times], auto: str) -> dict[str, Any]:
+    """How many times as long as ours it takes."""
+    return {
+        "by": by,
+        "default": by == auto,
+        "ratio": round(times[by].ratio(times[auto]), 3),
+        "quartiles": [round(each, 3) for each in times[by].spread(times[auto])],
+        "seconds": round(times[by].median, 6),
+        "turns": len(times[by].seconds),
+    }
+
+
+def targets(run: Run) -> list[Target]:
+    """How many times as fast as others ours should be at its default settings."""
+    name, found = run["problem"], []
+    (memory,) = (row for row in run["rows"] if row["by"] == IN_MEMORY)
+    bound = next((bound for prefix, bound in OVER_MEMORY.items() if name.startswith(prefix)), None)
+    if bound is not None:
+        found.append(Target("times as fast as the loop in memory:", memory["ratio"], bound))
+    else:  # within noise
+        found.append(Target("times as fast as the loop in memory, upper quartile:", memory["quartiles"][1], 1.0))
+    if name in OVER_THE_LOADER:
+        value = loader(run)["ratio"]
+        found.append(Target("times as fast as the loop with a DataLoader:", value, OVER_THE_LOADER[name]))
+    return found
+
+
+def loader(run: Run) -> dict[str, Any]:
+    """The row of the better of the loops with a DataLoader."""
+    return min((row for row in run["rows"] if row["by"].startswith(LOADER)), key=lambda row: row["ratio"])
+
+
+def report(run: Run) -> str:
+    """Ratios to ours at its default settings, and whether the targets are met."""
+    lines = [
+        [row["by"] + (" (the default)" if row["default"] else ""), tables.ratio(row), f"{row['seconds']:.4g}"]
+        for row in run["rows"]
+    ]
+    table = tables.table([tables.heading(run), "times as long as ours", "seconds"], lines)
+    return f"{table}\n{tables.verdicts(targets(run))}\n"
+
+
+def summary(runs: list[Run]) -> str:
+    """All problems in one table: how many times as long as ours the others take."""
+    lines = []
+    for run in runs:
+        rows = {row["by"]: row for row in run["rows"]}
+        (ours,) = (row for row in run["rows"] if row["default"])
+        missed = ["missed" for target in targets(run) if not target.met]
+        lines.append(
+            [
+                run["problem"] + (" (stand-in data)" if run["synthetic"] else ""),
+                str(run["threads"]),
+                f"{ours['seconds'] / run['share']:.3g} s ({ours['by'].removeprefix('ours, ')})",
+                f"{rows[IN_MEMORY]['ratio']:.2f}",
+                f"{loader(run)['ratio']:.1f}",
+                ", ".join(missed[:1]) or "met",
+            ]
+        )
+    return tables.table(["", "threads", "ours, an epoch", "plain, in memory", "plain, DataLoader", "targets"], lines)
+
+
+BENCHMARK = Benchmark("epochs", PROBLEMS, measure, report)
+
+if __name__ == "__main__":
+    recording.main(BENCHMARK, __doc__)

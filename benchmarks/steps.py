@@ -1,0 +1,216 @@
+"""The training step alone, on a batch that lies on the device: ours beside the same net as a compiled `nn.Module`.
+
+    python -m benchmarks.steps [--problems mnist_mlp ...] [--threads 1 2] [--rounds 15] [--quick]
+
+Ours is `runner.make_step` with SGD, the drawing of noise included, in eager code and compiled as a whole. The other is
+the plain module with `torch.compile` on the loss, so that both passes are compiled, and `torch.optim.SGD`: its loop,
+its fused kernel, or its step compiled too. Memory is the peak during a step, with parameters and moments held.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain, recording, tables
+from benchmarks.memory import peak_bytes
+from benchmarks.recording import Benchmark, Run, Settings
+from benchmarks.shares import learning_rate
+from benchmarks.tables import Target
+from benchmarks.timing import clock_for, interleaved
+from deepobs_func import optimizers, problems, random
+from deepobs_func.base import Batch
+from deepobs_func.problems.problem import Problem
+from deepobs_func.runner import make_step
+from deepobs_func.runner.step import Carry
+
+PROBLEMS = (
+    *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
+    *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock"),
+)
+BUDGET = 60.0  # seconds for the steps of each that takes part
+MOST = 1.05  # times the time and the memory of the compiled module
+OURS, MODULE = "ours", "module"
+UPDATES = ("loop", "fused", "compiled")  # of SGD
+QUICK_BATCH = 8
+
+
+class OurStep:
+    """A functional step that goes on from where it is; what it replaces is held until it is done, as in a run.
+
+    Args:
+        problem: which.
+        batch_size: B.
+        device: where.
+        compile: the whole step, or only the drawing of the noise, as a run does.
+    """
+
+    def __init__(self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool) -> None:
+        optimizer = optimizers.sgd(learning_rate(problem))
+        step = make_step(problem, optimizer, plain=not compile)
+        draw = problem.draw_noise if compile or not problem.noises else torch.compile(problem.draw_noise, dynamic=False)
+
+        def whole(carry: Carry, x: Tensor, y: Tensor, key: random.Key) -> Any:
+            noise = draw(key, batch_size) if problem.noises else {}
+            return step(carry, Batch(x, y, noise, carry.state))
+
+        self._step = torch.compile(whole, fullgraph=True, dynamic=False) if compile else whole
+        keys = random.split(random.key(1, device), 100)
+        self._keys = itertools.cycle(keys.unbind())
+        self._x, self._y = problem.fake_batch(batch_size, seed=0, device=device)[:2]
+        params, state = problem.init(seed=0, device=device)
+        state = state._replace(carry=problem.zero_carry(batch_size, device=device))
+        self._carry = Carry(params, optimizer.init(params, keys[0]), state)
+
+    def __call__(self) -> None:
+        self._carry, _ = self._step(self._carry, self._x, self._y, next(self._keys))
+
+    def peak(self) -> int:
+        """The most bytes at once during a step, what is carried from step to step included."""
+        return peak_bytes(self) + _bytes(_tensors(self._carry))
+
+
+class ModuleStep:
+    """A step of a plain module.
+
+    Args:
+        problem: which.
+        batch_size: B.
+        device: where.
+        compile: whether the loss is compiled, with its backward pass.
+        update: `"loop"`, `"fused"` or `"compiled"`: how SGD steps.
+    """
+
+    def __init__(
+        self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool, update: str = "loop"
+    ) -> None:
+        self.module = plain.module(problem.name).to(device).train()
+        options = {"fused": True} if update == "fused" else {}
+        self.optimizer = plain.sgd(self.module, problem, learning_rate(problem), **options)
+        batch = problem.fake_batch(batch_size, seed=0, device=device)
+        self._x, self._y = batch.x, batch.y
+        self._loss: Callable[[Tensor, Tensor], Tensor] = self.module.loss
+        self._update: Callable[[], Any] = self.optimizer.step
+        if compile:
+            self._loss = torch.compile(self.module.loss, dynamic=False)
+        if update == "compiled":
+            self._update = torch.compile(self.optimizer.step, dynamic=False)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self._loss(self._x, self._y).backward()
+        self._update()
+
+    def peak(self) -> int:
+        """The most bytes at once during a step, parameters and buffers included."""
+        self.optimizer.zero_grad(set_to_none=True)  # what is freed in the step would not be counted
+        return peak_bytes(self) + _bytes([*self.module.parameters(), *self.module.buffers()])
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def steps(problem: Problem, batch_size: int, device: torch.device) -> dict[str, OurStep | ModuleStep]:
+    """Everything that takes turns. A step that a run never compiles is not compiled here."""
+    ours = functools.partial(OurStep, problem, batch_size, device)
+    module = functools.partial(ModuleStep, problem, batch_size, device)
+    found: dict[str, OurStep | ModuleStep] = {f"{OURS}, eager": ours(compile=False)}
+    if problem.compile_step:
+        found[f"{OURS}, compiled"] = ours(compile=True)
+    found[f"{MODULE}, eager"] = module(compile=False)
+    for update in UPDATES:
+        found[f"{MODULE}, compiled, {update}"] = module(compile=True, update=update)
+    return found
+
+
+def measure(name: str, settings: Settings) -> Run:
+    """Times and peak memory of one problem's step."""
+    torch.set_num_threads(settings.threads)
+    problem, device = problems.get(name), recording.device()
+    batch_size = QUICK_BATCH if settings.quick else problem.batch_size
+    found = steps(problem, batch_size, device)
+    for step in found.values():
+        step()
+        step()
+    peaks = {by: step.peak() for by, step in found.items()}
+    times = interleaved(found, settings.rounds, clock_for(settings.threads, device.type), budget=BUDGET)
+    reference = min((by for by in found if by.startswith(f"{MODULE}, compiled")), key=lambda by: times[by].median)
+    rows = [
+        {
+            "by": by,
+            "reference": by == reference,
+            "ratio": round(times[by].ratio(times[reference]), 3),
+            "quartiles": [round(each, 3) for each in times[by].spread(times[reference])],
+            "milliseconds": round(1e3 * times[by].median, 4),
+            "memory_ratio": round(peaks[by] / peaks[reference], 3),
+            "peak_mebibytes": round(peaks[by] / 2**20, 4),
+        }
+        for by in found
+    ]
+    return {"batch_size": batch_size, "device": device.type, "rows": rows}
+
+
+def ours(run: Run) -> dict[str, Any]:
+    """Our row that counts: the compiled step, or the eager one where a run never compiles it."""
+    rows = {row["by"]: row for row in run["rows"]}
+    return rows.get(f"{OURS}, compiled", rows[f"{OURS}, eager"])
+
+
+def targets(run: Run) -> list[Target]:
+    """The functional design costs nothing."""
+    row = ours(run)
+    return [
+        Target("times as long as the compiled module:", row["ratio"], MOST, least=False),
+        Target("times the memory of the compiled module:", row["memory_ratio"], MOST, least=False),
+    ]
+
+
+def report(run: Run) -> str:
+    """Ratios to the fastest version of the compiled module, and whether the targets are met."""
+    lines = [
+        [
+            row["by"],
+            tables.ratio(row),
+            *(f"{row[what]:.4g}" for what in ("milliseconds", "memory_ratio", "peak_mebibytes")),
+        ]
+        for row in run["rows"]
+    ]
+    header = [tables.heading(run, f"a batch of {run['batch_size']}"), "time", "ms", "peak memory", "MiB"]
+    return f"{tables.table(header, lines)}\n{tables.verdicts(targets(run))}\n"
+
+
+def summary(runs: list[Run]) -> str:
+    """All problems in one table, in units of the compiled module."""
+    lines = []
+    for run in runs:
+        rows = {row["by"]: row for row in run["rows"]}
+        row, verdict = ours(run), targets(run)
+        lines.append(
+            [
+                run["problem"],
+                str(run["threads"]),
+                f"{row['milliseconds']:.3g} ms",
+                tables.ratio(row),
+                f"{row['memory_ratio']:.2f}",
+                *(f"{rows[f'{by}, eager']['ratio']:.2f}" for by in (OURS, MODULE)),
+                "met" if all(target.met for target in verdict) else "missed",
+            ]
+        )
+    header = ["", "threads", "ours, a step", "time", "memory", "ours, eager", "module, eager", "both at most 1.05"]
+    return tables.table(header, lines)
+
+
+BENCHMARK = Benchmark("steps", PROBLEMS, measure, report)
+
+if __name__ == "__main__":
+    recording.main(BENCHMARK, __doc__)
