@@ -23,6 +23,7 @@ from benchmarks.timing import clock_for, interleaved
 from deepobs_func import problems, random
 from deepobs_func.datasets.loading import Split
 from deepobs_func.problems.problem import Problem
+from deepobs_func.runner.step import Gather, make_draw, make_gather
 
 PROBLEMS = ("cifar10_3c3d",)
 HELD = 10_000  # images, of which a batch takes some
@@ -41,16 +42,17 @@ def calls_for(problem: Problem, batch_size: int, device: torch.device) -> dict[s
     rows = torch.randperm(HELD, generator=generator)[:batch_size]
     images = Images(Split(x, torch.zeros(HELD, dtype=torch.int64)), transforms(problem.dataset, augment=True))
     held, at, key = x.to(device), rows.to(device), random.key(0, device)
-    distort = problem.dataset.function("augment")
+    draw, gather = make_draw(problem, augment=True), make_gather(problem, augment=True)
+    data, keys = Split(held, torch.zeros(HELD, dtype=torch.int64, device=device)), random.split(key)
 
-    def ours(rows: Tensor, key: random.Key) -> Tensor:
-        return distort(held.index_select(0, rows), key, torch.float32)
+    def ours(gather: Gather) -> Tensor:
+        return gather(data, at, draw(keys, batch_size)[1])[0]
 
-    compiled = torch.compile(ours, fullgraph=True, dynamic=False)
+    compiled = torch.compile(gather, fullgraph=True, dynamic=False)
     flip, listed = flips(problem.dataset), rows.tolist()
     return {
-        COMPILED: lambda: compiled(at, key),
-        EAGER: lambda: ours(at, key),
+        COMPILED: lambda: ours(compiled),
+        EAGER: lambda: ours(gather),
         BATCHED: lambda: augmented(held[at], flip=flip),
         SINGLY: lambda: torch.stack([images[row][0] for row in listed]).to(device),
         STEP: OurStep(problem, batch_size, device, compile=True),

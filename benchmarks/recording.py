@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from deepobs_func import problems, records
+from deepobs_func.memory import keep_freed_memory
 from deepobs_func.runner.config import default_data
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,9 +72,9 @@ def device() -> torch.device:
 
 
 def in_a_new_process(measure: Callable[..., Run], *arguments: Any) -> Run:
-    """Measures where nothing else has been allocated or compiled."""
+    """Measures where nothing else has been allocated or compiled, under the memory rule of runs, for all alike."""
     os.environ |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "9"}  # the profiler's notes on its work
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=keep_freed_memory) as pool:
         return pool.submit(measure, *arguments).result()
 
 

@@ -314,3 +314,16 @@ def test_a_key_holds_the_whole_seed(seed):
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match=rf"0 to 2\*\*64 - 1, not {seed}"):
         random.key(seed)
+
+
+@pytest.mark.parametrize("num", [0, 1, 16_383, 16_384, 70_001])
+def test_compiled_draws_have_the_same_bits(num: int) -> None:
+    key = random.key(3)
+    expected = random.bits(key, num)
+    with random.compiled_draws():
+        assert torch.equal(random.bits(key, num), expected)
+        with random.compiled_draws(False):
+            assert torch.equal(random.bits(key, num), expected)
+        population = torch.func.vmap(lambda key: random.bits(key, num))(random.split(key, 2))
+    alone = torch.stack([random.bits(each, num) for each in random.split(key, 2)])
+    assert torch.equal(population, alone)

@@ -2,7 +2,8 @@
 
 The formulas are those of DeepOBS 1.1.2 (`datasets/cifar10.py`, `svhn.py`) and of the TensorFlow 1 image operators
 that it calls. Pixels are on the scale 0..255 and never clamped. Every operator takes its random numbers as arguments,
-one per image; `cifar` and `svhn` draw them from a key. All are pure: they run eagerly, under `vmap` and compiled.
+one per image, which `draw` and `draw_unflipped` draw from a key. All are pure: they run eagerly, under `vmap` and
+compiled.
 """
 
 from __future__ import annotations
@@ -44,28 +45,14 @@ class Draws(NamedTuple):
     contrast: Float[Tensor, " B"]
 
 
-def cifar(x: UInt8[Tensor, "B 3 32 32"], key: random.Key, dtype: torch.dtype) -> Images:
-    """Training inputs of CIFAR-10 and CIFAR-100: crop, flip, brightness, saturation, contrast, standardization.
+def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
+    """Draws the random numbers of a batch of CIFAR-10 or CIFAR-100: the key is folded once for each kind.
 
     Args:
-        x: pixels 0..255.
-        key: every number of the batch is drawn from it, each kind from a key of its own.
-        dtype: of the result.
-
-    Returns:
-        `(B, 3, 32, 32)`, mean 0 and standard deviation 1 per image.
+        key: every number of the batch is drawn from it.
+        batch_size: B.
+        dtype: of what is not a whole number.
     """
-    return distort(x, draw(key, len(x), dtype))
-
-
-def svhn(x: UInt8[Tensor, "B 3 32 32"], key: random.Key, dtype: torch.dtype) -> Images:
-    """Training inputs of SVHN: as `cifar`, but nothing is flipped, since digits are no mirror images."""
-    draws = draw(key, len(x), dtype)
-    return distort(x, draws._replace(flipped=torch.zeros_like(draws.flipped)))
-
-
-def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
-    """Draws the random numbers of a batch: the key is folded once for each kind."""
     kinds = torch.arange(len(Draws._fields), device=key.device)
     # All kinds in one hash: eagerly, its 150 small operations cost more than the images do.
     words = random.bits(random.fold_in(key, kinds).unsqueeze(1), batch_size)
@@ -80,8 +67,22 @@ def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
     )
 
 
+def draw_unflipped(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
+    """The same for SVHN: nothing is flipped, since digits are no mirror images."""
+    draws = draw(key, batch_size, dtype)
+    return draws._replace(flipped=torch.zeros_like(draws.flipped))
+
+
 def distort(x: UInt8[Tensor, "B C H W"], draws: Draws) -> Images:
-    """All operators in the reference's order; the result has the dtype of the drawn numbers."""
+    """Training inputs of the reference: crop, flip, brightness, saturation, contrast, standardization, in this order.
+
+    Args:
+        x: pixels 0..255.
+        draws: the random numbers of the batch.
+
+    Returns:
+        `(B, C, H, W)` in the dtype of the drawn numbers, mean 0 and standard deviation 1 per image.
+    """
     if torch.compiler.is_compiling() or len(x) <= _CHUNK:
         return _distort(x, draws)
     pieces = zip(x.split(_CHUNK), *(column.split(_CHUNK) for column in draws), strict=True)

@@ -31,8 +31,9 @@ class DatasetSpec:
         fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
         train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
         source: what the record says of data that come from no file.
-        augment: `(x, key, dtype) -> x`, stored values to training inputs for a whole batch, drawn from one key; ""
-            where training inputs are those of `prepare`.
+        draw: `(key, batch_size, dtype) -> draws`, the random numbers of a batch's augmentation, a tuple of `(B,)`.
+        augment: `(x, draws) -> x`, stored values to training inputs for a whole batch, in the dtype of the draws; ""
+            where training inputs are those of `prepare`, and nothing is drawn.
         shuffle: whether the training examples are visited in random order; False: the batches come in stored order,
             every epoch the same.
         arrange: `(x, y, batch_size) -> (x, y)`, applied to what was read, so that rows `k B : (k + 1) B` are batch k;
@@ -61,6 +62,7 @@ class DatasetSpec:
     stand_in: str = ""
     train_eval_size: int | None = None
     source: str = "generated"
+    draw: str | Callable[..., Any] = ""
     augment: str | Callable[..., Any] = ""
     shuffle: bool = True
     arrange: str | Callable[..., Any] = ""

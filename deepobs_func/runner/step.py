@@ -29,8 +29,8 @@ class Carry(NamedTuple):
 
 F = TypeVar("F", bound=Callable[..., Any])
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
-Gather = Callable[[Split, Tensor, random.Key], tuple[Tensor, Tensor]]
-MakeBatch = Callable[[ModelState, Split, Tensor, Tensor], Batch]
+Drawn = tuple[dict[str, Tensor], Any]  # the noise and the numbers of the augmentation
+Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
 TrainStep = Callable[[Carry, Split, Tensor, random.Key], tuple[Carry, Metrics]]
 Evaluate = Callable[
     [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Evaluation, dict[str, Tensor]]
@@ -73,9 +73,8 @@ def make_train_step(problem: Problem, optimizer: Optimizer, choice: Choice) -> T
     """Makes some steps over data on the device, `(carry, split, rows, keys) -> (carry, metrics)`.
 
     `rows (k, B)` are the examples of k batches; of the two keys of each, `(k, 2, 2)`, the first gives its noise, the
-    second its augmentation; metrics are `(k,)`. The gather, the preparation, the noise and the steps are one compiled
-    graph, or eager code in which only making the batch may be compiled (eager hashing of large masks is several times
-    slower than compiled).
+    second its augmentation; metrics are `(k,)`. What is random is drawn first; then the gather, the preparation and
+    the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
     how = (choice.compile, choice.compile_batch, choice.channels_last)
     return _make_train_step(problem, optimizer.update, optimizer.compiles, *how)
@@ -94,28 +93,52 @@ def _make_train_step(
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile)
     whole = compile and optimizer.compiles
-    batch_of = make_batch(problem, compile=compile_batch and not whole, channels_last=channels_last)
+    draw = make_draw(problem, augment=True)
+    gather = make_gather(problem, augment=True, channels_last=channels_last)
+    if compile_batch and not whole and problem.dataset.augment:
+        gather = compiled(gather)
 
-    def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
+    def steps(carry: Carry, split: Split, rows: Tensor, drawn: list[Drawn]) -> tuple[Carry, Metrics]:
         metrics = []
-        for batch_rows, batch_keys in zip(rows.unbind(), keys.unbind(), strict=True):
-            carry, found = step(carry, batch_of(carry.state, split, batch_rows, batch_keys))
+        for batch_rows, (noise, draws) in zip(rows.unbind(), drawn, strict=True):
+            x, y = gather(split, batch_rows, draws)
+            carry, found = step(carry, Batch(x, y, noise, carry.state))
             metrics.append(found)
         return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
 
-    return compiled(train_step) if whole else train_step
+    together = compiled(steps) if whole else steps
+
+    def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
+        with random.compiled_draws(compile_batch):
+            drawn = [draw(each, rows.shape[1]) for each in keys.unbind()]
+        return together(carry, split, rows, drawn)
+
+    return train_step
 
 
-def make_batch(problem: Problem, *, compile: bool = False, channels_last: bool = False) -> MakeBatch:
+def make_draw(problem: Problem, *, augment: bool) -> Callable[[Tensor, int], Drawn]:
+    """Makes `(keys, batch_size) -> (noise, draws)`: what is random in a batch, from its two keys `(2, 2)`.
+
+    It stays outside of compiled steps: the compiler takes 13 s for every draw in a graph, minutes for the VAE's.
+    """
+    spec = problem.dataset
+
+    def draw(keys: Tensor, batch_size: int) -> Drawn:
+        noise = problem.draw_noise(keys[0], batch_size) if problem.noises else {}
+        return noise, spec.function("draw")(keys[1], batch_size, torch.float32) if augment and spec.augment else ()
+
+    return draw
+
+
+def make_batch(problem: Problem) -> Callable[[ModelState, Split, Tensor, Tensor], Batch]:
     """Makes `(state, split, rows, keys) -> Batch`: what a training step sees, the same whenever it is called."""
-    gather = make_gather(problem, augment=True, channels_last=channels_last)
+    draw, gather = make_draw(problem, augment=True), make_gather(problem, augment=True)
 
-    def drawn(split: Split, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        x, y = gather(split, rows, keys[1])
-        return x, y, problem.draw_noise(keys[0], rows.shape[0]) if problem.noises else {}
+    def batch_of(state: ModelState, split: Split, rows: Tensor, keys: Tensor) -> Batch:
+        noise, draws = draw(keys, len(rows))
+        return Batch(*gather(split, rows, draws), noise, state)
 
-    draw = compiled(drawn) if compile else drawn
-    return lambda state, split, rows, keys: Batch(*draw(split, rows, keys), state)
+    return batch_of
 
 
 def _no_init(params: Params, key: random.Key) -> Any:
@@ -129,12 +152,13 @@ def make_evaluate(problem: Problem, *, augment: bool, channels_last: bool = Fals
     eager code, in chunks that are large enough: compiled, it was no faster.
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
+    draw = problem.dataset.function("draw") if augment and problem.dataset.augment else None
     kernels = problem.with_fused_kernels()
 
     def evaluate(
         params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
     ) -> tuple[Evaluation, dict[str, Tensor]]:
-        x, y = gather(split, rows, key)
+        x, y = gather(split, rows, draw(key, len(rows), torch.float32) if draw else ())
         evaluation, after = kernels.evaluate_and_state(params, Batch(x, y, noise, state))
         return evaluation, after.carry
 
@@ -142,7 +166,7 @@ def make_evaluate(problem: Problem, *, augment: bool, channels_last: bool = Fals
 
 
 def make_gather(problem: Problem, *, augment: bool, channels_last: bool = False) -> Gather:
-    """Makes `(split, rows, key) -> (x, y)`: inputs and targets of some examples, prepared for the model.
+    """Makes `(split, rows, draws) -> (x, y)`: inputs and targets of some examples, prepared for the model.
 
     With `augment`, the inputs are augmented as training inputs are, where the data set has an augmentation.
     """
@@ -150,9 +174,9 @@ def make_gather(problem: Problem, *, augment: bool, channels_last: bool = False)
     prepare = spec.function("prepare")
     distort = spec.function("augment") if augment and spec.augment else None
 
-    def gather(split: Split, rows: Tensor, key: random.Key) -> tuple[Tensor, Tensor]:
+    def gather(split: Split, rows: Tensor, draws: Any) -> tuple[Tensor, Tensor]:
         x, y = split.x.index_select(0, rows), split.y.index_select(0, rows)
-        x = prepare(x, torch.float32) if distort is None else distort(x, key, torch.float32)
+        x = prepare(x, torch.float32) if distort is None else distort(x, draws)
         return laid_out(x) if channels_last else x, y
 
     return gather

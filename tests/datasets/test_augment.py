@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from torch import Tensor
 
-from deepobs_func import random
+from deepobs_func import datasets, random
 from deepobs_func.datasets import augment, prepare
 
 SIDE = 5  # the formulas know no size; small images leave Hypothesis time for many
@@ -136,16 +136,14 @@ def test_an_image_of_one_colour_becomes_zeros(value: int) -> None:
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**32))
-@pytest.mark.parametrize("name", ["cifar", "svhn"])
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
 def test_all_together(name: str, seed: int) -> None:
     x = random.integers(random.key(seed), 256, FULL).to(torch.uint8)
-    draws = augment.draw(random.key(seed + 1), BATCH, torch.float64)
-    if name == "svhn":
-        draws = draws._replace(flipped=torch.zeros(BATCH, dtype=torch.bool))
-    found = getattr(augment, name)(x, random.key(seed + 1), torch.float64)
+    draws = datasets.spec(name).function("draw")(random.key(seed + 1), BATCH, torch.float64)
+    found = augment.distort(x, draws)
     expected = np.stack([slow_all(image, draws, b) for b, image in enumerate(x.numpy())])
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-10)
-    single = getattr(augment, name)(x, random.key(seed + 1), torch.float32)
+    single = augment.distort(x, datasets.spec(name).function("draw")(random.key(seed + 1), BATCH, torch.float32))
     torch.testing.assert_close(single, found.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -172,9 +170,13 @@ def test_same_numbers_in_both_precisions() -> None:
         torch.testing.assert_close(a.double(), b.double(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cifar", "svhn"])
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
 def test_one_graph_and_population(name: str) -> None:
-    function = getattr(augment, name)
+    draw = datasets.spec(name).function("draw")
+
+    def function(x: torch.Tensor, key: random.Key, dtype: torch.dtype) -> torch.Tensor:
+        return augment.distort(x, draw(key, len(x), dtype))
+
     x = random.integers(random.key(0), 256, FULL).to(torch.uint8)
     keys = random.split(random.key(1), 3)
     single = torch.stack([function(x, key, torch.float32) for key in keys])
@@ -189,9 +191,13 @@ def test_one_graph_and_population(name: str) -> None:
     torch.testing.assert_close(together(torch.stack([x] * 3), keys), single, rtol=1e-5, atol=1e-5)
 
 
+def whole(x: torch.Tensor, key: random.Key) -> torch.Tensor:
+    return augment.distort(x, augment.draw(key, len(x), torch.float32))
+
+
 def test_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
-    augment.cifar(torch.zeros(FULL, dtype=torch.uint8), random.key(0), torch.float32)
+    whole(torch.zeros(FULL, dtype=torch.uint8), random.key(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -215,5 +221,5 @@ def test_costs_a_batch_not_many_images() -> None:
             times.append(perf_counter() - start)
         return min(times)
 
-    one_by_one = seconds(lambda: [augment.cifar(image[None], random.key(0), torch.float32) for image in x[:8]])
-    assert seconds(lambda: augment.cifar(x, random.key(0), torch.float32)) < one_by_one
+    one_by_one = seconds(lambda: [whole(image[None], random.key(0)) for image in x[:8]])
+    assert seconds(lambda: whole(x, random.key(0))) < one_by_one

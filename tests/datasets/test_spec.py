@@ -8,7 +8,7 @@ import pytest
 from deepobs_func import datasets
 from deepobs_func.errors import ConfigError
 
-FUNCTIONS = ["reader", "prepare", "fake", "download", "stand_in", "augment", "arrange"]
+FUNCTIONS = ["reader", "prepare", "fake", "download", "stand_in", "draw", "augment", "arrange"]
 
 
 @pytest.mark.parametrize("field", FUNCTIONS)
