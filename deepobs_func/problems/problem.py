@@ -250,7 +250,9 @@ class Problem:
         """A random batch of the right shapes and ranges, with noise and the initial state; needs no data on disk."""
         x_key, noise_key = random.split(random.key(seed, device))
         x, y = self.dataset.function("fake")(self.dataset, x_key, batch_size, dtype)
-        _, state = self.init(seed, dtype=dtype, device=device)
+        state = ModelState({}, {})
+        if self.draw is not draw_declared or any(True for _ in self.net.buffers()):  # else there are no moments to draw
+            _, state = self.init(seed, dtype=dtype, device=device)
         return Batch(x, y, self.draw_noise(noise_key, batch_size), state)
 
     def with_weight_decay(self, weight_decay: float | None) -> Problem:
