@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import probes_report
+from benchmarks import probes_report, report
 from deepobs_func import datasets, optimizers, problems
 
 PROBES = Path(__file__).parent / "results" / "probes.json"
@@ -58,7 +58,7 @@ def deviations_table() -> str:
 
 def probes_table() -> str:
     """One line a probe."""
-    return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8")))
+    return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8"))) if PROBES.exists() else ""
 
 
 def fill(text: str, marker: str, table: str) -> str:
@@ -75,7 +75,7 @@ def readme(text: str) -> str:
         "optimizers": optimizers_table(),
         "deviations": deviations_table(),
         "probes": probes_table(),
-    }
+    } | {name: report.summary(name) for name in report.SUMMARIES}
     for marker, table in tables.items():
         text = fill(text, marker, table)
     return text
