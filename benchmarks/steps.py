@@ -47,18 +47,17 @@ class OurStep:
         problem: which.
         batch_size: B.
         device: where.
-        compile: the whole step, or only the drawing of the noise, as a run does.
+        compile: the step; its noise is drawn outside of it, as in a run.
     """
 
     def __init__(self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool) -> None:
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
-        draw = problem.draw_noise if compile or not problem.noises else torch.compile(problem.draw_noise, dynamic=False)
 
-        def whole(carry: Carry, x: Tensor, y: Tensor, key: random.Key) -> Any:
-            noise = draw(key, batch_size) if problem.noises else {}
+        def whole(carry: Carry, x: Tensor, y: Tensor, noise: dict[str, Tensor]) -> Any:
             return step(carry, Batch(x, y, noise, carry.state))
 
+        self._problem, self._batch_size = problem, batch_size
         self._step = torch.compile(whole, fullgraph=True, dynamic=False) if compile else whole
         keys = random.split(random.key(1, device), 100)
         self._keys = itertools.cycle(keys.unbind())
@@ -68,7 +67,9 @@ class OurStep:
         self._carry = Carry(params, optimizer.init(params, keys[0]), state)
 
     def __call__(self) -> None:
-        self._carry, _ = self._step(self._carry, self._x, self._y, next(self._keys))
+        with random.compiled_draws():
+            noise = self._problem.draw_noise(next(self._keys), self._batch_size) if self._problem.noises else {}
+        self._carry, _ = self._step(self._carry, self._x, self._y, noise)
 
     def peak(self) -> int:
         """The most bytes at once during a step, what is carried from step to step included."""
