@@ -1,0 +1,33 @@
+"""Half precision: every small problem computes with it, near the full one, and hands nothing of it on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deepobs_func import problems
+from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
+from tests.problems.test_registry import NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_near_and_stays_inside(name: str) -> None:
+    full = problems.get(name)
+    half = full.with_autocast(torch.bfloat16)
+    params, batch = full.init(0)[0], full.fake_batch(4)
+    expected = make_value_and_grad(full)(params, batch)
+    for make in (make_value_and_grad, make_plain_value_and_grad):
+        found = make(half)(params, batch)
+        torch.testing.assert_close(found.objective, expected.objective, rtol=0.05, atol=0.05)
+        leaves = torch.utils._pytree.tree_leaves(found)
+        assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in leaves)
+        assert all(leaf.isfinite().all() for leaf in leaves)
+    losses, _ = half.evaluate(params, batch)
+    assert losses.dtype == torch.float32
+
+
+def test_it_is_another_problem_only_where_there_are_products() -> None:
+    params, batch = problems.get("mnist_mlp").init(0)[0], problems.get("mnist_mlp").fake_batch(4)
+    full = problems.get("mnist_mlp")
+    assert not torch.equal(full.loss(params, batch), full.with_autocast(torch.bfloat16).loss(params, batch))
+    assert full.with_autocast(None) == full
