@@ -339,12 +339,14 @@ def test_an_empty_carry_means_zeros(problem: Problem) -> None:
 
 
 def test_plain_gradients_and_fused_kernels_give_the_same_numbers(problem: Problem) -> None:
-    params, batch = instance(problem)
-    ours, plain = make_value_and_grad(problem)(params, batch), make_plain_value_and_grad(problem)(params, batch)
-    torch.testing.assert_close(plain.objective, ours.objective)
-    for name, expected in ours.grads.items():
-        assert_close(plain.grads[name], expected, rtol=1e-3, atol=1e-6)
+    """In float64: float32 rounds WRN-40-4's gradient at two examples by half a percent, either way."""
+    (params, batch), (value, expected) = point(problem), value_and_gradient(problem)
+    plain = make_plain_value_and_grad(problem)(params, batch)
+    torch.testing.assert_close(plain.objective, value, rtol=1e-12, atol=0)
+    for name, gradient in expected.items():
+        assert_close(plain.grads[name], gradient, rtol=1e-8, atol=1e-11)
     assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(plain))
-    assert all(torch.allclose(plain.state.carry[name], value, atol=1e-6) for name, value in ours.state.carry.items())
+    state = problem.loss_and_state(params, batch)[1]
+    torch.testing.assert_close(plain.state, state, rtol=1e-10, atol=1e-12)
     fused = problem.with_fused_kernels()
     torch.testing.assert_close(problem.evaluate(params, batch).losses, fused.evaluate(params, batch).losses)
