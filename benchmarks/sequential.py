@@ -9,7 +9,8 @@ from backpack.custom_module.permute import Permute  # a permutation that BackPAC
 from torch import Tensor, fx, nn
 
 from deepobs_func.base import Batch, Params
-from deepobs_func.nets.layers import Conv, Dense, Layer, Noise, flatten, max_pool, same_padding
+from deepobs_func.nets.images import flatten, max_pool, same_padding
+from deepobs_func.nets.layers import Conv, Dense, Layer, Noise
 from deepobs_func.problems.problem import Problem
 
 

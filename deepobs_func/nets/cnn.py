@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from deepobs_func.nets.images import flatten, max_pool
 from deepobs_func.nets.initializers import constant, glorot_normal, truncated_normal
-from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass, flatten, max_pool
+from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass
 
 
 class Net2c2d(nn.Module):

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepobs_func.nets.layers import BatchNorm, Conv, Dense, Pass, flatten, resize_bilinear
+from deepobs_func.nets.images import flatten, resize_bilinear
+from deepobs_func.nets.layers import BatchNorm, Conv, Dense, Pass
 
 CLASSES = 1001
 Extent = int | tuple[int, int]

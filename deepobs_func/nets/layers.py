@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepobs_func import random
 from deepobs_func.base import Outer
+from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
 
 ZEROS = constant(0.0)
@@ -163,33 +164,6 @@ def positions_last(x: Tensor) -> Tensor:
     return x.flatten(1, -2).mT if x.ndim > 2 else x.unsqueeze(-1)
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's `SAME` along one axis: `(before, after)`; the odd one goes after.
-
-    `total = max((ceil(size / stride) - 1) stride + kernel - size, 0)`, of which `total // 2` before.
-
-    >>> same_padding(28, 4, 2), same_padding(7, 4, 1), same_padding(32, 3, 2)
-    ((1, 1), (1, 2), (0, 1))
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
-    """Pads what is asymmetric by hand; what is symmetric is left to the kernel, which pads for free."""
-    (top, bottom), (left, right) = (
-        same_padding(size, extent, stride) for size, extent in zip(x.shape[-2:], kernel, strict=True)
-    )
-    if top == bottom and left == right:
-        return x, (top, left)
-    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
-
-
-def _pad_fully(x: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
-    x, (height, width) = _pad_same(x, kernel, stride)
-    return F.pad(x, (width, width, height, height))
-
-
 class Conv(Layer):
     """A convolution. Parameters `weight (outputs, inputs, *kernel)` and, unless it has none, `bias (outputs,)`.
 
@@ -231,7 +205,7 @@ class Conv(Layer):
         outputs, inputs = self.weight.shape[:2]
         layer = nn.Conv2d(inputs, outputs, self.kernel, self.stride, bias=self.bias is not None, device="meta")
         if self.padding == "same":
-            layer.register_forward_pre_hook(lambda _, arguments: (_pad_fully(arguments[0], self.kernel, self.stride),))
+            layer.register_forward_pre_hook(lambda _, arguments: (pad_fully(arguments[0], self.kernel, self.stride),))
         return layer
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)): same
@@ -245,7 +219,7 @@ class Conv(Layer):
         return {"weight": Outer(g, patches)} | ({} if self.bias is None else {"bias": g.sum(2)})
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return _pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
+        return pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
 
 
 class ConvTranspose(Layer):
@@ -278,39 +252,6 @@ class ConvTranspose(Layer):
     @property
     def _crop(self) -> int:
         return (self.kernel - self.stride) // 2
-
-
-def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Max pooling with `SAME` padding, which pads with minus infinity.
-
-    One row and column after the last are those that windows reach beyond the edge under `ceil_mode`, without a copy.
-    """
-    if stride > 1 and all(same_padding(size, kernel, stride) == (0, 1) for size in x.shape[-2:]):
-        return F.max_pool2d(x, kernel, stride, ceil_mode=True)
-    x, padding = _pad_same(x, (kernel, kernel), stride, value=float("-inf"))
-    return F.max_pool2d(x, kernel, stride, padding)
-
-
-def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
-    """TensorFlow 1's bilinear resize, `(B, C, H, W) -> (B, C, height, width)`, which no mode of torch's computes.
-
-    Along an axis of n to m: `source = i n / m` in float32, between `floor(source)` and the next one (the last at the
-    edge), so pixel centres are not aligned. Each axis is one product with a sparse `(m, n)` matrix.
-    """
-    rows, columns = (_resize_matrix(n, m, x) for n, m in zip(x.shape[-2:], (height, width), strict=True))
-    return rows @ x @ columns.mT
-
-
-def _resize_matrix(size: int, target: int, like: Tensor) -> Tensor:
-    if size == target:
-        return torch.eye(size, dtype=like.dtype, device=like.device)
-    source = torch.arange(target, dtype=torch.float32, device=like.device) * (size / target)
-    low = source.floor()
-    fraction = (source - low).to(like.dtype).unsqueeze(1)
-    index = torch.arange(size, device=like.device)
-    at_low = (index == low.long().unsqueeze(1)).to(like.dtype)
-    at_high = (index == (low.long() + 1).clamp(max=size - 1).unsqueeze(1)).to(like.dtype)
-    return at_low * (1 - fraction) + at_high * fraction
 
 
 class BatchNorm(Layer):
@@ -371,11 +312,6 @@ class BatchNorm(Layer):
         for name, old, new in (("mean", self.mean, mean), ("variance", self.variance, unbiased)):
             p.moments[f"{self.path}.{name}"] = self.momentum * old + (1 - self.momentum) * new
         p.batch_moments |= {f"{self.path}.mean": mean, f"{self.path}.variance": variance}
-
-
-def flatten(x: Tensor) -> Tensor:
-    """`(B, C, H, W) -> (B, H W C)`, the order in which TensorFlow flattens, so that its dense kernels fit."""
-    return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class Dropout(Noise):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepobs_func.nets.images import flatten
 from deepobs_func.nets.initializers import Initializer, constant, truncated_normal
-from deepobs_func.nets.layers import Dense, Pass, flatten
+from deepobs_func.nets.layers import Dense, Pass
 
 
 class MLP(nn.Module):

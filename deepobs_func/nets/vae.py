@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Dropout, Epsilon, Pass, flatten
+from deepobs_func.nets.images import flatten
+from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Dropout, Epsilon, Pass
 
 LATENT = 8
 SLOPE = 0.3  # of the leaky ReLU

@@ -7,8 +7,9 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from deepobs_func.nets.images import flatten, max_pool, resize_bilinear
 from deepobs_func.nets.initializers import glorot_normal
-from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass, flatten, max_pool, resize_bilinear
+from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass
 
 _CHANNELS = (64, 128, 256, 512, 512)
 _DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -11,20 +11,8 @@ from scipy import stats
 from torch.func import functional_call
 
 from deepobs_func import random
-from deepobs_func.nets.layers import (
-    Conv,
-    ConvTranspose,
-    Dense,
-    Dropout,
-    Epsilon,
-    Layer,
-    Noise,
-    Pass,
-    flatten,
-    max_pool,
-    name_layers,
-    same_padding,
-)
+from deepobs_func.nets.images import flatten, max_pool, same_padding
+from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Dropout, Epsilon, Layer, Noise, Pass, name_layers
 
 sizes, kernels, strides = st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)

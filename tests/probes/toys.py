@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from deepobs_func import datasets, problems
 from deepobs_func.base import Batch
+from deepobs_func.nets.images import flatten
 from deepobs_func.nets.inception import InceptionOutputs
-from deepobs_func.nets.layers import BatchNorm, Conv, Dense, Pass, flatten
+from deepobs_func.nets.layers import BatchNorm, Conv, Dense, Pass
 from deepobs_func.nets.vae import VAEOutputs
 from deepobs_func.probes import LinearMap
 from deepobs_func.problems import measures
