@@ -30,7 +30,7 @@ PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
     *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock", "two_d_beale", "two_d_branin"),
 )
-BUDGET = 20.0  # seconds for the epochs of each that takes part
+BUDGET = 10.0  # seconds for the epochs of each that takes part
 LEAST = 0.2  # seconds of a turn
 MOST_QUICK = 0.02  # of an epoch
 WORKERS = (0, 2)
