@@ -114,11 +114,12 @@ class WithLoader(Loop):
     Args:
         problem, data: as for every loop.
         workers: processes that load; 0 for none.
+        kept: whether they outlive an epoch.
     """
 
-    def __init__(self, problem: Problem, data: Dataset, workers: int) -> None:
+    def __init__(self, problem: Problem, data: Dataset, workers: int, kept: bool = False) -> None:
         super().__init__(problem, data)
-        self.workers = workers
+        self.workers, self.kept = workers, kept
         train_rows, test_rows = self.sample(data)
         train = self._dataset(data.train, augment=bool(self.spec.augment))
         plain_train, test = (self._dataset(split, augment=False) for split in (data.train, data.test))
@@ -146,7 +147,7 @@ class WithLoader(Loop):
             shuffle=shuffle,
             drop_last=True,
             num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            persistent_workers=self.kept,
             multiprocessing_context="fork"
             if self.workers
             else None,  # as it was by default; others import it all again
