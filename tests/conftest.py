@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 # Before torch is imported: two workers with two threads each spin against each other, many times slower than one each.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,9 +20,9 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run chooses by measuring is kept apart from the user's."""
-    monkeypatch.setenv("DEEPOBS_CACHE", str(tmp_path / "cache"))
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run chooses by measuring is kept apart from the user's, and from what a test looks for in its folder."""
+    monkeypatch.setenv("DEEPOBS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)

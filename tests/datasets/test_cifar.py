@@ -174,6 +174,7 @@ def test_pickle_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_augmented_in_training_standardized_in_evaluation(name: str) -> None:
     spec = datasets.spec(name)
-    assert spec.function("augment").__name__ == "cifar"
+    assert spec.function("draw").__name__ == "draw"
+    assert spec.function("augment").__name__ == "distort"
     assert spec.function("prepare").__name__ == "standardized"
     assert spec.shuffle
