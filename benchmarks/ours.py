@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-import torch
+from greenlet import greenlet
 
 from benchmarks.shares import learning_rate
 from deepobs_func.problems.problem import Problem
@@ -15,7 +14,10 @@ from deepobs_func.runner.progress import Reporter
 
 
 class Paused(Reporter):
-    """A run in a thread of its own that waits after each evaluation; one such thread runs at a time.
+    """A run that stops after each evaluation until it is told to go on.
+
+    It has a stack of its own (greenlet) in the thread of whoever calls: a thread of its own would have a second pool of
+    workers under OpenMP, which slows short operations down, its own and those of the others.
 
     Args:
         problem: what is run, on as many epochs as `deepobs run` has by default.
@@ -37,67 +39,46 @@ class Paused(Reporter):
             compile=compile,
             on_divergence="continue",
         )
-        self._problem, self._num_threads = problem, torch.get_num_threads()
+        self._problem = problem
         self._begin()
 
     def _begin(self) -> None:
         """Up to the first evaluation."""
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._record: RunRecord | None = None
-        self._error: BaseException | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._wait()
+        self._caller, self._run = greenlet.getcurrent(), greenlet(self._whole_run)
+        self._record: RunRecord = self._run.switch()
+
+    def _whole_run(self) -> None:
+        """What happens on the run's own stack."""
+        try:
+            run(self._config, self._problem, self)
+        except RunInterrupted:
+            return
 
     @property
     def resolved(self) -> dict[str, Any]:
         """What the runner chose."""
-        return self._extra["resolved"]
+        return self._record.extra["resolved"]
 
     def epoch(self) -> float:
         """Goes on until the next evaluation is done: the seconds of training and evaluation by the runner's clock.
 
         A run that has no epoch left is begun again.
         """
-        if len(self._extra["timings"]["train"]) == self._epochs:
+        if len(self._record.extra["timings"]["train"]) == self._epochs:
             self.stop()
             self._begin()
-        self._go.release()
-        self._wait()
-        timings = self._extra["timings"]
+        self._run.switch()
+        timings = self._record.extra["timings"]
         return timings["train"][-1] + timings["evaluate"][-1]
 
     def stop(self) -> None:
         """Ends the run."""
         self._stopping = True
-        self._go.release()
-        self._thread.join()
+        self._run.switch()
 
     def evaluated(self, epoch: int, record: RunRecord) -> None:
-        """Called by the loop: hands over, and waits for the next turn."""
-        self._record = record
-        self._done.release()
-        self._go.acquire()
+        """Called by the loop: hands the record over, and waits for the next turn."""
+        self._caller.switch(record)
         if self._stopping:
             raise KeyboardInterrupt
-
-    @property
-    def _extra(self) -> dict[str, Any]:
-        assert self._record is not None, "the first evaluation is done"
-        return self._record.extra
-
-    def _wait(self) -> None:
-        self._done.acquire()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        torch.set_num_threads(self._num_threads)  # a thread has its own number
-        try:
-            run(self._config, self._problem, self)
-        except RunInterrupted:
-            pass
-        except BaseException as error:  # handed to the thread that waits
-            self._error = error
-        self._done.release()

@@ -23,11 +23,11 @@ from benchmarks.recording import Benchmark, Run, Settings
 from benchmarks.shares import learning_rate
 from benchmarks.tables import Target
 from benchmarks.timing import clock_for, interleaved
-from deepobs_func import optimizers, problems, random
+from deepobs_func import onednn, optimizers, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import make_step
-from deepobs_func.runner.step import Carry
+from deepobs_func.runner.step import Carry, compiled
 
 PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
@@ -48,10 +48,11 @@ class OurStep:
         problem: which.
         batch_size: B.
         device: where.
-        compile: the step; its noise is drawn outside of it, as in a run.
+        compile: the step; its noise is drawn outside of it, and oneDNN multiplies where it is faster, as in a run.
     """
 
     def __init__(self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool) -> None:
+        problem = problem.with_onednn() if onednn.is_faster() and device.type == "cpu" else problem
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
 
@@ -59,7 +60,7 @@ class OurStep:
             return step(carry, Batch(x, y, noise, carry.state))
 
         self._problem, self._batch_size = problem, batch_size
-        self._step = torch.compile(whole, fullgraph=True, dynamic=False) if compile else whole
+        self._step = compiled(whole, with_onednn=problem.onednn) if compile else whole
         keys = random.split(random.key(1, device), 100)
         self._keys = itertools.cycle(keys.unbind())
         self._x, self._y = problem.fake_batch(batch_size, seed=0, device=device)[:2]

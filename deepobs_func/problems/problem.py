@@ -77,6 +77,7 @@ class Problem:
         hvp_mode: `"forward-over-reverse"` or `"reverse-over-reverse"`, the faster way to a Hessian-vector product.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         autocast: the type in which products and convolutions are computed, None for that of the parameters.
+        onednn: whether products of matrices are computed by oneDNN where fused kernels are used; see `with_onednn`.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         net: the net on the meta device: shapes and no data.
         noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
@@ -99,6 +100,7 @@ class Problem:
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
     regularize: Callable[[str, Tensor], bool] = kernels
     autocast: torch.dtype | None = None
+    onednn: bool = False
     fused: bool = False
     compile_step: bool = True
     hvp_mode: HVPMode = "forward-over-reverse"
@@ -276,6 +278,13 @@ class Problem:
         """
         return replace(self, autocast=dtype)
 
+    def with_onednn(self) -> Problem:
+        """The same functions with oneDNN's products of matrices wherever fused kernels are used, rounding aside.
+
+        It is worth it where `onednn.is_faster()`, in float32 on a CPU; other tensors take the usual way.
+        """
+        return replace(self, onednn=True)
+
     def with_fused_kernels(self) -> Problem:
         """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
 
@@ -306,7 +315,7 @@ class Problem:
         return {path: found for path, found in heard.items() if path not in twice}
 
     def _pass(self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None) -> Pass:
-        return Pass(train, batch.noise, batch.state.carry, self.fused, by_moments, tap)
+        return Pass(train, batch.noise, batch.state.carry, self.fused, self.onednn, by_moments, tap)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         tensors = {**params, **batch.state.moments}

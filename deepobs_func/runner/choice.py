@@ -1,4 +1,4 @@
-"""What is chosen by measuring: whether to compile, how many steps go into a call, the order of an image's axes.
+"""What is chosen by measuring: whether to compile, steps per call, the order of axes, threads, who multiplies.
 
 A choice changes rounding and speed, nothing else. It is made once for a machine and a configuration and kept there, so
 that a repeat of a run does the same arithmetic; the record holds it.
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import platformdirs
 import torch
 
+from deepobs_func import onednn
 from deepobs_func.base import Params
 from deepobs_func.files import publish
 from deepobs_func.optimizers.base import report_nothing
@@ -37,7 +38,7 @@ COMPILE_BATCH_FROM_STEPS = 2_000
 # A call costs 50 to 100 microseconds beside its steps; the time to compile grows with the steps in it, slowly up to 6.
 SHORT_STEP = 2e-3
 MOST_STEPS_PER_CALL = 7
-LEAST_GAIN = 0.95  # another order of the axes is taken from here on
+LEAST_GAIN = 0.95  # another order of the axes, or another number of threads, is taken from here on
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Choice:
         compile_batch: whether what makes a batch is compiled, where the step is not.
         steps_per_call: how many steps a call of the compiled function makes.
         channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
+        threads: of a training step on a CPU: 1 where it is so short that to share it out costs more than it saves;
+            None for as many as torch is set to.
+        onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
         reason: why, in words.
     """
 
@@ -56,6 +60,8 @@ class Choice:
     compile_batch: bool = False
     steps_per_call: int = 1
     channels_last: bool = False
+    threads: int | None = None
+    onednn: bool = False
     reason: str = ""
 
 
@@ -102,13 +108,16 @@ def choose(plan: Plan, params: Params, measure: Measure) -> Choice:
 
 def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
     """The choice, measured."""
-    eager = Choice(compile_batch=_compile_batch(plan), channels_last=plan.config.memory_format == "channels_last")
+    eager = Choice(
+        compile_batch=_compile_batch(plan),
+        channels_last=plan.config.memory_format == "channels_last",
+        onednn=plan.device.type == "cpu" and plan.config.precision == "float32" and onednn.is_faster(),
+    )
     seconds = measure(eager).step
     if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
-        other = dataclasses.replace(eager, channels_last=True)
-        other_seconds = measure(other).step
-        if other_seconds < LEAST_GAIN * seconds:
-            eager, seconds = other, other_seconds
+        eager, seconds = _if_faster(measure, eager, seconds, channels_last=True)
+    if seconds <= SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
+        eager, seconds = _if_faster(measure, eager, seconds, threads=1)
     compiled = dataclasses.replace(
         eager, compile=True, compile_batch=True, steps_per_call=_steps_per_call(plan, seconds)
     )
@@ -119,6 +128,13 @@ def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
         missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
         return dataclasses.replace(eager, reason=f"not compiled: {missing}")
     return _by_cost(plan.steps_per_epoch * plan.epochs, eager, seconds, compiled, measure)
+
+
+def _if_faster(measure: Measure, choice: Choice, seconds: float, **changes: Any) -> tuple[Choice, float]:
+    """The choice with some changes and its seconds a step, or the choice as it is."""
+    other = dataclasses.replace(choice, **changes)
+    other_seconds = measure(other).step
+    return (other, other_seconds) if other_seconds < LEAST_GAIN * seconds else (choice, seconds)
 
 
 def _by_cost(steps: int, eager: Choice, seconds: float, compiled: Choice, measure: Measure) -> Choice:

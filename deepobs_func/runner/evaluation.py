@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.base import ModelState
+from deepobs_func.runner.choice import Choice
 from deepobs_func.runner.feed import Feed
 from deepobs_func.runner.order import test_rows, train_eval_rows
 from deepobs_func.runner.plan import Plan
@@ -40,14 +41,16 @@ class _Part(NamedTuple):
 class Evaluator:
     """Evaluates a run's parameters on the same examples each time: whole batches of the run's batch size."""
 
-    def __init__(self, plan: Plan, feed: Feed, key: random.Key, *, channels_last: bool) -> None:
+    def __init__(self, plan: Plan, feed: Feed, key: random.Key, choice: Choice) -> None:
         self._problem, self._batch_size, self._feed = plan.problem, plan.batch_size, feed
         self._key = random.fold_in(key, random.EVALUATION)
         spec, augmented = plan.problem.dataset, plan.protocol.train_eval_head
         self._draws = bool(plan.problem.noises) or (augmented and (spec.streamed or bool(spec.augment)))
 
+        problem = plan.problem.with_onednn() if choice.onednn else plan.problem
+
         def part(split: str, rows: Tensor, augment: bool) -> _Part:
-            evaluate = make_evaluate(plan.problem, augment=augment, channels_last=channels_last)
+            evaluate = make_evaluate(problem, augment=augment, channels_last=choice.channels_last)
             return _Part(evaluate, split, rows.view(-1, feed.chunk(len(rows))), augment)
 
         self._parts = (

@@ -27,6 +27,7 @@ from deepobs_func.runner.plan import Plan, empty_record, make_plan
 from deepobs_func.runner.precision import precision
 from deepobs_func.runner.progress import Reporter
 from deepobs_func.runner.step import Carry, laid_out, make_train_step
+from deepobs_func.runner.threads import num_threads
 from deepobs_func.runner.tracking import Tracker
 
 
@@ -144,12 +145,13 @@ class _Training:
             {} if self.plan.workers is None else {"workers": self.plan.workers}
         )
         self.reporter.chosen(choice)
-        self.steps_per_call = choice.steps_per_call
+        self.steps_per_call, self.threads = choice.steps_per_call, choice.threads
         self.train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
-        self.evaluator = Evaluator(self.plan, self.feed, self.key, channels_last=choice.channels_last)
+        self.evaluator = Evaluator(self.plan, self.feed, self.key, choice)
         carry = self._laid_out(carry, choice)
-        _, metrics = self.train_step(self._throwaway(carry), *first(self.steps_per_call))
-        metrics.loss.sum().item()
+        with num_threads(self.threads):
+            _, metrics = self.train_step(self._throwaway(carry), *first(self.steps_per_call))
+            metrics.loss.sum().item()
         self.evaluator.warm_up(carry)
         self.timings["warm_up"] = time.perf_counter() - start
         return carry
@@ -163,7 +165,8 @@ class _Training:
         def call() -> None:
             train_step(start, *inputs)[1].loss.sum().item()
 
-        return timing(call, choice.steps_per_call)
+        with num_threads(choice.threads):
+            return timing(call, choice.steps_per_call)
 
     def _laid_out(self, carry: Carry, choice: Choice) -> Carry:
         if not choice.channels_last:
@@ -180,7 +183,7 @@ class _Training:
         columns, reports = list[Metrics](), []
         interval, k = self.plan.config.train_log_interval, self.steps_per_call
         first, tracking = epoch * self.plan.steps_per_epoch, 0.0
-        with closing(self.feed.epoch(epoch, k)) as calls:
+        with num_threads(self.threads), closing(self.feed.epoch(epoch, k)) as calls:
             start = time.perf_counter()
             for step, inputs in zip(itertools.count(step=k), calls, strict=False):
                 before = carry

@@ -17,6 +17,7 @@ from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.choice import Choice
+from deepobs_func.runner.products import Products
 
 
 class Carry(NamedTuple):
@@ -58,7 +59,7 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     """
     value_and_grad = make_plain_value_and_grad(problem) if plain else make_value_and_grad(problem)
     if compile and not optimizer.compiles:
-        value_and_grad = compiled(value_and_grad)
+        value_and_grad = compiled(value_and_grad, with_onednn=problem.onednn)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         oracle = Oracle(problem, value_and_grad, carry.params, batch._replace(state=carry.state))
@@ -76,6 +77,7 @@ def make_train_step(problem: Problem, optimizer: Optimizer, choice: Choice) -> T
     second its augmentation; metrics are `(k,)`. What is random is drawn first; then the gather, the preparation and
     the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
+    problem = problem.with_onednn() if choice.onednn else problem
     how = (choice.compile, choice.compile_batch, choice.channels_last)
     return _make_train_step(problem, optimizer.update, optimizer.compiles, *how)
 
@@ -106,7 +108,7 @@ def _make_train_step(
             metrics.append(found)
         return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
 
-    together = compiled(steps) if whole else steps
+    together = compiled(steps, with_onednn=problem.onednn) if whole else steps
 
     def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
         with random.compiled_draws(compile_batch):
@@ -187,6 +189,10 @@ def laid_out(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def compiled(function: F) -> F:
-    """Compiles a function to one graph for fixed shapes, with a recompilation count of its own where torch can."""
-    return torch.compile(function, fullgraph=True, dynamic=False, **_ISOLATED)  # type: ignore[call-overload]
+def compiled(function: F, *, with_onednn: bool = False) -> F:
+    """Compiles a function to one graph for fixed shapes, with a recompilation count of its own where torch can.
+
+    With oneDNN, products of matrices go there, as `Problem.with_onednn` has it in eager code.
+    """
+    options = {"options": {"post_grad_custom_post_pass": Products()}} if with_onednn else {}
+    return torch.compile(function, fullgraph=True, dynamic=False, **options, **_ISOLATED)  # type: ignore[call-overload]

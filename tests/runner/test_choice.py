@@ -10,28 +10,33 @@ import torch
 
 from deepobs_func import problems
 from deepobs_func.errors import ConfigError
+from deepobs_func.records import RunRecord
 from deepobs_func.runner import choice as rules
-from deepobs_func.runner import run
+from deepobs_func.runner import loop, run
 from deepobs_func.runner.choice import Choice, Timing, choose
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.precision import precision
+from deepobs_func.runner.progress import Reporter
 from deepobs_func.runner.step import laid_out
+from deepobs_func.runner.threads import num_threads
 from tests.runner.small import config, small_problem
 
 
 class Clock:
-    """Stands in for measuring: seconds of an eager step, of a compiled one, of channels-last ones."""
+    """Stands in for measuring: seconds of an eager step, of a compiled one, of channels-last ones, of one thread."""
 
     def __init__(
-        self, eager: float, compiled: float = 0.0, compiling: float = 20.0, channels_last: float = 9e9
+        self, eager: float, compiled: float = 0.0, channels_last: float = 9e9, one_thread: float = 9e9
     ) -> None:
-        self.eager, self.compiled, self.compiling, self.channels_last = eager, compiled, compiling, channels_last
+        self.eager, self.compiled, self.channels_last, self.one_thread = eager, compiled, channels_last, one_thread
         self.asked: list[Choice] = []
 
     def __call__(self, choice: Choice) -> Timing:
         self.asked.append(choice)
         if choice.compile:
             return Timing(20.0, self.compiled)
+        if choice.threads == 1:
+            return Timing(0.0, self.one_thread)
         return Timing(0.0, self.channels_last if choice.channels_last else self.eager)
 
 
@@ -115,6 +120,34 @@ def test_the_channels_lie_where_that_is_faster() -> None:
     assert decided(fast, problem="mnist_2c2d", compile="off", epochs=3).channels_last
     assert decided(slow, problem="mnist_2c2d", memory_format="channels_last").channels_last
     assert not decided(fast, problem="mnist_2c2d", memory_format="contiguous").channels_last
+
+
+def test_short_steps_keep_to_one_thread_where_that_is_faster() -> None:
+    with num_threads(2):
+        assert decided(Clock(eager=1e-3, one_thread=0.5e-3)).threads == 1
+        assert decided(Clock(eager=1e-3, one_thread=0.99e-3), epochs=3).threads is None
+        assert decided(Clock(eager=3e-3, one_thread=0.0), epochs=4).threads is None  # not asked for long ones
+    assert decided(Clock(eager=1e-3, one_thread=0.0), epochs=5).threads is None  # there is one anyway
+
+
+def test_a_run_steps_on_the_chosen_threads_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watch(Reporter):
+        """Looks in after every step, and after every evaluation."""
+
+        def step(self, epoch: int, step: int, losses: torch.Tensor) -> None:
+            seen.append(torch.get_num_threads())
+
+        def evaluated(self, epoch: int, record: RunRecord) -> None:
+            seen.append(-torch.get_num_threads())
+
+    monkeypatch.setattr(loop, "choose", lambda *given: Choice(threads=1))
+    with num_threads(2):
+        record = run(config(epochs=1, train_log_interval=3), small_problem(), Watch())
+        assert torch.get_num_threads() == 2
+    assert seen == [-2, 1, -2]
+    assert record.extra["resolved"]["threads"] == 1
 
 
 def test_off_compiles_nothing() -> None:

@@ -14,6 +14,7 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, run
+from deepobs_func.runner.choice import Choice
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.feed import Resident
 from deepobs_func.runner.plan import make_plan
@@ -71,7 +72,7 @@ def test_a_text_is_evaluated_with_its_state_carried_from_zero() -> None:
     plan, key = make_plan(config("tolstoi_char_rnn"), problem), random.key(0)
     data = load(problem.dataset, "synthetic").arranged(BATCH)
     params, _ = problem.init(0)
-    _, test = Evaluator(plan, Resident(plan, key, data), key, channels_last=False)(
+    _, test = Evaluator(plan, Resident(plan, key, data), key, Choice())(
         0, Carry(params, None, ModelState({}, problem.zero_carry(BATCH)))
     )
     losses, state = [], ModelState({}, {})

@@ -1,0 +1,84 @@
+"""Products by oneDNN are those of torch, with their gradients; small ones and other types take the usual way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepobs_func import onednn, problems
+from deepobs_func.problems.oracle import make_plain_value_and_grad
+
+FLOATS = st.sampled_from([torch.float32, torch.float64])
+
+
+def layer(rows: tuple[int, ...], inputs: int, outputs: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((*rows, inputs), (outputs, inputs), (outputs,))
+    return [torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@given(
+    rows=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    inputs=st.integers(1, 300),
+    outputs=st.integers(1, 300),
+    dtype=FLOATS,
+)
+def test_value_and_gradients_are_torch_s(rows: list[int], inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    x, weight, bias = layer(tuple(rows), inputs, outputs, dtype)
+    y = onednn.linear(x, weight, bias)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    exact = [leaf.detach().double().requires_grad_() for leaf in (x, weight, bias)]
+    expected = F.linear(*exact)
+    assert y.dtype == dtype
+    found = (y.detach(), *torch.autograd.grad(y, (x, weight, bias), direction))
+    wanted = (expected.detach(), *torch.autograd.grad(expected, exact, direction.double()))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * float(other.abs().max()) + 1e-30)
+
+
+def goes_there(y: torch.Tensor) -> bool:
+    return type(y.grad_fn).__name__ == "_LinearBackward"
+
+
+def test_large_float32_products_alone_go_there() -> None:
+    assert goes_there(onednn.linear(*layer((128,), 784, 1000, torch.float32)))
+    assert goes_there(onednn.linear(*layer((16, 8), 784, 1000, torch.float32)))
+    assert not goes_there(onednn.linear(*layer((128,), 784, 10, torch.float32)))
+    assert not goes_there(onednn.linear(*layer((128,), 784, 1000, torch.float64)))
+
+
+def test_gradients_that_nobody_asks_for_are_left_out() -> None:
+    x, weight, bias = layer((128,), 784, 100, torch.float32)
+    (gradient,) = torch.autograd.grad(onednn.linear(x.detach(), weight, bias.detach()).sum(), weight)
+    torch.testing.assert_close(gradient, x.detach().sum(0).expand(100, 784), rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_no_faster_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    assert not onednn.is_faster()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [((0.5, 1.0), True), ((0.95, 1.0), False), ((2.0, 1.0), False)])
+def test_it_is_taken_from_a_tenth_on(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], expected: bool
+) -> None:
+    taken = dict(zip((onednn.product, F.linear), seconds, strict=True))
+    monkeypatch.setattr(onednn, "_seconds", lambda way, x, weight: taken[way])
+    assert onednn.is_faster() == expected
+
+
+@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae"])
+def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str) -> None:
+    problem = problems.get(name)
+    params, _ = problem.init(0)
+    batch = problem.fake_batch(problem.batch_size)
+    usual, other = (make_plain_value_and_grad(each)(params, batch) for each in (problem, problem.with_onednn()))
+    torch.testing.assert_close(other.metrics, usual.metrics, rtol=1e-5, atol=1e-6)
+    for leaf in params:
+        scale = float(usual.grads[leaf].abs().max())
+        torch.testing.assert_close(other.grads[leaf], usual.grads[leaf], rtol=1e-4, atol=1e-5 * scale)
+    evaluations = [each.with_fused_kernels().evaluate(params, batch) for each in (problem, problem.with_onednn())]
+    torch.testing.assert_close(evaluations[1].losses, evaluations[0].losses, rtol=1e-5, atol=1e-6)
