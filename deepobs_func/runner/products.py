@@ -9,16 +9,14 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from deepobs_func import onednn
+from deepobs_func.operators import opaque
 
 
 def _like_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-_OPERATORS = torch.library.Library("deepobs_func", "DEF")
-_OPERATORS.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-_OPERATORS.impl("product", onednn.product, "CPU")
-_OPERATORS.impl("product", _like_product, "Meta")
+PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", onednn.product, _like_product)
 
 
 class Products(CustomGraphPass):
@@ -40,7 +38,7 @@ class Products(CustomGraphPass):
                 if not x.meta["val"].is_contiguous():  # oneDNN copies it; Inductor writes it down so in the first place
                     x = _call(graph, aten.clone.default, x, memory_format=torch.contiguous_format)
                 arguments = (x, turned, bias[0] if bias else None)
-                new = graph.call_function(torch.ops.deepobs_func.product.default, arguments)
+                new = graph.call_function(PRODUCT, arguments)
             new.meta.update(node.meta)
             node.replace_all_uses_with(new)
             graph.erase_node(node)

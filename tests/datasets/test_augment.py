@@ -201,9 +201,12 @@ def test_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_large_batches_are_cut_into_pieces() -> None:
+def test_an_image_is_distorted_alone() -> None:
+    """Whatever lies beside it: its numbers depend on its place in the batch, not on the size of the batch."""
     x = random.integers(random.key(0), 256, (80, 3, 32, 32)).to(torch.uint8)
     draws = augment.draw(random.key(1), 80, torch.float64)
+    for many, few in zip(draws, augment.draw(random.key(1), 7, torch.float64), strict=True):
+        assert torch.equal(many[:7], few)
     whole = augment.distort(x, draws)
     rows = [augment.distort(x[b : b + 1], augment.Draws(*(column[b : b + 1] for column in draws))) for b in range(80)]
     torch.testing.assert_close(whole, torch.cat(rows), rtol=1e-12, atol=1e-12)

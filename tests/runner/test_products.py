@@ -9,10 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from deepobs_func import optimizers, problems
 from deepobs_func.base import Batch
 from deepobs_func.runner import make_step
-from deepobs_func.runner.products import Products
+from deepobs_func.runner.products import PRODUCT, Products
 from deepobs_func.runner.step import Carry, compiled
-
-PRODUCT = torch.ops.deepobs_func.product.default
 
 
 def count(rows: int, inner: int, columns: int, dtype: torch.dtype = torch.float32) -> int:
