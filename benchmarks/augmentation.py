@@ -8,11 +8,13 @@ eager code. The images are random bytes, on which it costs the same.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from benchmarks import recording, tables
 from benchmarks.plain_images import Images, augmented, flips, transforms
@@ -23,7 +25,7 @@ from benchmarks.timing import clock_for, interleaved
 from deepobs_func import problems, random
 from deepobs_func.datasets.loading import Split
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.step import Gather, make_draw, make_gather
+from deepobs_func.runner.step import Gather, make_gather
 
 PROBLEMS = ("cifar10_3c3d",)
 HELD = 10_000  # images, of which a batch takes some
@@ -35,6 +37,22 @@ COMPILED, EAGER, STEP, BATCHED, SINGLY = (
 )
 
 
+class _Draws:
+    """The random numbers of batch after batch, drawn for an epoch at once as in a run."""
+
+    def __init__(self, problem: Problem, batch_size: int, key: random.Key) -> None:
+        self._draw, self._batch_size = problem.dataset.function("draw"), batch_size
+        self._key, self._steps = key, problem.dataset.batches(problem.dataset.train_size, batch_size)
+        self._left: list[Any] = []
+
+    def __next__(self) -> Any:
+        if not self._left:
+            (self._key,) = random.split(self._key, 1)
+            epoch = self._draw(random.split(self._key, self._steps), self._batch_size, torch.float32)
+            self._left = [tree_map(operator.itemgetter(step), epoch) for step in range(self._steps)]
+        return self._left.pop()
+
+
 def calls_for(problem: Problem, batch_size: int, device: torch.device) -> dict[str, Callable[[], Any]]:
     """Everything that takes turns."""
     generator = torch.Generator().manual_seed(0)
@@ -42,11 +60,11 @@ def calls_for(problem: Problem, batch_size: int, device: torch.device) -> dict[s
     rows = torch.randperm(HELD, generator=generator)[:batch_size]
     images = Images(Split(x, torch.zeros(HELD, dtype=torch.int64)), transforms(problem.dataset, augment=True))
     held, at, key = x.to(device), rows.to(device), random.key(0, device)
-    draw, gather = make_draw(problem, augment=True), make_gather(problem, augment=True)
-    data, keys = Split(held, torch.zeros(HELD, dtype=torch.int64, device=device)), random.split(key)
+    gather, data = make_gather(problem, augment=True), Split(held, torch.zeros(HELD, dtype=torch.int64, device=device))
+    draws = _Draws(problem, batch_size, key)
 
     def ours(gather: Gather) -> Tensor:
-        return gather(data, at, draw(keys, batch_size)[1])[0]
+        return gather(data, at, next(draws))[0]
 
     compiled = torch.compile(gather, fullgraph=True, dynamic=False)
     flip, listed = flips(problem.dataset), rows.tolist()

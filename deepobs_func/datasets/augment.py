@@ -50,12 +50,16 @@ def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
     """Draws the random numbers of a batch of CIFAR-10 or CIFAR-100: six words an image, whatever the batch size.
 
     Args:
-        key: every number of the batch is drawn from it.
+        key: every number of the batch is drawn from it; or `(steps, 2)`, a key for each batch.
         batch_size: B.
         dtype: of what is not a whole number.
+
+    Returns:
+        The numbers, `(B,)`, or `(steps, B)`.
     """
     # One hash for all: eagerly, its 150 small operations cost as much as the images do.
-    words = random.bits(key, batch_size * len(Draws._fields)).unflatten(-1, (batch_size, -1)).movedim(-1, 0)
+    words = random.bits(key.unsqueeze(-2), batch_size * len(Draws._fields)).unflatten(-1, (batch_size, -1))
+    words = words.movedim(-1, 0)
     unit = (words[3:] >> 8).to(dtype) * 2.0**-24
     return Draws(
         top=(words[0] * (2 * MARGIN + 1)) >> 32,

@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from deepobs_func import random
 from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.order import epoch_order, evaluation_chunk
 from deepobs_func.runner.plan import Plan
+from deepobs_func.runner.step import StepInput, at
 
-# What k training steps in one call take beside their carry: split, rows (k, B), keys (k, 2, 2).
-StepInput = tuple[Split, Tensor, Tensor]
 # Larger tensors are slower on a CPU, whose caches they leave: the evaluation of 3c3d takes 1.5 times as long with 13
 # times as many examples. The least is for small nets, and for nets whose layers are not known.
 CHUNK_BYTES = 32 * 2**20
@@ -46,17 +46,16 @@ class Feed(abc.ABC):
 
     def epoch(self, epoch: int, steps_per_call: int) -> Generator[StepInput]:
         """What each call of an epoch takes. To be closed when it is left early."""
-        return self._calls(epoch, *(part.unflatten(0, (-1, steps_per_call)) for part in self._order(epoch)))
+        return self._calls(epoch, *tree_map(lambda part: part.unflatten(0, (-1, steps_per_call)), self._order(epoch)))
 
     def first(self, steps_per_call: int) -> StepInput:
         """What the first call of the run takes, for warming up."""
-        rows, keys = (part[None, :steps_per_call] for part in self._order(0))
-        with closing(self._calls(0, rows, keys)) as calls:
+        with closing(self._calls(0, *tree_map(lambda part: part[None, :steps_per_call], self._order(0)))) as calls:
             return next(calls)
 
     @abc.abstractmethod
-    def _calls(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
-        """Yields what each call takes, of `rows (calls, k, B)` and `keys (calls, k, 2, 2)`."""
+    def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
+        """Yields what each call takes, of `rows (calls, k, B)`, `keys (calls, k, 2)` and draws `(calls, k, B)`."""
 
     @abc.abstractmethod
     def chunk(self, num_examples: int) -> int:
@@ -73,15 +72,22 @@ class Feed(abc.ABC):
             augment: whether they are.
         """
 
-    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The rows `(steps, B)` and the keys `(steps, 2, 2)`, of noise and of augmentation, of an epoch."""
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor, Any]:
+        """The rows `(steps, B)`, the keys of noise `(steps, 2)` and the draws of the augmentation `(steps, B)`.
+
+        They are few, and drawn for a whole epoch at once they cost nothing: batch by batch, half a millisecond each.
+        """
         plan, steps = self.plan, self.plan.steps_per_epoch
         rows = epoch_order(plan.protocol, self.spec, self.key, epoch, plan.batch_size)
         if not (plan.problem.noises or self.spec.augment):
-            return rows, self.key.expand(steps, 2, 2)  # nobody reads them
+            return rows, self.key.expand(steps, 2), ()  # nobody reads the keys
         counts = torch.arange(epoch * steps, (epoch + 1) * steps, device=plan.device)
-        purposes = (random.NOISE, random.AUGMENTATION)
-        return rows, torch.stack([random.fold_in(random.fold_in(self.key, purpose), counts) for purpose in purposes], 1)
+        noise, augmentation = (
+            random.fold_in(random.fold_in(self.key, purpose), counts) for purpose in (random.NOISE, random.AUGMENTATION)
+        )
+        if not self.spec.augment:
+            return rows, noise, ()
+        return rows, noise, self.spec.function("draw")(augmentation, plan.batch_size, torch.float32)
 
 
 class Resident(Feed):
@@ -91,8 +97,10 @@ class Resident(Feed):
         super().__init__(plan, key)
         self._splits = {"train": dataset.train, "test": dataset.test}
 
-    def _calls(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
-        yield from zip(itertools.repeat(self._splits["train"]), rows.unbind(), keys.unbind(), strict=False)
+    def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
+        train = self._splits["train"]
+        for index, (batch_rows, batch_keys) in enumerate(zip(rows.unbind(), keys.unbind(), strict=True)):
+            yield StepInput(train, batch_rows, batch_keys, at(draws, index))
 
     def chunk(self, num_examples: int) -> int:
         """Large; a recurrent net goes on batch by batch, since its state has the batch's size."""
@@ -122,14 +130,14 @@ class Streamed(Feed):
         self._all = torch.arange(plan.batch_size, device=plan.device)
         check_stream(self.spec, plan.config.data)
 
-    def _calls(self, epoch: int, rows: Tensor, keys: Tensor) -> Generator[StepInput]:
+    def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
         assert self.data_wait is not None
         assert rows.shape[1] == 1, "a batch that is read at its turn has a call of its own"
         wait = _Wait(self.plan.device)
         key = random.fold_in(random.fold_in(self.key, random.DATA), epoch)
         with closing(self._batches("train", rows[:, 0], key, True, wait)) as batches:
-            for batch, step_keys in zip(batches, keys, strict=True):
-                yield batch, self._all[None], step_keys
+            for index, (batch, batch_keys) in enumerate(zip(batches, keys, strict=True)):
+                yield StepInput(batch, self._all[None], batch_keys, at(draws, index))
         self.data_wait.append(wait.seconds())
 
     def chunk(self, num_examples: int) -> int:

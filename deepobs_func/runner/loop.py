@@ -22,11 +22,11 @@ from deepobs_func.records import RunRecord
 from deepobs_func.runner.choice import Choice, Timing, choose, timing
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.evaluation import Evaluator
-from deepobs_func.runner.feed import Feed, StepInput, make_feed
+from deepobs_func.runner.feed import Feed, make_feed
 from deepobs_func.runner.plan import Plan, empty_record, make_plan
 from deepobs_func.runner.precision import precision
 from deepobs_func.runner.progress import Reporter
-from deepobs_func.runner.step import Carry, laid_out, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, laid_out, make_train_step
 from deepobs_func.runner.threads import num_threads
 from deepobs_func.runner.tracking import Tracker
 
@@ -150,7 +150,7 @@ class _Training:
         self.evaluator = Evaluator(self.plan, self.feed, self.key, choice)
         carry = self._laid_out(carry, choice)
         with num_threads(self.threads):
-            _, metrics = self.train_step(self._throwaway(carry), *first(self.steps_per_call))
+            _, metrics = self.train_step(self._throwaway(carry), first(self.steps_per_call))
             metrics.loss.sum().item()
         self.evaluator.warm_up(carry)
         self.timings["warm_up"] = time.perf_counter() - start
@@ -163,7 +163,7 @@ class _Training:
         inputs = first(choice.steps_per_call)
 
         def call() -> None:
-            train_step(start, *inputs)[1].loss.sum().item()
+            train_step(start, inputs)[1].loss.sum().item()
 
         with num_threads(choice.threads):
             return timing(call, choice.steps_per_call)
@@ -183,11 +183,11 @@ class _Training:
         columns, reports = list[Metrics](), []
         interval, k = self.plan.config.train_log_interval, self.steps_per_call
         first, tracking = epoch * self.plan.steps_per_epoch, 0.0
+        start = time.perf_counter()
         with num_threads(self.threads), closing(self.feed.epoch(epoch, k)) as calls:
-            start = time.perf_counter()
             for step, inputs in zip(itertools.count(step=k), calls, strict=False):
                 before = carry
-                carry, metrics = self.train_step(before, *inputs)
+                carry, metrics = self.train_step(before, inputs)
                 if self.tracker.is_due(first + step):
                     tracking += self.tracker.measure(first + step, before, inputs, carry)
                 columns.append(metrics)

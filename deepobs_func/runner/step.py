@@ -15,7 +15,7 @@ from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
-from deepobs_func.problems.problem import Problem
+from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.runner.choice import Choice
 from deepobs_func.runner.products import Products
 
@@ -28,11 +28,36 @@ class Carry(NamedTuple):
     state: ModelState
 
 
+class StepInput(NamedTuple):
+    """What k training steps take beside their carry.
+
+    Attributes:
+        split: examples on the device.
+        rows: those of k batches, `(k, B)`.
+        keys: of their noise, `(k, 2)`.
+        draws: the numbers of their augmentation, a tuple of tensors `(k, B)`; empty where nothing is augmented here.
+    """
+
+    split: Split
+    rows: Tensor
+    keys: Tensor
+    draws: Any = ()
+
+    def one(self, index: int) -> StepInput:
+        """What a step takes, without the leading axis."""
+        return StepInput(self.split, self.rows[index], self.keys[index], at(self.draws, index))
+
+
+def at(draws: Any, index: int) -> Any:
+    """One of the draws that are stacked in a named tuple, or in an empty one."""
+    return draws and draws._make(column[index] for column in draws)
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
-Drawn = tuple[dict[str, Tensor], Any]  # the noise and the numbers of the augmentation
+Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
+TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
 Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
-TrainStep = Callable[[Carry, Split, Tensor, random.Key], tuple[Carry, Metrics]]
 Evaluate = Callable[
     [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Evaluation, dict[str, Tensor]]
 ]
@@ -71,11 +96,10 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
 
 
 def make_train_step(problem: Problem, optimizer: Optimizer, choice: Choice) -> TrainStep:
-    """Makes some steps over data on the device, `(carry, split, rows, keys) -> (carry, metrics)`.
+    """Makes some steps over data on the device, `(carry, input) -> (carry, metrics)`; metrics are `(k,)`.
 
-    `rows (k, B)` are the examples of k batches; of the two keys of each, `(k, 2, 2)`, the first gives its noise, the
-    second its augmentation; metrics are `(k,)`. What is random is drawn first; then the gather, the preparation and
-    the steps are one compiled graph, or eager code in which only the preparation may be compiled.
+    The noise is drawn first: the compiler takes 13 s for every draw in a graph, minutes for the VAE's. Then the gather,
+    the preparation and the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
     problem = problem.with_onednn() if choice.onednn else problem
     how = (choice.compile, choice.compile_batch, choice.channels_last)
@@ -95,7 +119,6 @@ def _make_train_step(
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile)
     whole = compile and optimizer.compiles
-    draw = make_draw(problem, augment=True)
     gather = make_gather(problem, augment=True, channels_last=channels_last)
     if compile_batch and not whole and problem.dataset.augment:
         gather = compiled(gather)
@@ -110,35 +133,25 @@ def _make_train_step(
 
     together = compiled(steps, with_onednn=problem.onednn) if whole else steps
 
-    def train_step(carry: Carry, split: Split, rows: Tensor, keys: Tensor) -> tuple[Carry, Metrics]:
-        with random.compiled_draws(compile_batch):
-            drawn = [draw(each, rows.shape[1]) for each in keys.unbind()]
-        return together(carry, split, rows, drawn)
+    def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
+        steps, batch_size = given.rows.shape
+        noises: list[Tensors] = [{}] * steps
+        if problem.noises:
+            with random.compiled_draws(compile_batch):
+                noises = [problem.draw_noise(key, batch_size) for key in given.keys.unbind()]
+        drawn = [(noise, at(given.draws, index)) for index, noise in enumerate(noises)]
+        return together(carry, given.split, given.rows, drawn)
 
     return train_step
 
 
-def make_draw(problem: Problem, *, augment: bool) -> Callable[[Tensor, int], Drawn]:
-    """Makes `(keys, batch_size) -> (noise, draws)`: what is random in a batch, from its two keys `(2, 2)`.
+def make_batch(problem: Problem) -> Callable[[ModelState, StepInput], Batch]:
+    """Makes `(state, input) -> Batch`: what one training step sees, the same whenever it is called."""
+    gather = make_gather(problem, augment=True)
 
-    It stays outside of compiled steps: the compiler takes 13 s for every draw in a graph, minutes for the VAE's.
-    """
-    spec = problem.dataset
-
-    def draw(keys: Tensor, batch_size: int) -> Drawn:
-        noise = problem.draw_noise(keys[0], batch_size) if problem.noises else {}
-        return noise, spec.function("draw")(keys[1], batch_size, torch.float32) if augment and spec.augment else ()
-
-    return draw
-
-
-def make_batch(problem: Problem) -> Callable[[ModelState, Split, Tensor, Tensor], Batch]:
-    """Makes `(state, split, rows, keys) -> Batch`: what a training step sees, the same whenever it is called."""
-    draw, gather = make_draw(problem, augment=True), make_gather(problem, augment=True)
-
-    def batch_of(state: ModelState, split: Split, rows: Tensor, keys: Tensor) -> Batch:
-        noise, draws = draw(keys, len(rows))
-        return Batch(*gather(split, rows, draws), noise, state)
+    def batch_of(state: ModelState, given: StepInput) -> Batch:
+        noise = problem.draw_noise(given.keys, len(given.rows)) if problem.noises else {}
+        return Batch(*gather(given.split, given.rows, given.draws), noise, state)
 
     return batch_of
 

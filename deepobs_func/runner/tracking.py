@@ -10,13 +10,12 @@ import torch
 
 from deepobs_func import random
 from deepobs_func.base import Batch, Params
-from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
 from deepobs_func.probes.tracked import Step, track
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import RunConfig
-from deepobs_func.runner.step import Carry, make_batch
+from deepobs_func.runner.step import Carry, StepInput, make_batch
 
 PER_DECADE = 10
 
@@ -102,15 +101,12 @@ class Tracker:
         """Whether the step is measured."""
         return bool(self._names) and is_due(step, self._config.track_every)
 
-    def measure(
-        self, step: int, before: Carry, inputs: tuple[Split, torch.Tensor, torch.Tensor], after: Carry
-    ) -> float:
+    def measure(self, step: int, before: Carry, inputs: StepInput, after: Carry) -> float:
         """Measures a step that was made, on its own batch, and says how many seconds that took."""
         if before.params and next(iter(after.params.values())).is_cuda:
             torch.cuda.synchronize()  # what the step itself still takes is no cost of tracking
         start = time.perf_counter()
-        split, rows, keys = inputs
-        batch = self._make_batch(before.state, split, rows[0], keys[0])
+        batch = self._make_batch(before.state, inputs.one(0))
         values = track(self._step(step, batch, before.params, after.params))
         self.tracked["steps"].append(step)
         for name, value in values.items():

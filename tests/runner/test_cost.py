@@ -24,7 +24,7 @@ from deepobs_func.base import Batch, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.choice import Choice
-from deepobs_func.runner.step import Carry, TrainStep, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, TrainStep, make_train_step
 
 FILE = Path(__file__).with_name("costs.json")
 KNOWN: dict[str, dict[str, int]] = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -84,8 +84,10 @@ def train_step(problem: Problem, choice: Choice) -> Callable[[], object]:
     x, y = problem.dataset.function("fake")(problem.dataset, key, BATCH, torch.float32)
     split = Split((x * 255).to(torch.uint8) if problem.dataset.augment else x, y)
     k = choice.steps_per_call
-    rows, keys = torch.arange(BATCH).expand(k, BATCH), random.split(key).expand(k, 2, 2)
-    return lambda: step(carry, split, rows, keys)
+    spec = problem.dataset
+    draws = spec.function("draw")(random.split(key, k), BATCH, torch.float32) if spec.augment else ()
+    given = StepInput(split, torch.arange(BATCH).expand(k, BATCH), key.expand(k, 2), draws)
+    return lambda: step(carry, given)
 
 
 def probe_calls(problem: Problem) -> dict[str, Callable[[], object]]:

@@ -100,7 +100,7 @@ def test_an_epoch_has_whole_batches_in_the_run_s_order_and_crops_of_its_own(fold
     labels = torch.arange(3).repeat_interleave(TRAIN // 3) + 1  # rows are numbered class by class
     order = epoch_order(plan.protocol, plan.problem.dataset, key, 0, BATCH)
     assert len(first) == len(order) == TRAIN // BATCH
-    for (split, rows, _), (later, _, _), expected in zip(first, second, order, strict=True):
+    for (split, rows, _, _), (later, *_), expected in zip(first, second, order, strict=True):
         assert split.x.shape == (BATCH, 3, 224, 224)
         assert rows.tolist() == [list(range(BATCH))]
         assert torch.equal(split.y, labels[expected])

@@ -15,7 +15,7 @@ from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Dropout, Pass
 from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.choice import Choice
-from deepobs_func.runner.step import Carry, make_step, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, make_step, make_train_step
 from tests.runner.small import small_problem
 
 KEY = random.key(0)
@@ -82,7 +82,7 @@ def test_the_compiled_step_equals_the_eager_one(name: str) -> None:
             step = make_train_step(problem, optimizer, Choice(compile=compile))
             carry = start(problem, optimizer)
             for index in range(4):
-                carry, _ = step(carry, data, torch.arange(8)[None] + 8 * index, random.split(KEY)[None])
+                carry, _ = step(carry, StepInput(data, torch.arange(8)[None] + 8 * index, KEY[None]))
             results.append(carry)
     eager, compiled = results
     for key, parameter in eager.params.items():
@@ -111,7 +111,7 @@ def test_the_noise_is_the_same_compiled_or_not(whole: bool) -> None:
         step = make_train_step(problem, optimizer, Choice(compile=compile and whole, compile_batch=compile))
         losses.append(
             [
-                step(start(problem, optimizer), data, torch.arange(8)[None], random.split(key)[None])[1].loss
+                step(start(problem, optimizer), StepInput(data, torch.arange(8)[None], key[None]))[1].loss
                 for key in random.split(KEY)
             ]
         )

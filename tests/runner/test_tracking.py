@@ -15,7 +15,7 @@ from deepobs_func.probes.rows import PRESETS, QUANTITIES
 from deepobs_func.runner import RunConfig, run
 from deepobs_func.runner.choice import Choice
 from deepobs_func.runner.plan import make_plan
-from deepobs_func.runner.step import Carry, make_batch, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, make_batch, make_train_step
 from deepobs_func.runner.tracking import is_due, tracked_names
 
 
@@ -123,9 +123,9 @@ def test_the_tracked_batch_is_the_one_of_the_step(name: str) -> None:
     params, state = problem.init(0)
     carried = {name: torch.randn_like(zeros) for name, zeros in problem.zero_carry(4).items()}
     carry = Carry(params, optimizer.init(params, key), state._replace(carry=carried))
-    rows, keys = torch.arange(4), random.split(key)
-    _, metrics = make_train_step(problem, optimizer, Choice())(carry, split, rows[None], keys[None])
-    batch = make_batch(problem)(carry.state, split, rows, keys)
+    given = StepInput(split, torch.arange(4)[None], key[None])
+    _, metrics = make_train_step(problem, optimizer, Choice())(carry, given)
+    batch = make_batch(problem)(carry.state, given.one(0))
     assert float(problem.loss(params, batch).mean()) == pytest.approx(float(metrics.loss), rel=1e-5)
 
 
