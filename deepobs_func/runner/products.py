@@ -1,4 +1,4 @@
-"""Products of matrices in compiled code: those that `deepobs_func.onednn` is for are handed to it."""
+"""Products of matrices in compiled code: large ones are handed to oneDNN, thin ones are turned for MKL."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.fx import Graph, Node
 
 from deepobs_func import onednn
 from deepobs_func.operators import opaque
+
+aten = torch.ops.aten
+THIN, TALL = 16, 4  # columns at most, and rows for each of them at least
 
 
 def _like_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -20,45 +24,57 @@ PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", one
 
 
 class Products(CustomGraphPass):
-    """Replaces the products of a compiled graph, forward and backward, that are large enough.
+    """Replaces products of a compiled graph, forward and backward.
 
-    An operator of our own stands in for oneDNN's, since Inductor would copy transposed matrices for that one.
+    Large ones go to oneDNN, through an operator of our own, since Inductor would copy transposed matrices for its own.
+    A thin one becomes the transpose of its transpose: MKL takes 58 microseconds for 128 x 784 x 10 and 33 so.
     """
 
-    def __call__(self, graph: torch.fx.Graph) -> None:
-        aten = torch.ops.aten
+    def __call__(self, graph: Graph) -> None:
         for node in list(graph.nodes):
-            if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default):
+            if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
                 continue
-            *bias, x, weight = node.args
-            if node.kwargs or not _replaceable(x, weight, *bias):
+            bias, (x, weight) = node.args[:-2], node.args[-2:]
+            if not _is_plain(x, weight, *bias):
                 continue
+            (rows, inner), (_, columns) = x.meta["val"].shape, weight.meta["val"].shape
             with graph.inserting_before(node):
-                turned = _call(graph, aten.permute.default, weight, [1, 0])
-                if not x.meta["val"].is_contiguous():  # oneDNN copies it; Inductor writes it down so in the first place
-                    x = _call(graph, aten.clone.default, x, memory_format=torch.contiguous_format)
-                arguments = (x, turned, bias[0] if bias else None)
-                new = graph.call_function(PRODUCT, arguments)
-            new.meta.update(node.meta)
+                if onednn.is_large(rows, inner, columns):
+                    new = _by_onednn(graph, x, weight, *bias)
+                elif columns <= THIN and columns * TALL <= rows:
+                    new = _turned(graph, x, weight, *bias)
+                else:
+                    continue
             node.replace_all_uses_with(new)
             graph.erase_node(node)
 
     def uuid(self) -> Any:
         """What the compile cache tells this pass by."""
-        return __name__, onednn.LEAST_MULTIPLICATIONS
+        return __name__, onednn.LEAST_MULTIPLICATIONS, THIN, TALL
 
 
-def _call(graph: torch.fx.Graph, operator: Any, x: torch.fx.Node, *arguments: Any, **options: Any) -> torch.fx.Node:
+def _by_onednn(graph: Graph, x: Node, weight: Node, bias: Node | None = None) -> Node:
+    if not x.meta["val"].is_contiguous():  # oneDNN would copy it; Inductor writes it down so in the first place
+        x = _call(graph, aten.clone.default, x, memory_format=torch.contiguous_format)
+    return _call(graph, PRODUCT, x, _call(graph, aten.permute.default, weight, [1, 0]), bias)
+
+
+def _turned(graph: Graph, x: Node, weight: Node, bias: Node | None = None) -> Node:
+    turned = (_call(graph, aten.permute.default, each, [1, 0]) for each in (weight, x))
+    product = _call(graph, aten.permute.default, _call(graph, aten.mm.default, *turned), [1, 0])
+    return product if bias is None else _call(graph, aten.add.Tensor, product, bias)
+
+
+def _call(graph: Graph, operator: Any, *arguments: Any, **options: Any) -> Node:
     """Adds a call, with what it returns as its value."""
-    node = graph.call_function(operator, (x, *arguments), options)
-    node.meta["val"] = operator(x.meta["val"], *arguments, **options)
+    node = graph.call_function(operator, arguments, options)
+    values = (each.meta["val"] if isinstance(each, Node) else each for each in arguments)
+    node.meta["val"] = operator(*values, **options)
     return node
 
 
-def _replaceable(x: torch.fx.Node, weight: torch.fx.Node, *bias: torch.fx.Node) -> bool:
-    """Whether it is a large product of float32 matrices on a CPU, with a bias, if any, of a number a column."""
+def _is_plain(x: Node, weight: Node, *bias: Node) -> bool:
+    """Whether it is a product of float32 matrices of known sizes on a CPU, with a bias, if any, for each column."""
     values = [node.meta["val"] for node in (x, weight, *bias)]
-    sizes = (*values[0].shape, values[1].shape[1])
-    fixed = all(isinstance(size, int) for size in sizes)
-    rows = all(value.ndim == 1 for value in values[2:])
-    return fixed and rows and all(map(onednn.is_plain, values)) and onednn.is_large(*sizes)
+    fixed = all(isinstance(size, int) for value in values for size in value.shape)
+    return fixed and all(map(onednn.is_plain, values)) and all(value.ndim == 1 for value in values[2:])

@@ -13,8 +13,10 @@ from deepobs_func.runner.products import PRODUCT, Products
 from deepobs_func.runner.step import Carry, compiled
 
 
-def count(rows: int, inner: int, columns: int, dtype: torch.dtype = torch.float32) -> int:
-    """How many products of a traced gradient are replaced; the graph computes the same afterwards."""
+def replaced(
+    rows: int, inner: int, columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.fx.GraphModule, int]:
+    """A traced gradient and how many of its products go to oneDNN; the graph computes the same afterwards."""
 
     def loss(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return torch.addmm(bias, x, weight.t()).square().sum()
@@ -28,15 +30,23 @@ def count(rows: int, inner: int, columns: int, dtype: torch.dtype = torch.float3
     traced.graph.lint()
     traced.recompile()
     torch.testing.assert_close(traced(*inputs), expected, rtol=1e-4, atol=1e-2)
-    return sum(node.target is PRODUCT for node in traced.graph.nodes)
+    return traced, sum(node.target is PRODUCT for node in traced.graph.nodes)
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [((128, 784, 1000), 3), ((64, 3136, 40), 3), ((128, 784, 10), 0), ((128, 784, 1000, torch.float64), 0)],
+    [((128, 784, 1000), 3), ((64, 3136, 40), 3), ((128, 100, 100), 0), ((128, 784, 1000, torch.float64), 0)],
 )
 def test_large_float32_products_are_replaced(sizes: tuple[int, int, int], expected: int) -> None:
-    assert count(*sizes) == expected
+    assert replaced(*sizes)[1] == expected
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((128, 784, 10), 1), ((128, 100, 100), 0), ((16, 300, 10), 0)])
+def test_thin_products_are_turned(sizes: tuple[int, int, int], expected: int) -> None:
+    """Whose result has many rows of a few numbers: the logits. Their gradients have not."""
+    traced, _ = replaced(*sizes)
+    shapes = [node.meta["val"].shape for node in traced.graph.nodes if node.target is torch.ops.aten.mm.default]
+    assert shapes.count((sizes[2], sizes[0])) == expected
 
 
 def test_a_scaled_sum_stays_as_it_is() -> None:

@@ -15,7 +15,7 @@ from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Dropout, Pass
 from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.choice import Choice
-from deepobs_func.runner.step import Carry, StepInput, make_step, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, compiled, make_step, make_train_step
 from tests.runner.small import small_problem
 
 KEY = random.key(0)
@@ -87,6 +87,23 @@ def test_the_compiled_step_equals_the_eager_one(name: str) -> None:
     eager, compiled = results
     for key, parameter in eager.params.items():
         torch.testing.assert_close(compiled.params[key], parameter, rtol=1e-4, atol=1e-6)
+
+
+def test_arguments_are_guarded_and_nothing_else() -> None:
+    """A number in a state is part of the graph, and another one makes another graph; globals are taken as they are."""
+    factor = {"of": 3.0}
+
+    def scaled(state: dict[str, object]) -> object:
+        return state["x"] * state["count"] * factor["of"]  # type: ignore[operator]
+
+    counts = torch._dynamo.utils.counters["stats"]
+    before = counts["unique_graphs"]
+    made = compiled(scaled)
+    x = torch.ones(2)
+    assert [float(made({"x": x, "count": count})[0]) for count in (2, 2, 5)] == [6, 6, 15]
+    assert counts["unique_graphs"] == before + 2
+    factor["of"] = 4.0
+    assert float(made({"x": x, "count": 5})[0]) == 15
 
 
 class DropoutNet(nn.Module):
