@@ -10,12 +10,14 @@ import pytest
 import deepobs_func
 
 PACKAGE = Path(deepobs_func.__file__).parent
-GROUND = {"base", "tree", "random", "errors", "files", "memory"}
+GROUND = {"base", "tree", "random", "errors", "files", "memory", "onednn", "operators"}
 ALLOWED = {
     "base": set(),
     "errors": set(),
     "files": set(),
     "memory": set(),
+    "onednn": set(),
+    "operators": set(),
     "tree": set(),
     "random": set(),
     "records": {"errors", "files"},
