@@ -32,8 +32,9 @@ class Times(NamedTuple):
         return self.median / other.median
 
     def spread(self, other: Times) -> tuple[float, float]:
-        """The quartiles of the ratios within a round, to another that took its turn in each."""
-        ratios = [mine / other.seconds[turn] for turn, mine in self.seconds.items()]
+        """The quartiles of the ratios within a round, to another's turn in it or, where it sat out, the one before."""
+        before = (max(other_turn for other_turn in other.seconds if other_turn <= turn) for turn in self.seconds)
+        ratios = [mine / other.seconds[turn] for mine, turn in zip(self.seconds.values(), before, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return low, high
 

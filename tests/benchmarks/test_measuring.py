@@ -52,6 +52,12 @@ def test_short_functions_are_repeated_and_long_ones_sit_out() -> None:
     assert times["short"].median == 0.25
 
 
+def test_the_spread_takes_the_turn_before_where_the_other_sat_out() -> None:
+    often, seldom = Times({0: 1.0, 1: 2.0, 2: 4.0}), Times({0: 1.0, 2: 2.0})
+    assert often.spread(seldom) == (1.5, 2.0)  # of 1, 2, 2
+    assert seldom.spread(often) == (0.625, 0.875)  # of 1, 0.5
+
+
 def test_the_spread_compares_within_a_round() -> None:
     plain, other = Times({0: 1.0, 1: 2.0, 2: 4.0}), Times({0: 2.0, 2: 8.0})
     assert other.spread(plain) == (2.0, 2.0)
