@@ -33,7 +33,7 @@ PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
     *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock"),
 )
-BUDGET = 20.0  # seconds for the steps of each that takes part
+BUDGET = 10.0  # seconds for the steps of each that takes part
 MOST = 1.05  # times the time and the memory of the compiled module
 SMALL = 1 / 16  # mebibytes, below which a few numbers more are no matter
 OURS, MODULE = "ours", "module"

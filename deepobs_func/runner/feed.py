@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from deepobs_func import random
 from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.order import epoch_order, evaluation_chunk
+from deepobs_func.runner.order import epoch_orders, evaluation_chunk
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.step import StepInput, at
 
@@ -28,6 +28,7 @@ from deepobs_func.runner.step import StepInput, at
 # times as many examples. The least is for small nets, and for nets whose layers are not known.
 CHUNK_BYTES = 32 * 2**20
 LEAST_FLOATS = 1024
+ROWS_AT_ONCE = 2**17  # whose order is drawn
 Chunk = tuple[Split, Tensor]  # some examples to evaluate: split, rows (n,)
 
 
@@ -43,6 +44,8 @@ class Feed(abc.ABC):
 
     def __init__(self, plan: Plan, key: random.Key) -> None:
         self.plan, self.key, self.spec = plan, key, plan.problem.dataset
+        self._block = max(1, ROWS_AT_ONCE // self.spec.train_size)
+        self._drawn: tuple[int, Tensor] = (-1, torch.empty(0))  # the number of a block of epochs, and its rows
 
     def epoch(self, epoch: int, steps_per_call: int) -> Generator[StepInput]:
         """What each call of an epoch takes. To be closed when it is left early."""
@@ -78,7 +81,7 @@ class Feed(abc.ABC):
         They are few, and drawn for a whole epoch at once they cost nothing: batch by batch, half a millisecond each.
         """
         plan, steps = self.plan, self.plan.steps_per_epoch
-        rows = epoch_order(plan.protocol, self.spec, self.key, epoch, plan.batch_size)
+        rows = self._rows(epoch)
         if not (plan.problem.noises or self.spec.augment):
             return rows, self.key.expand(steps, 2), ()  # nobody reads the keys
         counts = torch.arange(epoch * steps, (epoch + 1) * steps, device=plan.device)
@@ -88,6 +91,17 @@ class Feed(abc.ABC):
         if not self.spec.augment:
             return rows, noise, ()
         return rows, noise, self.spec.function("draw")(augmentation, plan.batch_size, torch.float32)
+
+    def _rows(self, epoch: int) -> Tensor:
+        """The rows of an epoch, out of a block of epochs: a permutation of its own takes half a millisecond."""
+        number, index = divmod(epoch, self._block)
+        if number != self._drawn[0]:
+            epochs = range(number * self._block, (number + 1) * self._block)
+            self._drawn = (
+                number,
+                epoch_orders(self.plan.protocol, self.spec, self.key, epochs, self.plan.batch_size),
+            )
+        return self._drawn[1][index]
 
 
 class Resident(Feed):

@@ -21,16 +21,25 @@ def epoch_order(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epoch
         epoch: from 0.
         batch_size: B.
     """
+    return epoch_orders(protocol, spec, key, range(epoch, epoch + 1), batch_size)[0]
+
+
+def epoch_orders(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epochs: range, batch_size: int) -> Tensor:
+    """The rows of several epochs, `(epochs, steps, B)`, drawn at once: the same as one by one."""
     steps = spec.batches(spec.train_size, batch_size)
-    return _order(protocol, spec, random.fold_in(key, random.ORDER), epoch, steps * batch_size).view(steps, batch_size)
+    key, num = random.fold_in(key, random.ORDER), steps * batch_size
+    if spec.shuffle and not protocol.fixed_order:
+        keys = random.fold_in(key, torch.tensor(epochs, device=key.device))
+        rows = random.permutation(keys.unsqueeze(-2), spec.train_size)[:, :num]
+    else:
+        rows = torch.stack([_order_of_the_stream(spec, key, epoch, num) for epoch in epochs])
+    return rows.unflatten(1, (steps, batch_size))
 
 
-def _order(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epoch: int, num: int) -> Tensor:
-    """The first `num` rows of an epoch."""
+def _order_of_the_stream(spec: DatasetSpec, key: random.Key, epoch: int, num: int) -> Tensor:
+    """The first `num` rows of an epoch in stored order, or in the reference's, which is drawn once."""
     if not spec.shuffle:
         return torch.arange(num, device=key.device)
-    if not protocol.fixed_order:
-        return random.permutation(random.fold_in(key, epoch), spec.train_size)[:num]
     fixed = random.fold_in(key, 0)
     if not spec.file_sizes:
         return random.permutation(fixed, spec.train_size)[:num]

@@ -12,7 +12,7 @@ from deepobs_func import datasets, random
 from deepobs_func.datasets import DatasetSpec
 from deepobs_func.runner import order
 from deepobs_func.runner.config import PROTOCOLS
-from deepobs_func.runner.order import epoch_order, evaluation_chunk, train_eval_rows
+from deepobs_func.runner.order import epoch_order, epoch_orders, evaluation_chunk, train_eval_rows
 
 KEY = random.key(42)
 
@@ -31,6 +31,14 @@ def test_an_epoch_sees_every_example_once_but_the_last_partial_batch(num: int, b
     assert rows.shape == (num // batch_size, batch_size)
     assert len(rows.unique()) == rows.numel()
     assert rows.numel() == 0 or 0 <= int(rows.min()) <= int(rows.max()) < num
+
+
+def test_epochs_at_once_are_those_one_by_one() -> None:
+    cases = ((DEFAULT, sized(100)), (DEEPOBS, sized(100, file_sizes=(60, 40))), (DEFAULT, sized(100, shuffle=False)))
+    for protocol, spec in cases:
+        together = epoch_orders(protocol, spec, KEY, range(3, 7), 8)
+        alone = [epoch_order(protocol, spec, KEY, epoch, 8) for epoch in range(3, 7)]
+        assert torch.equal(together, torch.stack(alone))
 
 
 def test_the_order_is_new_in_every_epoch_unless_it_is_fixed() -> None:
