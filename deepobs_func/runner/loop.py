@@ -157,13 +157,15 @@ class _Training:
         return carry
 
     def _timing(self, carry: Carry, first: Callable[[int], StepInput], choice: Choice) -> Timing:
-        """Times steps of the run under a choice; their results are dropped."""
+        """Times steps of the run under a choice, each from where the one before ended; their results are dropped."""
         train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
-        start = self._throwaway(self._laid_out(carry, choice))
+        carry = self._throwaway(self._laid_out(carry, choice))
         inputs = first(choice.steps_per_call)
 
         def call() -> None:
-            train_step(start, inputs)[1].loss.sum().item()
+            nonlocal carry
+            carry, metrics = train_step(carry, inputs)
+            metrics.loss.sum().item()
 
         with num_threads(choice.threads):
             return timing(call, choice.steps_per_call)
