@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from deepobs_func.base import Batch, Params
 from deepobs_func.nets.images import flatten, max_pool, same_padding
-from deepobs_func.nets.layers import Conv, Dense, Layer, Noise
+from deepobs_func.nets.layers import Conv, Dense, Layer
+from deepobs_func.nets.noise import Noise
 from deepobs_func.problems.problem import Problem
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from deepobs_func.nets.images import flatten, max_pool
 from deepobs_func.nets.initializers import constant, glorot_normal, truncated_normal
-from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass
+from deepobs_func.nets.layers import Conv, Dense, Pass
+from deepobs_func.nets.noise import Dropout
 
 
 class Net2c2d(nn.Module):

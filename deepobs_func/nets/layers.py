@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepobs_func import onednn, random
+from deepobs_func import onednn
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
@@ -111,20 +111,6 @@ class Layer(nn.Module):
         """Declares a tensor of `ModelState.moments` that never changes."""
         self.declare_moment(name, shape, initializer)
         self.constants.add(name)
-
-
-class Noise(Layer):
-    """A layer that reads a draw of its own from the batch.
-
-    Attributes:
-        in_evaluation: whether the test phase draws it too.
-    """
-
-    in_evaluation: bool = False
-
-    def draw(self, key: random.Key, batch_size: int) -> Tensor:
-        """The draw for one batch, leading axis `B`."""
-        raise NotImplementedError  # abstract: every kind of noise says how it is drawn
 
 
 def name_layers(net: nn.Module) -> nn.Module:
@@ -315,40 +301,3 @@ class BatchNorm(Layer):
         for name, old, new in (("mean", self.mean, mean), ("variance", self.variance, unbiased)):
             p.moments[f"{self.path}.{name}"] = self.momentum * old + (1 - self.momentum) * new
         p.batch_moments |= {f"{self.path}.mean": mean, f"{self.path}.variance": variance}
-
-
-class Dropout(Noise):
-    """Drops single values in the training phase: `x / keep` where the batch's keep-mask is true, else 0.
-
-    Args:
-        rate: the probability of dropping a value.
-        shape: the shape of one example at this place, without the batch axis.
-    """
-
-    def __init__(self, rate: float, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.keep, self.shape = 1.0 - rate, tuple(shape)
-
-    def draw(self, key: random.Key, batch_size: int) -> Tensor:
-        return random.bernoulli(key, self.keep, (batch_size, *self.shape))
-
-    def forward(self, x: Tensor, p: Pass) -> Tensor:
-        mask = p.noise.get(self.path) if p.train else None
-        return x if mask is None else torch.where(mask, x / self.keep, 0.0)
-
-
-class Epsilon(Noise):
-    """Standard normal draws of a given shape, in both phases; zeros where the batch has none."""
-
-    in_evaluation = True
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-
-    def draw(self, key: random.Key, batch_size: int) -> Tensor:
-        return random.normal(key, (batch_size, *self.shape))
-
-    def forward(self, like: Tensor, p: Pass) -> Tensor:
-        epsilon = p.noise.get(self.path)
-        return torch.zeros_like(like) if epsilon is None else epsilon.to(like.dtype)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from deepobs_func.base import Outer
 from deepobs_func.nets.initializers import glorot_uniform, uniform
-from deepobs_func.nets.layers import Dense, Dropout, Layer, Pass, positions_last
+from deepobs_func.nets.layers import Dense, Layer, Pass, positions_last
+from deepobs_func.nets.noise import Dropout
 
 VOCABULARY, HIDDEN, TIME = 83, 128, 50
 FORGET_BIAS = 1.0

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepobs_func.nets.images import flatten
-from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Dropout, Epsilon, Pass
+from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Pass
+from deepobs_func.nets.noise import Dropout, Epsilon
 
 LATENT = 8
 SLOPE = 0.3  # of the leaky ReLU

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from deepobs_func.nets.images import flatten, max_pool, resize_bilinear
 from deepobs_func.nets.initializers import glorot_normal
-from deepobs_func.nets.layers import Conv, Dense, Dropout, Pass
+from deepobs_func.nets.layers import Conv, Dense, Pass
+from deepobs_func.nets.noise import Dropout
 
 _CHANNELS = (64, 128, 256, 512, 512)
 _DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -16,7 +16,8 @@ from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
-from deepobs_func.nets.layers import BatchNorm, Layer, Noise, Pass, name_layers
+from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
+from deepobs_func.nets.noise import Noise
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import ProblemModule
 from deepobs_func.problems.rows import Deviation, HVPMode
@@ -281,7 +282,7 @@ class Problem:
     def with_onednn(self) -> Problem:
         """The same functions with oneDNN's products of matrices wherever fused kernels are used, rounding aside.
 
-        It is worth it where `onednn.is_faster()`, in float32 on a CPU; other tensors take the usual way.
+        It is worth it where `onednn.is_faster(device)`, in float32 on a CPU; other tensors take the usual way.
         """
         return replace(self, onednn=True)
 

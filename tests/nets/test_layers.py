@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from deepobs_func import random
 from deepobs_func.nets.images import flatten, max_pool, same_padding
-from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Dropout, Epsilon, Layer, Noise, Pass, name_layers
+from deepobs_func.nets.layers import Conv, ConvTranspose, Dense, Layer, Pass, name_layers
+from deepobs_func.nets.noise import Dropout, Epsilon, Noise
 
 sizes, kernels, strides = st.integers(1, 9), st.integers(1, 5), st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)

@@ -12,7 +12,8 @@ from torch.func import vmap
 
 from deepobs_func import optimizers, problems, random
 from deepobs_func.datasets.loading import load
-from deepobs_func.nets.layers import Dense, Dropout, Pass
+from deepobs_func.nets.layers import Dense, Pass
+from deepobs_func.nets.noise import Dropout
 from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.choice import Choice
 from deepobs_func.runner.step import Carry, StepInput, compiled, make_step, make_train_step
