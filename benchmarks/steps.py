@@ -52,7 +52,7 @@ class OurStep:
     """
 
     def __init__(self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool) -> None:
-        problem = problem.with_onednn() if onednn.is_faster() and device.type == "cpu" else problem
+        problem = problem.with_onednn() if onednn.is_faster(device) else problem
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
 

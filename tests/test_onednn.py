@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from deepobs_func import onednn, problems
 from deepobs_func.problems.oracle import make_plain_value_and_grad
 
+CPU = torch.device("cpu")
 FLOATS = st.sampled_from([torch.float32, torch.float64])
 
 
@@ -58,7 +59,11 @@ def test_gradients_that_nobody_asks_for_are_left_out() -> None:
 
 def test_it_is_no_faster_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "available", lambda: False)
-    assert not onednn.is_faster()
+    assert not onednn.is_faster(CPU)
+
+
+def test_other_devices_have_products_of_their_own() -> None:
+    assert not onednn.is_faster(torch.device("meta"))
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((0.5, 1.0), True), ((0.95, 1.0), False), ((2.0, 1.0), False)])
@@ -67,7 +72,8 @@ def test_it_is_taken_from_a_tenth_on(
 ) -> None:
     taken = dict(zip((onednn.product, F.linear), seconds, strict=True))
     monkeypatch.setattr(onednn, "_seconds", lambda way, x, weight: taken[way])
-    assert onednn.is_faster() == expected
+    monkeypatch.setattr(onednn, "available", lambda: True)
+    assert onednn.is_faster(CPU) == expected
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae"])

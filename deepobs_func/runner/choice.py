@@ -112,7 +112,7 @@ def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
     eager = Choice(
         compile_batch=_compile_batch(plan),
         channels_last=plan.config.memory_format == "channels_last",
-        onednn=plan.device.type == "cpu" and plan.config.precision == "float32" and onednn.is_faster(),
+        onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device),
     )
     seconds = measure(eager).step
     if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
