@@ -135,8 +135,8 @@ def _make_train_step(
     together = compiled(steps, with_onednn=problem.onednn) if whole else steps
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        steps, batch_size = given.rows.shape
-        noises: list[Tensors] = [{}] * steps
+        count, batch_size = given.rows.shape
+        noises: list[Tensors] = [{}] * count
         if problem.noises:
             with random.compiled_draws(compile_batch):
                 noises = [problem.draw_noise(key, batch_size) for key in given.keys.unbind()]
@@ -219,9 +219,7 @@ def _of_arguments(function: Callable[..., Any], guards: Sequence[Any]) -> list[b
     """Which of torch's guards are kept: not those of other local and global names than the function's arguments."""
     arguments = set(inspect.signature(function).parameters)
 
-    def kept(
-        name: str,
-    ) -> bool:  # "" is torch's own state; "carry.params['w']", as some versions write it "L['carry']..."
+    def kept(name: str) -> bool:  # e.g. "carry.params['w']" or "L['carry'].params['w']"; torch's own state has none
         root = re.split(r"\W+", name.removeprefix("L['"), maxsplit=1)[0]
         return root in arguments or not name
 
