@@ -80,16 +80,30 @@ class Evaluation(NamedTuple):
     correct: Float[Tensor, " B"] | Bool[Tensor, " B"] | None
 
 
-class Outer(NamedTuple):
+class Outer:
     """Per-example gradients of one parameter as sums of outer products: `grads[b] = rows[b] columns[b]^T`.
 
-    Attributes:
+    Args:
         rows: `(B, m, T)`.
         columns: `(B, n, T)`; `m n` is the size of the parameter, flattened in this order.
     """
 
-    rows: Tensor
-    columns: Tensor
+    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+        self.rows, self.columns = rows, columns
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """`m, n, T`."""
+        return self.rows.shape[1], self.columns.shape[1], self.rows.shape[2]
+
+    @property
+    def made(self) -> int:
+        """How many numbers of each example have to be computed for the factors themselves."""
+        return 0
+
+    def product(self) -> Tensor:
+        """The gradients, `(B, m, n)`."""
+        return self.rows @ self.columns.mT
 
 
 BATCH_DIMS = Batch(0, 0, 0, ModelState(None, 0))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from deepobs_func import onednn
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
+from deepobs_func.nets.patches import Patches
 
 ZEROS = constant(0.0)
 
@@ -203,9 +204,8 @@ class Conv(Layer):
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         x, padding = self._padded(x)
-        g = g.flatten(2)  # (B, outputs, T)
-        patches = F.unfold(x, self.kernel, padding=padding, stride=self.stride)  # (B, inputs k k, T)
-        return {"weight": Outer(g, patches)} | ({} if self.bias is None else {"bias": g.sum(2)})
+        weight: dict[str, Outer | Tensor] = {"weight": Patches(g, x, self.kernel, self.stride, padding)}
+        return weight if self.bias is None else {**weight, "bias": g.sum((2, 3))}
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
@@ -235,8 +235,8 @@ class ConvTranspose(Layer):
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         odd = (self.kernel - self.stride) % 2  # what `forward` cut off at the bottom and right
-        patches = F.unfold(F.pad(g, (0, odd, 0, odd)), self.kernel, padding=self._crop, stride=self.stride)
-        return {"weight": Outer(x.flatten(2), patches), "bias": g.sum((2, 3))}  # patches (B, outputs k k, H W)
+        full, kernel, crop = F.pad(g, (0, odd, 0, odd)), (self.kernel, self.kernel), (self._crop, self._crop)
+        return {"weight": Patches(x, full, kernel, self.stride, crop), "bias": g.sum((2, 3))}  # a convolution's, turned
 
     @property
     def _crop(self) -> int:

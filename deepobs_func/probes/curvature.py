@@ -12,7 +12,7 @@ more, but its tracing costs tens to hundreds of gradients, and it goes neither u
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch.func import grad, jvp, vjp
 
@@ -21,13 +21,13 @@ from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
 from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.problems.rows import HVPMode
 from deepobs_func.tree import Tree
 
-Mode = Literal["forward-over-reverse", "reverse-over-reverse"]
 Matrix = Literal["hessian", "ggn"]
 
 
-def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: Mode | None = None) -> Tree:
+def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode | None = None) -> Tree:
     """The Hessian-vector product `H v`, `H = d^2/dparams^2 loss(params, batch).mean()`.
 
     Args:
@@ -35,9 +35,10 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: Mode | N
         params: the point.
         batch: whatever the loss takes.
         v: a tree like `params`, or K of them with one leading axis on every leaf.
-        mode: `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994), or
-            `"reverse-over-reverse"`, the gradient of `grad . v`. By default the problem's `hvp_mode`, the one that was
-            measured to be faster in eager code; forward over reverse for a plain loss.
+        mode: `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
+            of `grad . v`; or `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994). By
+            default the problem's `hvp_mode`, the one that was measured to be the fastest in eager code; reverse over
+            forward for a plain loss.
 
     Returns:
         A tree like `v`.
@@ -53,28 +54,31 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: Mode | N
     >>> sorted(hvp(problem, params, problem.fake_batch(4), params))
     ['u', 'v']
     """
-    chosen: Any = mode or getattr(subject, "hvp_mode", "forward-over-reverse")
+    chosen: Any = mode or getattr(subject, "hvp_mode", "reverse-over-forward")
     return make_hvp(subject, params, batch, mode=chosen)(v)
 
 
-def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: Mode = "reverse-over-reverse") -> LinearMap:
+def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: HVPMode = "reverse-over-reverse") -> LinearMap:
     """The Hessian at one point as a map; see `hvp`.
 
     Args:
         subject, params, batch: as of `hvp`.
-        mode: reverse over reverse keeps the gradient's graph, so that a product is one pass through it; forward over
-            reverse keeps nothing and needs less memory.
+        mode: reverse over reverse keeps the gradient's graph, so that a product is one pass through it; the other two
+            keep nothing and need less memory.
 
     Raises:
         ConfigError: the mode is unknown, or the loss is neither `(B,)` nor `()`.
     """
-    gradient = grad(mean_loss_of(subject, batch))
+    mean_loss = mean_loss_of(subject, batch)
+    gradient = grad(mean_loss)
+    if mode == "reverse-over-forward":  # never multiplies for the gradient's own weights: 8 products a layer, not 9
+        return LinearMap(lambda v: grad(lambda p: jvp(mean_loss, (p,), (v,))[1])(params), params)
     if mode == "forward-over-reverse":
         return LinearMap(lambda v: jvp(gradient, (params,), (v,))[1], params)
     if mode == "reverse-over-reverse":
         pull = vjp(gradient, params)[1]  # H is symmetric, so that v^T H is H v
         return LinearMap(lambda v: pull(v)[0], params)
-    raise ConfigError(unknown("mode", str(mode), ("forward-over-reverse", "reverse-over-reverse")))
+    raise ConfigError(unknown("mode", str(mode), get_args(HVPMode)))
 
 
 def ggnvp(problem: Problem, params: Params, batch: Any, v: Tree) -> Tree:

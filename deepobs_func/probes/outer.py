@@ -48,13 +48,11 @@ def of_layer(
     chunk = max(1, min(max_bytes, CACHE) // max(1, _bytes_of_one(layer, x, g)))
     if chunk >= len(x):
         return {name: _of(found, shapes[name], wanted) for name, found in layer.factors(x, g).items()}
-    pieces = list(zip(x.split(chunk), g.split(chunk), strict=True))
-    sizes = [len(piece) for piece, _ in pieces]
-    parts = [
-        {name: _of(found, shapes[name], of_a_chunk(wanted)) for name, found in layer.factors(*piece).items()}
-        for piece in pieces
-    ]
-    return {name: join([part[name] for part in parts], sizes, wanted) for name in parts[0]}
+    joined = {name: Joined(wanted) for name in shapes}
+    for piece in zip(x.split(chunk), g.split(chunk), strict=True):
+        for name, found in layer.factors(*piece).items():
+            joined[name].add(_of(found, shapes[name], of_a_chunk(wanted)), len(piece[0]))
+    return {name: each.result() for name, each in joined.items()}
 
 
 def _bytes_of_one(layer: Layer, x: Tensor, g: Tensor) -> int:
@@ -62,8 +60,9 @@ def _bytes_of_one(layer: Layer, x: Tensor, g: Tensor) -> int:
     one = (torch.empty((1, *tensor.shape[1:]), dtype=tensor.dtype, device="meta") for tensor in (x, g))
     total = 0
     for found in layer.factors(*one).values():
-        if not isinstance(found, Tensor) and found.rows.shape[2] > 1:
-            total += found.columns.numel() + found.rows.shape[1] * found.columns.shape[1]
+        if not isinstance(found, Tensor):
+            m, n, t = found.sizes
+            total += max(found.made, m * n if t > 1 else 0)
     return total * g.element_size()
 
 
@@ -77,26 +76,36 @@ def of_a_chunk(wanted: Iterable[Statistic]) -> set[Statistic]:
     return set().union(*(made_from.get(statistic, {statistic}) for statistic in wanted))
 
 
-def join(parts: Sequence[Found], sizes: Sequence[int], wanted: Iterable[Statistic]) -> Found:
-    """The statistics of all chunks together, of the given numbers of examples."""
+class Joined:
+    """The statistics of chunks of examples, put together as the chunks come."""
 
-    def joined(statistic: Statistic) -> Tensor:
-        if statistic == "gram":
-            return of_gradients(joined("grads"), ["gram"])["gram"]
-        values = [part[statistic] for part in parts]
-        if statistic in ("grads", "sq_norms"):
-            return torch.cat(values)
-        total = torch.stack(values).sum(0)
-        return total + _between(parts, sizes) if statistic == "scatter" else total
+    def __init__(self, wanted: Iterable[Statistic]) -> None:
+        self._wanted, self._size = set(wanted), 0
+        self._lists: dict[Statistic, list[Tensor]] = {"grads": [], "sq_norms": []}
+        self._sums: Found = {}
 
-    return {statistic: joined(statistic) for statistic in wanted}
+    def add(self, part: Found, size: int) -> None:
+        """Adds what `of_a_chunk` asks of so many examples."""
+        for statistic in self._lists.keys() & part.keys():
+            self._lists[statistic].append(part[statistic])
+        sums: Found = {statistic: value for statistic, value in part.items() if statistic not in self._lists}
+        if self._size:
+            if "scatter" in sums:
+                sums["scatter"] = sums["scatter"] + self._between(sums["grad"], size)
+            sums = {statistic: self._sums[statistic] + value for statistic, value in sums.items()}
+        self._sums, self._size = sums, self._size + size
 
+    def _between(self, grad: Tensor, size: int) -> Tensor:
+        """What the means of two parts, of n and m examples, add to the scatter: `n m / (n + m) (mean - mean)^2`."""
+        distance = self._sums["grad"] / self._size - grad / size
+        return distance.square_().mul_(self._size * size / (self._size + size))
 
-def _between(parts: Sequence[Found], sizes: Sequence[int]) -> Tensor:
-    """What the chunks' means add to the scatter: `sum_c n_c (mean_c - mean)^2`."""
-    mean = torch.stack([part["grad"] for part in parts]).sum(0) / sum(sizes)
-    deviations = (n * (part["grad"] / n - mean).square() for part, n in zip(parts, sizes, strict=True))
-    return torch.stack(list(deviations)).sum(0)
+    def result(self) -> Found:
+        """What was wanted, of all examples."""
+        found = self._sums | {statistic: torch.cat(values) for statistic, values in self._lists.items() if values}
+        if "gram" in self._wanted:
+            found |= of_gradients(found["grads"], ["gram"])
+        return {statistic: found[statistic] for statistic in self._wanted}
 
 
 def of_gradients(grads: Tensor, wanted: Iterable[Statistic]) -> Found:
@@ -121,7 +130,7 @@ def of_factors(factors: Outer, shape: Sequence[int], wanted: Iterable[Statistic]
     positions, the first two sum over pairs of them. With many, the gradients are materialised.
     """
     wanted = set(wanted)
-    size, (m, t), n = factors.rows.shape[0], factors.rows.shape[1:], factors.columns.shape[1]
+    size, (m, n, t) = factors.rows.shape[0], factors.sizes
     materialise = t > 1 and bool(wanted & {"grads", "grad", "sum_of_squares", "scatter"})
     pairs: set[Statistic] = set()
     if not materialise:
@@ -137,7 +146,7 @@ def of_factors(factors: Outer, shape: Sequence[int], wanted: Iterable[Statistic]
         found |= {name: value.view(*shape) for name, value in _sums_of_one(factors, closed).items()}
         rest -= closed
     if rest:
-        found |= of_gradients((factors.rows @ factors.columns.mT).view(size, *shape), rest)
+        found |= of_gradients(factors.product().view(size, *shape), rest)
     return found
 
 
@@ -157,7 +166,7 @@ def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:
 
 def _norms_by_pairs(factors: Outer) -> Tensor:
     """`sum_{t,s} (r_t . r_s)(c_t . c_s)` of each example."""
-    rows, columns = factors
+    rows, columns = factors.rows, factors.columns
     if rows.shape[-1] == 1:
         return rows.square().sum((1, 2)) * columns.square().sum((1, 2))
     return ((rows.mT @ rows) * (columns.mT @ columns)).sum((1, 2))
@@ -166,5 +175,5 @@ def _norms_by_pairs(factors: Outer) -> Tensor:
 def _gram_by_pairs(factors: Outer) -> Tensor:
     """`sum_{t,s} (r_at . r_bs)(c_at . c_bs)` of each pair of examples."""
     size, _, t = factors.rows.shape
-    rows, columns = (side.mT.flatten(0, 1) for side in factors)  # (B T, m), (B T, n)
+    rows, columns = (side.mT.flatten(0, 1) for side in (factors.rows, factors.columns))  # (B T, m), (B T, n)
     return ((rows @ rows.mT) * (columns @ columns.mT)).view(size, t, size, t).sum((1, 3))

@@ -19,7 +19,7 @@ from deepobs_func import tree
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.examples import Examples, Loss, Rows, examples
-from deepobs_func.probes.outer import SUMMED, Found, Statistic, join, of_a_chunk, of_gradients, of_layer
+from deepobs_func.probes.outer import SUMMED, Found, Joined, Statistic, of_a_chunk, of_gradients, of_layer
 
 MAX_BYTES = 2**26
 """Of gradients and factors that are computed at once, unless told otherwise: 64 MiB."""
@@ -211,9 +211,11 @@ def _from_rows(found: Examples, names: Sequence[str], wanted: Sequence[Statistic
     rows, pieces = found.rows(names), _pieces(found, names, max_bytes)
     whole_gram = len(pieces) == 1 or "grads" in wanted  # else in blocks, so that the gradients are not held at once
     joined = [statistic for statistic in wanted if statistic != "gram" or whole_gram]
-    parts = [_of_each(rows(piece), of_a_chunk(joined)) for piece in pieces] if joined else []
-    sizes = [piece.stop - piece.start for piece in pieces]
-    by_name = {name: join([part[name] for part in parts], sizes, joined) for name in names}
+    parts = {name: Joined(joined) for name in names}
+    for piece in pieces if joined else []:
+        for name, grads in rows(piece).items():
+            parts[name].add(of_gradients(grads, of_a_chunk(joined)), piece.stop - piece.start)
+    by_name = {name: part.result() for name, part in parts.items()}
     if "gram" in wanted and not whole_gram:
         by_name[names[0]]["gram"] = _gram_in_blocks(rows, pieces)
     return by_name
@@ -231,10 +233,6 @@ def _pieces(found: Examples, names: Sequence[str], max_bytes: int) -> list[slice
     one = sum(found.params[name].numel() * found.params[name].element_size() for name in names)
     chunk = max(1, max_bytes // one)
     return [slice(start, min(start + chunk, found.size)) for start in range(0, found.size, chunk)]
-
-
-def _of_each(grads: Params, wanted: Iterable[Statistic]) -> dict[str, Found]:
-    return {name: of_gradients(leaf, wanted) for name, leaf in grads.items()}
 
 
 def _gram_in_blocks(rows: Rows, pieces: Sequence[slice]) -> Tensor:

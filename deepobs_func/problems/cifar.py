@@ -36,7 +36,6 @@ def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen
         net_args={"classes": classes},
         weight_decay=0.002,
         defaults_chosen_here=chosen,
-        hvp_mode="forward-over-reverse",
         deviations=quirks,
     )
 
@@ -55,7 +54,6 @@ def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, qu
         weight_decay=5e-4,
         regularize=CONVOLUTIONS,
         defaults_chosen_here=True,
-        hvp_mode="forward-over-reverse",
         deviations=quirks,
     )
 
@@ -75,7 +73,6 @@ ROWS = (
         256,
         weight_decay=5e-4,
         schedule=((200, 0.1), (250, 0.01), (300, 0.001)),
-        hvp_mode="forward-over-reverse",
         deviations=(*_CIFAR100, LAST_RELU),
     ),
     vgg("cifar100", 16, 100, 134_670_244, 100, (*_CIFAR100, LEGACY_RESIZE)),

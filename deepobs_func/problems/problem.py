@@ -75,7 +75,7 @@ class Problem:
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
         regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
-        hvp_mode: `"forward-over-reverse"` or `"reverse-over-reverse"`, the faster way to a Hessian-vector product.
+        hvp_mode: the fastest way to a Hessian-vector product; see `probes.hvp`.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         autocast: the type in which products and convolutions are computed, None for that of the parameters.
         onednn: whether products of matrices are computed by oneDNN where fused kernels are used; see `with_onednn`.
@@ -104,7 +104,7 @@ class Problem:
     onednn: bool = False
     fused: bool = False
     compile_step: bool = True
-    hvp_mode: HVPMode = "forward-over-reverse"
+    hvp_mode: HVPMode = "reverse-over-forward"
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -169,8 +169,8 @@ class Problem:
         if self.weight_decay is None:
             return total
         for name in self.regularized:
-            total = total + params[name].square().sum()
-        return 0.5 * self.weight_decay * total
+            total = torch.add(total, params[name].square().sum(), alpha=0.5 * self.weight_decay)
+        return total
 
     def objective(self, params: Params, batch: Batch) -> Float[Tensor, ""]:
         """What an optimizer minimises: `loss(params, batch).mean() + penalty(params)`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-HVPMode = Literal["forward-over-reverse", "reverse-over-reverse"]
+HVPMode = Literal["reverse-over-forward", "reverse-over-reverse", "forward-over-reverse"]
 
 
 class Deviation(NamedTuple):
@@ -34,7 +34,7 @@ class Row:
         accuracy: whether an accuracy is defined.
         separable: whether an example's training loss depends on that example alone.
         compile_step: whether compiling a whole training step is worth its time; not for an unrolled LSTM.
-        hvp_mode: the way to a Hessian-vector product that was measured to be the faster one, eager on a CPU at the
+        hvp_mode: the way to a Hessian-vector product that was measured to be the fastest, eager on a CPU at the
             default batch size or what fits.
         deviations: quirks of the reference that concern this problem.
     """
@@ -54,7 +54,7 @@ class Row:
     separable: bool = True
     defaults_chosen_here: bool = False
     compile_step: bool = True
-    hvp_mode: HVPMode = "reverse-over-reverse"
+    hvp_mode: HVPMode = "reverse-over-forward"
     deviations: tuple[Deviation, ...] = ()
 
 

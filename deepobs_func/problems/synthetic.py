@@ -16,6 +16,7 @@ def _two_d(function: str, u: float, v: float) -> Row:
         128,
         net_args={"u": u, "v": v},
         accuracy=False,
+        hvp_mode="reverse-over-reverse",
         defaults_chosen_here=True,
         deviations=ONE_FILE,
     )
@@ -31,6 +32,7 @@ ROWS = (
         100,
         128,
         accuracy=False,
+        hvp_mode="reverse-over-reverse",
         deviations=(*ONE_FILE, FIRST_HESSIAN),
     ),
     _two_d("rosenbrock", -0.5, 1.5),

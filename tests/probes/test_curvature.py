@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from deepobs_func import probes, problems
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems import measures
+from deepobs_func.problems.rows import HVPMode
 from tests.probes.toys import (
     F64,
     KINDS,
@@ -24,7 +27,7 @@ from tests.probes.toys import (
     vector,
 )
 
-MODES = ("forward-over-reverse", "reverse-over-reverse")
+MODES = get_args(HVPMode)
 
 
 def close(actual, expected) -> None:
@@ -129,8 +132,7 @@ def test_quadratic_deep_has_its_hessian_exactly() -> None:
     v = vector(params)
     expected = state.moments["hessian"] @ v["theta"]
     for product in (
-        probes.hvp(problem, params, batch, v),
-        probes.hvp(problem, params, batch, v, mode="forward-over-reverse"),
+        *(probes.hvp(problem, params, batch, v, mode=mode) for mode in MODES),
         probes.make_hvp(problem, params, batch)(v),
         probes.ggnvp(problem, params, batch, v),
         probes.make_ggnvp(problem, params, batch)(v),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import probes, random
 from deepobs_func.base import Batch
+from deepobs_func.problems.rows import HVPMode
 from tests.probes.toys import conv_problem, instance, toy, vector
 
 KEY = random.key(7)
@@ -30,8 +31,10 @@ def over_two_batches(params: dict, batch: Batch) -> Any:
 
 
 PRODUCTS: dict[str, Callable[[dict, Batch], Any]] = {
-    "hvp, forward": lambda p, b: probes.hvp(TOY, p, b, V, mode="forward-over-reverse"),
-    "hvp, reverse": lambda p, b: probes.hvp(TOY, p, b, V, mode="reverse-over-reverse"),
+    **{
+        f"hvp, {mode}": lambda p, b, mode=mode: probes.hvp(TOY, p, b, V, mode=mode)  # type: ignore[misc]
+        for mode in get_args(HVPMode)
+    },
     "hvp, batched": lambda p, b: probes.hvp(TOY.objective, p, b, VS),
     "hvp, kept": lambda p, b: (lambda hessian: hessian(hessian(V)))(probes.make_hvp(TOY, p, b)),
     "ggnvp": lambda p, b: probes.ggnvp(TOY, p, b, V),
