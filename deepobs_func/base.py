@@ -96,10 +96,11 @@ class Outer:
         """`m, n, T`."""
         return self.rows.shape[1], self.columns.shape[1], self.rows.shape[2]
 
-    @property
-    def made(self) -> int:
-        """How many numbers of each example have to be computed for the factors themselves."""
-        return 0
+    columns_made: int = 0
+    """How many numbers of each example are computed where `columns` are asked for; 0 where they are held."""
+
+    columns_for_product: int = 0
+    """How many of these `product` computes."""
 
     def product(self) -> Tensor:
         """The gradients, `(B, m, n)`."""

@@ -21,7 +21,7 @@ from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
 from deepobs_func.probes.linear_map import LinearMap
-from deepobs_func.problems.rows import HVPMode
+from deepobs_func.probes.rows import HVPMode
 from deepobs_func.tree import Tree
 
 Matrix = Literal["hessian", "ggn"]
@@ -38,7 +38,8 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode 
         mode: `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
             of `grad . v`; or `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994). By
             default the problem's `hvp_mode`, the one that was measured to be the fastest in eager code; reverse over
-            forward for a plain loss.
+            forward for a plain loss. (torch 2.13 does not compile K products at once by reverse over forward where a
+            float64 objective ends in a scalar times a number.)
 
     Returns:
         A tree like `v`.

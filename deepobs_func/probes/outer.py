@@ -20,7 +20,9 @@ deviations from the mean; squared norms, `(B,)`; Gram matrix, `(B, B)`."""
 
 STATISTICS: tuple[Statistic, ...] = ("grads", "grad", "sum_of_squares", "scatter", "sq_norms", "gram")
 SUMMED: tuple[Statistic, ...] = ("sq_norms", "gram")  # over the parameters; the others are trees
-CACHE = 2**23  # factors and gradients that stay in the cache: up to 1.3 times faster than in chunks of 64 MiB
+CACHE = (
+    2**23
+)  # of factors and gradients: as fast as chunks of 64 MiB, and 3c3d's take 1.6 in place of 2.2 gradients' memory
 Found = dict[Statistic, Tensor]
 
 
@@ -45,7 +47,7 @@ def of_layer(
         max_bytes: of what is computed at once; more goes in chunks of examples.
     """
     wanted = set(wanted)
-    chunk = max(1, min(max_bytes, CACHE) // max(1, _bytes_of_one(layer, x, g)))
+    chunk = _examples_at_once(layer, x, g, wanted, max_bytes)
     if chunk >= len(x):
         return {name: _of(found, shapes[name], wanted) for name, found in layer.factors(x, g).items()}
     joined = {name: Joined(wanted) for name in shapes}
@@ -55,15 +57,24 @@ def of_layer(
     return {name: each.result() for name, each in joined.items()}
 
 
-def _bytes_of_one(layer: Layer, x: Tensor, g: Tensor) -> int:
-    """What one example's factors and gradients take where they have to be computed; asked of shapes alone."""
-    one = (torch.empty((1, *tensor.shape[1:]), dtype=tensor.dtype, device="meta") for tensor in (x, g))
-    total = 0
-    for found in layer.factors(*one).values():
-        if not isinstance(found, Tensor):
-            m, n, t = found.sizes
-            total += max(found.made, m * n if t > 1 else 0)
-    return total * g.element_size()
+def _examples_at_once(layer: Layer, x: Tensor, g: Tensor, wanted: set[Statistic], max_bytes: int) -> int:
+    """How many: what is computed of them and dropped again stays in the cache. Where all gradients are held, half.
+
+    (A convolution's gradients take three times their own size while they are computed.)
+    """
+    total, held = 0, False
+    for found in layer.factors(x[:1], g[:1]).values():
+        if isinstance(found, Tensor) or found.sizes[2] == 1:
+            continue
+        m, n, _ = found.sizes
+        pairs = _by_pairs(found, len(x), wanted)
+        rest, of_one = wanted - pairs, found.columns_made if pairs else 0
+        if rest:
+            all_held = rest <= {"grads", "gram"}
+            of_one, held = max(of_one, found.columns_for_product + (0 if all_held else m * n)), held or all_held
+        total += of_one
+    most = min(max_bytes, CACHE) // (total * g.element_size()) if total else len(x)
+    return max(1, min(most, -(-len(x) // 2)) if held else most)
 
 
 def _of(found: Outer | Tensor, shape: Sequence[int], wanted: Iterable[Statistic]) -> Found:
@@ -102,9 +113,12 @@ class Joined:
 
     def result(self) -> Found:
         """What was wanted, of all examples."""
-        found = self._sums | {statistic: torch.cat(values) for statistic, values in self._lists.items() if values}
+        found = dict(self._sums)
         if "gram" in self._wanted:
-            found |= of_gradients(found["grads"], ["gram"])
+            parts = [part.reshape(len(part), -1) for part in self._lists["grads"]]
+            found["gram"] = gram_of_parts(parts if len(parts) <= 2 else torch.cat(parts).chunk(2))
+        for statistic in self._lists.keys() & self._wanted:
+            found[statistic] = torch.cat(self._lists[statistic])
         return {statistic: found[statistic] for statistic in self._wanted}
 
 
@@ -117,9 +131,24 @@ def of_gradients(grads: Tensor, wanted: Iterable[Statistic]) -> Found:
         "sum_of_squares": lambda: grads.square().sum(0),
         "scatter": lambda: (grads - grads.mean(0)).square().sum(0),
         "sq_norms": lambda: flat.square().sum(1),
-        "gram": lambda: flat @ flat.mT,
+        "gram": lambda: gram_of_parts(flat.chunk(2)),
     }
     return {statistic: make[statistic]() for statistic in wanted}
+
+
+def gram_of_parts(parts: Sequence[Tensor]) -> Tensor:
+    """The Gram matrix of the rows of all parts, `(b_i, n)`; products of different parts are computed once.
+
+    In two halves it takes 0.83 of the time of one product on a CPU.
+    """
+    return mirrored([[part @ other.mT for other in parts[: i + 1]] for i, part in enumerate(parts)])
+
+
+def mirrored(blocks: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The symmetric matrix of which block row i is given up to the diagonal."""
+    count = len(blocks)
+    rows = ([blocks[i][j] if j <= i else blocks[j][i].mT for j in range(count)] for i in range(count))
+    return torch.cat([torch.cat(row, dim=1) for row in rows])
 
 
 def of_factors(factors: Outer, shape: Sequence[int], wanted: Iterable[Statistic]) -> Found:
@@ -130,24 +159,28 @@ def of_factors(factors: Outer, shape: Sequence[int], wanted: Iterable[Statistic]
     positions, the first two sum over pairs of them. With many, the gradients are materialised.
     """
     wanted = set(wanted)
-    size, (m, n, t) = factors.rows.shape[0], factors.sizes
-    materialise = t > 1 and bool(wanted & {"grads", "grad", "sum_of_squares", "scatter"})
-    pairs: set[Statistic] = set()
-    if not materialise:
-        pairs |= {"sq_norms"} if t * (m + n) <= m * n else set()
-        pairs |= {"gram"} if size * t * t * (m + n) <= (size + t) * m * n else set()
-    pairs &= wanted
+    size, pairs = factors.rows.shape[0], _by_pairs(factors, factors.rows.shape[0], wanted)
     found: Found = {}
     for statistic in pairs:
         found[statistic] = _norms_by_pairs(factors) if statistic == "sq_norms" else _gram_by_pairs(factors)
     rest = wanted - pairs
-    if t == 1:
+    if factors.sizes[2] == 1:
         closed = rest & {"grad", "sum_of_squares", "scatter"}
         found |= {name: value.view(*shape) for name, value in _sums_of_one(factors, closed).items()}
         rest -= closed
     if rest:
         found |= of_gradients(factors.product().view(size, *shape), rest)
     return found
+
+
+def _by_pairs(factors: Outer, size: int, wanted: set[Statistic]) -> set[Statistic]:
+    """The wanted statistics that are cheaper by sums over pairs of positions than by gradients."""
+    m, n, t = factors.sizes
+    if t > 1 and wanted & {"grads", "grad", "sum_of_squares", "scatter"}:
+        return set()  # the gradients are there anyway
+    pairs: set[Statistic] = {"sq_norms"} if t * (m + n) <= m * n else set()
+    pairs |= {"gram"} if size * t * t * (m + n) <= (size + t) * m * n else set()
+    return pairs & wanted
 
 
 def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
@@ -19,7 +18,7 @@ from deepobs_func import tree
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.examples import Examples, Loss, Rows, examples
-from deepobs_func.probes.outer import SUMMED, Found, Joined, Statistic, of_a_chunk, of_gradients, of_layer
+from deepobs_func.probes.outer import SUMMED, Found, Joined, Statistic, mirrored, of_a_chunk, of_gradients, of_layer
 
 MAX_BYTES = 2**26
 """Of gradients and factors that are computed at once, unless told otherwise: 64 MiB."""
@@ -242,11 +241,7 @@ def _gram_in_blocks(rows: Rows, pieces: Sequence[slice]) -> Tensor:
         here = rows(piece)
         others = (here if j == i else rows(pieces[j]) for j in range(i + 1))
         blocks.append([_sum(_products(here[name], other[name]) for name in here) for other in others])
-    full = [
-        torch.cat([blocks[i][j] if j <= i else blocks[j][i].mT for j in range(len(pieces))], dim=1)
-        for i in range(len(pieces))
-    ]
-    return torch.cat(full)
+    return mirrored(blocks)
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
-"""The quantities that can be tracked, as data. Imports no torch."""
+"""What can be asked of the probes by name, above all the quantities that can be tracked. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deepobs_func.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from deepobs_func.probes.outer import Statistic
+
+HVPMode = Literal["reverse-over-forward", "reverse-over-reverse", "forward-over-reverse"]
+"""A way to a Hessian-vector product; see `probes.hvp`."""
 
 
 @dataclass(frozen=True)

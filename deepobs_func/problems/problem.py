@@ -18,9 +18,10 @@ from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
 from deepobs_func.nets.noise import Noise
+from deepobs_func.probes.rows import HVPMode
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import ProblemModule
-from deepobs_func.problems.rows import Deviation, HVPMode
+from deepobs_func.problems.rows import Deviation
 
 Tensors = dict[str, Tensor]
 Tap = Callable[[Layer, Tensor, Tensor], Tensor]

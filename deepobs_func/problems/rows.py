@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-HVPMode = Literal["reverse-over-forward", "reverse-over-reverse", "forward-over-reverse"]
+from deepobs_func.probes.rows import HVPMode
 
 
 class Deviation(NamedTuple):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from deepobs_func import probes, problems
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.rows import HVPMode
 from deepobs_func.problems import measures
-from deepobs_func.problems.rows import HVPMode
 from tests.probes.toys import (
     F64,
     KINDS,

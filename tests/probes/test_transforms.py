@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import probes, random
 from deepobs_func.base import Batch
-from deepobs_func.problems.rows import HVPMode
+from deepobs_func.probes.rows import HVPMode
 from tests.probes.toys import conv_problem, instance, toy, vector
 
 KEY = random.key(7)
