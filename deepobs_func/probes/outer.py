@@ -20,9 +20,7 @@ deviations from the mean; squared norms, `(B,)`; Gram matrix, `(B, B)`."""
 
 STATISTICS: tuple[Statistic, ...] = ("grads", "grad", "sum_of_squares", "scatter", "sq_norms", "gram")
 SUMMED: tuple[Statistic, ...] = ("sq_norms", "gram")  # over the parameters; the others are trees
-CACHE = (
-    2**23
-)  # of factors and gradients: as fast as chunks of 64 MiB, and 3c3d's take 1.6 in place of 2.2 gradients' memory
+CACHE = 3 * 2**20  # of factors and gradients: the fastest of 1 to 160 MiB for most convolutions of our nets
 Found = dict[Statistic, Tensor]
 
 
