@@ -9,7 +9,7 @@ from backpack.custom_module.permute import Permute  # a permutation that BackPAC
 from torch import Tensor, fx, nn
 
 from deepobs_func.base import Batch, Params
-from deepobs_func.nets.images import flatten, max_pool, same_padding
+from deepobs_func.nets.images import flatten, max_pool, pad_fully, same_padding
 from deepobs_func.nets.layers import Conv, Dense, Layer
 from deepobs_func.nets.noise import Noise
 from deepobs_func.problems.problem import Problem
@@ -28,10 +28,10 @@ class Equivalent(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Stops at this package's layers and at the two functions that go by the shape of their input."""
+    """Stops at this package's layers and at the three functions that go by the shape of their input."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(flatten, max_pool))
+        super().__init__(autowrap_functions=(flatten, max_pool, pad_fully))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Layer)
@@ -41,7 +41,7 @@ def equivalent(problem: Problem, params: Params, batch: Batch) -> Equivalent:
     """Writes the net of a problem out, if it is a chain of layers; dropout is left out.
 
     Args:
-        problem: a net of dense layers, convolutions, ReLUs, max pools after them, flattenings and means over space.
+        problem: a net of dense layers, convolutions, ReLUs, max pools before them, asymmetric paddings, flattenings and means over space.
         params: what the new net holds.
         batch: for the shape of an example.
 
@@ -78,7 +78,9 @@ def _parts(net: nn.Module, node: fx.Node, x: Tensor) -> list[nn.Module]:
         return [nn.ReLU()]
     if node.target is flatten:  # in the order of TensorFlow: height, width, channels
         return [*([Permute(0, 2, 3, 1)] if x.shape[1] > 1 else []), nn.Flatten()]
-    if node.target is max_pool and node.args[0].target is torch.relu:  # so that zeros pad as well as minus infinity
+    if node.target is pad_fully:
+        return _same(x, *node.args[1:])[1]
+    if node.target is max_pool and all(user.target is torch.relu for user in node.users):  # so that zeros may pad
         kernel, stride = node.args[1:]
         padding, outside = _same(x, (kernel, kernel), stride)
         return [*outside, nn.MaxPool2d(kernel, stride, padding)]

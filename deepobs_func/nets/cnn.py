@@ -1,4 +1,8 @@
-"""Small convolutional nets: 2c2d, 3c3d, All-CNN-C."""
+"""Small convolutional nets: 2c2d, 3c3d, All-CNN-C.
+
+A ReLU comes after the pool, the padding or the dropout that follows it in the reference: the result is the same bit for
+bit, and one tensor less is computed on, or kept for the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deepobs_func.nets.images import flatten, max_pool
+from deepobs_func.nets.images import flatten, max_pool, pad_fully
 from deepobs_func.nets.initializers import constant, glorot_normal, truncated_normal
 from deepobs_func.nets.layers import Conv, Dense, Pass
 from deepobs_func.nets.noise import Dropout
@@ -25,8 +29,8 @@ class Net2c2d(nn.Module):
         self.dense2 = Dense(1024, 10, weight, bias)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = max_pool(torch.relu(self.conv1(x, p)), 2, 2)  # (B, 32, 14, 14)
-        x = max_pool(torch.relu(self.conv2(x, p)), 2, 2)  # (B, 64, 7, 7)
+        x = torch.relu(max_pool(self.conv1(x, p), 2, 2))  # (B, 32, 14, 14)
+        x = torch.relu(max_pool(self.conv2(x, p), 2, 2))  # (B, 64, 7, 7)
         return self.dense2(torch.relu(self.dense1(flatten(x), p)), p)
 
 
@@ -44,9 +48,9 @@ class Net3c3d(nn.Module):
         self.dense3 = Dense(256, classes)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = max_pool(torch.relu(self.conv1(x, p)), 3, 2)  # (B, 64, 14, 14)
-        x = max_pool(torch.relu(self.conv2(x, p)), 3, 2)  # (B, 96, 6, 6)
-        x = max_pool(torch.relu(self.conv3(x, p)), 3, 2)  # (B, 128, 3, 3)
+        x = torch.relu(max_pool(self.conv1(x, p), 3, 2))  # (B, 64, 14, 14)
+        x = torch.relu(max_pool(self.conv2(x, p), 3, 2))  # (B, 96, 6, 6)
+        x = torch.relu(max_pool(self.conv3(x, p), 3, 2))  # (B, 128, 3, 3)
         x = torch.relu(self.dense1(flatten(x), p))
         return self.dense3(torch.relu(self.dense2(x, p)), p)
 
@@ -60,24 +64,28 @@ class AllCNNC(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.dropout0 = Dropout(0.2, (3, 32, 32))
-        self.conv1, self.conv2, self.conv3 = _conv(3, 96), _conv(96, 96), _conv(96, 96, stride=2)
+        self.conv1, self.conv2, self.conv3 = _conv(3, 96), _conv(96, 96), _conv(96, 96, stride=2, padding="valid")
         self.dropout1 = Dropout(0.5, (96, 16, 16))
-        self.conv4, self.conv5, self.conv6 = _conv(96, 192), _conv(192, 192), _conv(192, 192, stride=2)
+        self.conv4, self.conv5, self.conv6 = _conv(96, 192), _conv(192, 192), _conv(192, 192, stride=2, padding="valid")
         self.dropout2 = Dropout(0.5, (192, 8, 8))
         self.conv7 = _conv(192, 192, padding="valid")
         self.conv8, self.conv9 = _conv(192, 192, kernel=1), _conv(192, 100, kernel=1)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        x = self.dropout0(x, p)
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = torch.relu(conv(x, p))
-        x = self.dropout1(x, p)  # (B, 96, 16, 16)
-        for conv in (self.conv4, self.conv5, self.conv6):
-            x = torch.relu(conv(x, p))
-        x = self.dropout2(x, p)  # (B, 192, 8, 8)
+        x = torch.relu(self.conv1(self.dropout0(x, p), p))
+        x = torch.relu(_padded(self.conv2(x, p)))  # (B, 96, 33, 33)
+        x = torch.relu(self.dropout1(self.conv3(x, p), p))  # (B, 96, 16, 16)
+        x = torch.relu(self.conv4(x, p))
+        x = torch.relu(_padded(self.conv5(x, p)))  # (B, 192, 17, 17)
+        x = torch.relu(self.dropout2(self.conv6(x, p), p))  # (B, 192, 8, 8)
         for conv in (self.conv7, self.conv8, self.conv9):
             x = torch.relu(conv(x, p))
         return x.mean((2, 3))  # over (6, 6)
+
+
+def _padded(x: Tensor) -> Tensor:
+    """`SAME` padding for a 3x3 convolution with stride 2."""
+    return pad_fully(x, (3, 3), 2)
 
 
 def _conv(

@@ -30,8 +30,9 @@ def pad_same(x: Tensor, kernel: tuple[int, int], stride: int, value: float = 0.0
 
 
 def pad_fully(x: Tensor, kernel: tuple[int, int], stride: int) -> Tensor:
+    """Pads all by hand, with zeros."""
     x, (height, width) = pad_same(x, kernel, stride)
-    return F.pad(x, (width, width, height, height))
+    return F.pad(x, (width, width, height, height)) if height or width else x
 
 
 def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
