@@ -2,9 +2,11 @@
 
     python -m benchmarks.steps [--problems mnist_mlp ...] [--threads 1 2] [--rounds 15] [--quick]
 
-Ours is `runner.make_step` with SGD, the drawing of noise included, in eager code and compiled as a whole. The other is
-the plain module with `torch.compile` on the loss, so that both passes are compiled, and `torch.optim.SGD`: its loop,
-its fused kernel, or its step compiled too. Memory is the peak during a step, with parameters and moments held.
+Ours is `runner.make_step` with SGD, the drawing of noise included, in eager code and compiled as a whole, in the memory
+format that a run would take: the faster one in eager code. The other is the plain module with `torch.compile` on the
+loss, so that both passes are compiled, and `torch.optim.SGD`: its loop, its fused kernel, or its step compiled too; and
+with its channels last in memory where ours has them so. Memory is the peak during a step, with parameters and moments
+held.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from deepobs_func import onednn, optimizers, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import make_step
-from deepobs_func.runner.step import Carry, compiled
+from deepobs_func.runner.choice import LEAST_GAIN
+from deepobs_func.runner.step import Carry, compiled, laid_out
 
 PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
@@ -49,9 +52,12 @@ class OurStep:
         batch_size: B.
         device: where.
         compile: the step; its noise is drawn outside of it, and oneDNN multiplies where it is faster, as in a run.
+        channels_last: of images and kernels in memory.
     """
 
-    def __init__(self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool) -> None:
+    def __init__(
+        self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool, channels_last: bool = False
+    ) -> None:
         problem = problem.with_onednn() if onednn.is_faster(device) else problem
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
@@ -63,9 +69,12 @@ class OurStep:
         self._step = compiled(whole, with_onednn=problem.onednn) if compile else whole
         keys = random.split(random.key(1, device), 100)
         self._keys = itertools.cycle(keys.unbind())
-        self._x, self._y = problem.fake_batch(batch_size, seed=0, device=device)[:2]
+        placed = laid_out if channels_last else lambda tensor: tensor
+        x, self._y = problem.fake_batch(batch_size, seed=0, device=device)[:2]
+        self._x = placed(x)
         params, state = problem.init(seed=0, device=device)
         state = state._replace(carry=problem.zero_carry(batch_size, device=device))
+        params = {name: placed(leaf) for name, leaf in params.items()}
         self._carry = Carry(params, optimizer.init(params, keys[0]), state)
 
     def __call__(self) -> None:
@@ -87,16 +96,25 @@ class ModuleStep:
         device: where.
         compile: whether the loss is compiled, with its backward pass.
         update: `"loop"`, `"fused"` or `"compiled"`: how SGD steps.
+        channels_last: of images and kernels in memory.
     """
 
     def __init__(
-        self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool, update: str = "loop"
+        self,
+        problem: Problem,
+        batch_size: int,
+        device: torch.device,
+        *,
+        compile: bool,
+        update: str = "loop",
+        channels_last: bool = False,
     ) -> None:
-        self.module = plain.module(problem.name).to(device).train()
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        self.module = plain.module(problem.name).to(device, memory_format=memory).train()
         options = {"fused": True} if update == "fused" else {}
         self.optimizer = plain.sgd(self.module, problem, learning_rate(problem), **options)
         batch = problem.fake_batch(batch_size, seed=0, device=device)
-        self._x, self._y = batch.x, batch.y
+        self._x, self._y = laid_out(batch.x) if channels_last else batch.x, batch.y
         self._loss: Callable[[Tensor, Tensor], Tensor] = self.module.loss
         self._update: Callable[[], Any] = self.optimizer.step
         if compile:
@@ -125,7 +143,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def steps(problem: Problem, batch_size: int, device: torch.device) -> dict[str, OurStep | ModuleStep]:
     """Everything that takes turns. A step that a run never compiles is not compiled here."""
-    ours = functools.partial(OurStep, problem, batch_size, device)
+    last = channels_last(problem, batch_size, device)
+    ours = functools.partial(OurStep, problem, batch_size, device, channels_last=last)
     module = functools.partial(ModuleStep, problem, batch_size, device)
     found: dict[str, OurStep | ModuleStep] = {f"{OURS}, eager": ours(compile=False)}
     if problem.compile_step:
@@ -133,7 +152,20 @@ def steps(problem: Problem, batch_size: int, device: torch.device) -> dict[str, 
     found[f"{MODULE}, eager"] = module(compile=False)
     for update in UPDATES:
         found[f"{MODULE}, compiled, {update}"] = module(compile=True, update=update)
+    if last:
+        found[f"{MODULE}, compiled, fused, channels last"] = module(compile=True, update="fused", channels_last=True)
     return found
+
+
+def channels_last(problem: Problem, batch_size: int, device: torch.device) -> bool:
+    """Whether a run would have them last: an eager step is faster so, by the measure of `runner.choice`."""
+    if all(leaf.ndim != 4 for leaf in problem.init(seed=0)[0].values()):
+        return False
+    calls = {last: OurStep(problem, batch_size, device, compile=False, channels_last=last) for last in (False, True)}
+    for call in calls.values():
+        call()
+    times = interleaved(calls, 3, clock_for(torch.get_num_threads(), device.type), budget=BUDGET)
+    return times[True].median < LEAST_GAIN * times[False].median
 
 
 def measure(name: str, settings: Settings) -> Run:
@@ -160,7 +192,8 @@ def measure(name: str, settings: Settings) -> Run:
         }
         for by in found
     ]
-    return {"batch_size": batch_size, "device": device.type, "rows": rows}
+    last = f"{MODULE}, compiled, fused, channels last" in found
+    return {"batch_size": batch_size, "device": device.type, "channels_last": last, "rows": rows}
 
 
 def ours(run: Run) -> dict[str, Any]:
