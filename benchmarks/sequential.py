@@ -41,7 +41,8 @@ def equivalent(problem: Problem, params: Params, batch: Batch) -> Equivalent:
     """Writes the net of a problem out, if it is a chain of layers; dropout is left out.
 
     Args:
-        problem: a net of dense layers, convolutions, ReLUs, max pools before them, asymmetric paddings, flattenings and means over space.
+        problem: a net of dense layers, convolutions, asymmetric paddings, ReLUs, max pools before them, flattenings and
+            means over space.
         params: what the new net holds.
         batch: for the shape of an example.
 
