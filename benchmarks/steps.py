@@ -66,7 +66,7 @@ class OurStep:
             return step(carry, Batch(x, y, noise, carry.state))
 
         self._problem, self._batch_size = problem, batch_size
-        self._step = compiled(whole, with_onednn=problem.onednn) if compile else whole
+        self._step = compiled(whole, problem) if compile else whole
         keys = random.split(random.key(1, device), 100)
         self._keys = itertools.cycle(keys.unbind())
         placed = laid_out if channels_last else lambda tensor: tensor

@@ -72,6 +72,6 @@ def test_a_compiled_step_is_the_same_step() -> None:
 
     start = Carry(params, optimizer.init(params, torch.zeros(2, dtype=torch.int64)), state)
     expected = three(start, batch).params
-    found = compiled(three, with_onednn=True)(start, batch).params
+    found = compiled(three, problem.with_onednn())(start, batch).params
     for name, leaf in expected.items():
         torch.testing.assert_close(found[name], leaf, rtol=1e-4, atol=1e-6)

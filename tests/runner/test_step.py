@@ -107,6 +107,14 @@ def test_arguments_are_guarded_and_nothing_else() -> None:
     assert float(made({"x": x, "count": 5})[0]) == 15
 
 
+@pytest.mark.parametrize("name", ["mnist_mlp", "svhn_wrn164"])
+def test_sums_are_stored_where_batch_norm_reads_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {}
+    monkeypatch.setattr(torch, "compile", lambda function, options, **_: told.update(options) or function)
+    compiled(lambda x: x, problems.get(name))
+    assert ("realize_reads_threshold" in told) == (name == "svhn_wrn164")
+
+
 class DropoutNet(nn.Module):
     """Half of the inputs is dropped."""
 
