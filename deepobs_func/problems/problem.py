@@ -226,9 +226,10 @@ class Problem:
             batch_size: B.
             train: the training phase; the test phase leaves out dropout.
         """
+        keys = random.fold_in(key, torch.arange(len(self.noises), device=key.device))
         return {
-            path: layer.draw(random.fold_in(key, index), batch_size)
-            for index, (path, layer) in enumerate(self.noises.items())
+            path: layer.draw(own, batch_size)
+            for (path, layer), own in zip(self.noises.items(), keys.unbind(), strict=True)
             if train or layer.in_evaluation
         }
 
