@@ -54,6 +54,7 @@ def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
     loss: Any = getattr(subject, "loss", subject)
 
     def losses(params: Params) -> Tensor:
+        check_params(subject, params)
         result = loss(params, batch)
         fits = result.ndim <= 1
         if isinstance(batch, Batch):
@@ -66,6 +67,29 @@ def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
         return result
 
     return losses
+
+
+def check_params(subject: Any, params: Params) -> None:
+    """Refuses parameters that are not a problem's own; of a plain loss nothing is known.
+
+    Args:
+        subject: a problem, one of its methods, or any loss.
+        params: what it is asked at.
+
+    Raises:
+        ConfigError: a parameter is missing, unknown, or has another shape.
+    """
+    shapes = getattr(getattr(subject, "__self__", subject), "shapes", None)
+    if shapes is None:
+        return
+    found = {name: leaf.shape for name, leaf in params.items()}
+    if found != shapes:
+        lacks, unknown = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
+        wrong = {name: tuple(found[name]) for name in found if name in shapes and found[name] != shapes[name]}
+        raise ConfigError(
+            f"The parameters are not the problem's: they lack {lacks}, {unknown} are unknown, and these shapes differ: "
+            f"{wrong}. Pass a tree like problem.init()[0], of one member; a population goes through torch.func.vmap."
+        )
 
 
 def mean_loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:

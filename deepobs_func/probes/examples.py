@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.probes.contract import check_params
 
 BATCH_NORM = ("coupled", "frozen", "eval")
 Rows = Callable[[slice], Params]
@@ -128,8 +129,10 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
         batch_dims: the example axes of another batch than `Batch`, as `vmap` takes them; by default 0 throughout.
 
     Raises:
-        ConfigError: the batch is empty, or `bn` is missing, unknown or out of place.
+        ConfigError: the parameters are not the problem's, the batch is empty, or `bn` is missing, unknown or out of
+            place.
     """
+    check_params(loss, params)
     dims = batch_dims if batch_dims is not None else BATCH_DIMS if isinstance(batch, Batch) else 0
     size = _size(batch, dims)
     check_batch_norm(loss, bn)

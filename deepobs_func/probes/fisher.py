@@ -11,7 +11,15 @@ from torch.utils import _pytree as pytree
 from deepobs_func import random
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import Problem, Subject, checked_count, checked_ggn, checked_key, loss_of
+from deepobs_func.probes.contract import (
+    Problem,
+    Subject,
+    check_params,
+    checked_count,
+    checked_ggn,
+    checked_key,
+    loss_of,
+)
 from deepobs_func.probes.curvature import ggn_map
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
 from deepobs_func.probes.linear_map import LinearMap
@@ -93,6 +101,7 @@ def _monte_carlo_fisher(
     subject: Subject, params: Params, batch: Any, key: random.Key | None, samples: int, *, keep: bool
 ) -> LinearMap:
     problem = checked_sampler(subject, "fisher_vp")
+    check_params(problem, params)
     keys = random.split(checked_key(key, "fisher_vp of kind 'monte-carlo'"), checked_count("samples", samples, 1))
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
 

@@ -68,7 +68,7 @@ def _examples_at_once(layer: Layer, x: Tensor, g: Tensor, wanted: set[Statistic]
         pairs = _by_pairs(found, len(x), wanted)
         rest, of_one = wanted - pairs, found.columns_made if pairs else 0
         if rest:
-            all_held = rest <= {"grads", "gram"}
+            all_held = rest <= {"grads", "gram"} and len(x) * m * n * g.element_size() > CACHE
             of_one, held = max(of_one, found.columns_for_product + (0 if all_held else m * n)), held or all_held
         total += of_one
     cache = 4 * CACHE if torch.compiler.is_compiling() else CACHE  # a graph of fewer parts compiles in half the time
@@ -115,7 +115,9 @@ class Joined:
         found = dict(self._sums)
         if "gram" in self._wanted:
             parts = [part.reshape(len(part), -1) for part in self._lists["grads"]]
-            found["gram"] = gram_of_parts(parts if len(parts) <= 2 else torch.cat(parts).chunk(2))
+            found["gram"] = (
+                gram_of_parts(parts) if len(parts) <= 2 else of_gradients(torch.cat(parts), ["gram"])["gram"]
+            )
         for statistic in self._lists.keys() & self._wanted:
             found[statistic] = torch.cat(self._lists[statistic])
         return {statistic: found[statistic] for statistic in self._wanted}
@@ -130,9 +132,13 @@ def of_gradients(grads: Tensor, wanted: Iterable[Statistic]) -> Found:
         "sum_of_squares": lambda: grads.square().sum(0),
         "scatter": lambda: (grads - grads.mean(0)).square().sum(0),
         "sq_norms": lambda: flat.square().sum(1),
-        "gram": lambda: gram_of_parts(flat.chunk(2)),
+        "gram": lambda: gram_of_parts(flat.chunk(2) if _is_large(flat) else [flat]),
     }
     return {statistic: make[statistic]() for statistic in wanted}
+
+
+def _is_large(grads: Tensor) -> bool:
+    return grads.numel() * grads.element_size() > CACHE
 
 
 def gram_of_parts(parts: Sequence[Tensor]) -> Tensor:
@@ -146,6 +152,8 @@ def gram_of_parts(parts: Sequence[Tensor]) -> Tensor:
 def mirrored(blocks: Sequence[Sequence[Tensor]]) -> Tensor:
     """The symmetric matrix of which block row i is given up to the diagonal."""
     count = len(blocks)
+    if count == 1:
+        return blocks[0][0]
     rows = ([blocks[i][j] if j <= i else blocks[j][i].mT for j in range(count)] for i in range(count))
     return torch.cat([torch.cat(row, dim=1) for row in rows])
 

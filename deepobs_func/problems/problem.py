@@ -108,6 +108,7 @@ class Problem:
     hvp_mode: HVPMode = "reverse-over-forward"
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
+    shapes: dict[str, torch.Size] = field(init=False, repr=False, compare=False)
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
     layers: dict[str, tuple[Layer, torch.Size]] = field(init=False, repr=False, compare=False)
     normalizes: bool = field(init=False, repr=False, compare=False)
@@ -117,7 +118,8 @@ class Problem:
         net = name_layers(self.make_net())
         noises = {path: module for path, module in net.named_modules() if isinstance(module, Noise)}
         regularized = tuple(name for name, parameter in net.named_parameters() if self.regularize(name, parameter))
-        for name, value in (("net", net), ("noises", noises), ("regularized", regularized)):
+        shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+        for name, value in (("net", net), ("noises", noises), ("shapes", shapes), ("regularized", regularized)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "layers", self._listen())
         object.__setattr__(self, "normalizes", any(isinstance(module, BatchNorm) for module in net.modules()))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepobs_func import probes, problems
+from deepobs_func import probes, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import HVPMode
@@ -246,3 +246,33 @@ def test_a_map_takes_no_point_and_a_loss_needs_one() -> None:
         probes.trace(problem)
     with pytest.raises(ConfigError, match=r"Unknown matrix 'gnn'\. Did you mean 'ggn'\?"):
         probes.trace(problem, params, batch, matrix="gnn")
+
+
+PROBES = {
+    "hvp": lambda problem, params, batch, v: probes.hvp(problem, params, batch, v),
+    "hvp of the objective": lambda problem, params, batch, v: probes.hvp(problem.objective, params, batch, v),
+    "ggnvp": lambda problem, params, batch, v: probes.ggnvp(problem, params, batch, v),
+    "fisher_vp": lambda problem, params, batch, v: probes.fisher_vp(
+        problem, params, batch, v, kind="monte-carlo", key=random.key(0)
+    ),
+    "diagonal": lambda problem, params, batch, v: probes.diagonal(
+        problem, params, batch, matrix="ggn", method="monte-carlo", key=random.key(0), samples=1
+    ),
+    "diagonal, exact": lambda problem, params, batch, v: probes.diagonal(
+        problem, params, batch, matrix="ggn", method="exact"
+    ),
+    "norms": lambda problem, params, batch, v: probes.per_example_sq_norms(problem, params, batch),
+    "dots": lambda problem, params, batch, v: probes.per_example_dots(problem, params, batch, v),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_parameters_of_another_problem_are_refused(name: str) -> None:
+    problem = problems.get("mnist_logreg")
+    params, batch = problem.init()[0], problem.fake_batch(2)
+    renamed = {name.replace("weight", "kernel"): leaf for name, leaf in params.items()}
+    stacked = {name: torch.stack((leaf, leaf)) for name, leaf in params.items()}
+    with pytest.raises(ConfigError, match=r"lack \['dense.0.weight'\], \['dense.0.kernel'\] are unknown"):
+        PROBES[name](problem, renamed, batch, renamed)
+    with pytest.raises(ConfigError, match=r"'dense.0.bias': \(2, 10\).*torch.func.vmap"):
+        PROBES[name](problem, stacked, batch, stacked)

@@ -299,5 +299,5 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(ConfigError, match="tree like the parameters"):
         probes.per_example_dots(linear_loss, weights, (x, y), {"w": torch.ones(2)})
     quadratic, params, batch = instance("quadratic_deep")
-    with pytest.raises(RuntimeError, match="theta"):
+    with pytest.raises(ConfigError, match=r"lack \['theta'\], \['theta2'\] are unknown"):
         probes.gram(quadratic, {"theta2": params["theta"]}, batch)
