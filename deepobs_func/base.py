@@ -89,18 +89,27 @@ class Outer:
     """
 
     def __init__(self, rows: Tensor, columns: Tensor) -> None:
-        self.rows, self.columns = rows, columns
+        self.rows, self._columns = rows, columns
+
+    @property
+    def columns(self) -> Tensor:
+        """As given."""
+        return self._columns
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """`m, n, T`."""
-        return self.rows.shape[1], self.columns.shape[1], self.rows.shape[2]
+        return self.rows.shape[1], self._columns.shape[1], self.rows.shape[2]
 
-    columns_made: int = 0
-    """How many numbers of each example are computed where `columns` are asked for; 0 where they are held."""
+    @property
+    def columns_made(self) -> int:
+        """How many numbers of each example are computed where `columns` are asked for; 0 where they are held."""
+        return 0
 
-    columns_for_product: int = 0
-    """How many of these `product` computes."""
+    @property
+    def columns_for_product(self) -> int:
+        """How many of these `product` computes."""
+        return 0
 
     def product(self) -> Tensor:
         """The gradients, `(B, m, n)`."""

@@ -24,7 +24,8 @@ class Patches(Outer):
         self.rows = g.flatten(2)
 
     @property
-    def columns(self) -> Tensor:  # type: ignore[override]  # computed, where the others' are held
+    def columns(self) -> Tensor:
+        """Computed at each access."""
         return F.unfold(self._x, self._kernel, padding=self._padding, stride=self._stride)
 
     @property
@@ -33,12 +34,12 @@ class Patches(Outer):
         return self._g.shape[1], self._x.shape[1] * height * width, self._g.shape[2] * self._g.shape[3]
 
     @property
-    def columns_made(self) -> int:  # type: ignore[override]
+    def columns_made(self) -> int:
         _, n, t = self.sizes
         return n * t
 
     @property
-    def columns_for_product(self) -> int:  # type: ignore[override]
+    def columns_for_product(self) -> int:
         return 0 if self._in_groups else self.columns_made
 
     @property

@@ -81,7 +81,7 @@ def _of(found: Outer | Tensor, shape: Sequence[int], wanted: Iterable[Statistic]
 
 
 def of_a_chunk(wanted: Iterable[Statistic]) -> set[Statistic]:
-    """What of each chunk `join` makes the wanted statistics from."""
+    """What of each chunk `Joined` makes the wanted statistics from."""
     made_from: dict[Statistic, set[Statistic]] = {"gram": {"grads"}, "scatter": {"scatter", "grad"}}
     return set().union(*(made_from.get(statistic, {statistic}) for statistic in wanted))
 
