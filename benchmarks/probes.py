@@ -3,8 +3,8 @@
     python -m benchmarks.probes [--problems mnist_mlp ...] [--threads 1 2] [--rounds 15] [--quick]
 
 Every problem is measured in a process of its own, in which all functions take turns, compiled and in eager code. Ours
-and `vmap(grad)` are compared with the plain gradient in the same mode; the libraries, which run in eager code only,
-with the eager one. Dropout is left out, which the libraries would draw anew. The results replace those of the same
+and `vmap(grad)` are compared with the plain gradient in the same mode, and are compiled as a run's step is; the
+libraries, which run in eager code only, are compared with the eager one. Dropout is left out, which the libraries would draw anew. The results replace those of the same
 problems and numbers of threads in `benchmarks/results/probes.json`.
 """
 
@@ -25,7 +25,7 @@ from benchmarks import others, probes_report
 from benchmarks.memory import peak_bytes
 from benchmarks.recording import environment, in_a_new_process
 from benchmarks.timing import clock_for, interleaved
-from deepobs_func import probes, problems, random
+from deepobs_func import onednn, probes, problems, random, runner
 from deepobs_func.base import Batch, Params
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
@@ -79,7 +79,8 @@ def point(problem: Problem, batch_size: int) -> tuple[Params, Batch, dict[str, T
 def functions(problem: Problem, batch_size: int) -> Iterator[tuple[Key, Call]]:
     """Everything that is measured of a problem, the plain gradients first."""
     params, batch, v = point(problem, batch_size)
-    compiled = functools.partial(torch.compile, fullgraph=True, dynamic=False)
+    here = problem.with_onednn() if onednn.is_faster(torch.device("cpu")) else problem
+    compiled = functools.partial(runner.compiled, problem=here)
     bind = functools.partial
     yield Key("grad", "ours", "eager"), bind(make_plain_value_and_grad(problem), params, batch)
     yield Key("grad", "ours", "compiled"), bind(compiled(make_value_and_grad(problem)), params, batch)

@@ -20,6 +20,7 @@ deviations from the mean; squared norms, `(B,)`; Gram matrix, `(B, B)`."""
 
 STATISTICS: tuple[Statistic, ...] = ("grads", "grad", "sum_of_squares", "scatter", "sq_norms", "gram")
 SUMMED: tuple[Statistic, ...] = ("sq_norms", "gram")  # over the parameters; the others are trees
+THIN, FUSED = 16, 2**20  # rows and multiplications, at most, of sums that are faster as one compiled loop
 CACHE = 3 * 2**20  # of factors and gradients: the fastest of 1 to 160 MiB for most convolutions of our nets
 Found = dict[Statistic, Tensor]
 
@@ -193,15 +194,32 @@ def _by_pairs(factors: Outer, size: int, wanted: set[Statistic]) -> set[Statisti
 def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:
     """Sums over the examples in closed form, where there is one position; `(m, n)`."""
     rows, columns = factors.rows.squeeze(-1), factors.columns.squeeze(-1)
-    found: Found = {}
-    if wanted & {"grad", "scatter"}:
-        found["grad"] = rows.mT @ columns
-    if wanted & {"sum_of_squares", "scatter"}:
-        found["sum_of_squares"] = rows.square().mT @ columns.square()
+    sums = set(wanted) | ({"grad", "sum_of_squares"} if "scatter" in wanted else set())
+    fuse = torch.compiler.is_compiling() and rows.shape[1] <= THIN and rows.numel() * columns.shape[1] <= FUSED
+    found = (_in_one_loop if fuse else _by_products)(rows, columns, sums)
     if "scatter" in wanted:
         squares, total = found["sum_of_squares"], found["grad"]
         found["scatter"] = torch.addcmul(squares, total, total, value=-1 / len(rows)).clamp_(min=0)
     return {statistic: found[statistic] for statistic in wanted}
+
+
+def _by_products(rows: Tensor, columns: Tensor, sums: set[Statistic]) -> Found:
+    """The sums of the gradients and of their squares."""
+    found: Found = {}
+    if "grad" in sums:
+        found["grad"] = rows.mT @ columns
+    if "sum_of_squares" in sums:
+        found["sum_of_squares"] = rows.square().mT @ columns.square()
+    return found
+
+
+def _in_one_loop(rows: Tensor, columns: Tensor, sums: set[Statistic]) -> Found:
+    """The same as the compiler fuses it, so that no square of a factor is stored."""
+    if "grad" not in sums:  # a row at a time, which squares the columns once
+        squares = columns.square()
+        return {"sum_of_squares": torch.stack([(row * squares).sum(0) for row in rows.square().unsqueeze(2).unbind(1)])}
+    grads = rows.unsqueeze(2) * columns.unsqueeze(1)
+    return {"grad": grads.sum(0), "sum_of_squares": grads.square().sum(0)}
 
 
 def _norms_by_pairs(factors: Outer) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from deepobs_func import base, probes, problems, random
-from deepobs_func.base import Batch
+from deepobs_func.base import Batch, Outer
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.outer import STATISTICS
+from deepobs_func.probes.outer import STATISTICS, Found, Statistic, of_factors, of_gradients
 from deepobs_func.probes.per_example import Statistics, explain, statistics
 from deepobs_func.problems.problem import Problem
 from tests.probes.oracles import Tree, flat, one_at_a_time, rows_of_the_jacobian
@@ -239,6 +239,28 @@ def test_compiled_to_one_graph_and_no_recompilation(name: str) -> None:
         params, batch = problem.init(seed)[0], problem.fake_batch(2, seed=seed)
         torch.testing.assert_close(compiled(params, batch), probed(params, batch), rtol=1e-3, atol=1e-5)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("wanted", [{"sum_of_squares"}, {"scatter"}, {"grad", "sum_of_squares", "scatter"}])
+@pytest.mark.parametrize(("rows", "is_a_loop"), [(3, True), (17, False)])
+def test_compiled_sums_of_few_rows_are_a_loop_in_which_no_product_is_computed(
+    wanted: set[Statistic], rows: int, is_a_loop: bool
+) -> None:
+    keys = random.split(random.key(0), 2)
+    factors = [random.normal(keys[0], (5, rows, 1)).double(), random.normal(keys[1], (5, 7, 1)).double()]
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(graph.code)
+        return graph
+
+    def sums(r: Tensor, c: Tensor) -> Found:
+        return of_factors(Outer(r, c), (rows, 7), wanted)
+
+    found = torch.compile(sums, backend=backend, fullgraph=True)(*factors)
+    torch.testing.assert_close(found, sums(*factors))
+    torch.testing.assert_close(found, of_gradients(Outer(*factors).product(), wanted))
+    assert ("@" not in graphs[0]) == is_a_loop
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp", "svhn_wrn164", "tolstoi_char_rnn", "two_d_beale"])
