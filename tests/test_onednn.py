@@ -57,6 +57,21 @@ def test_gradients_that_nobody_asks_for_are_left_out() -> None:
     torch.testing.assert_close(gradient, x.detach().sum(0).expand(100, 784), rtol=1e-4, atol=1e-4)
 
 
+def test_under_large_products_linear_layers_and_products_go_there() -> None:
+    x, weight, bias = layer((128,), 784, 100, torch.float32)
+    with onednn.LargeProducts():
+        for y in (F.linear(x, weight, bias), F.linear(x, weight), x @ weight.t(), torch.mm(x, weight.t())):
+            assert goes_there(y)
+        assert not goes_there(x.double() @ weight.t().double())
+        assert not goes_there(x @ weight.t().expand(2, 784, 100))
+    assert not goes_there(x @ weight.t())
+
+
+def test_a_problem_without_matrices_is_left_alone() -> None:
+    assert not problems.get("two_d_beale").with_onednn().onednn
+    assert problems.get("quadratic_deep").with_onednn().onednn
+
+
 def test_it_is_no_faster_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "available", lambda: False)
     assert not onednn.is_faster(CPU)
@@ -76,7 +91,7 @@ def test_it_is_taken_from_a_tenth_on(
     assert onednn.is_faster(CPU) == expected
 
 
-@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae"])
+@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae", "quadratic_deep"])
 def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str) -> None:
     problem = problems.get(name)
     params, _ = problem.init(0)

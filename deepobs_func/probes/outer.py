@@ -194,7 +194,8 @@ def _by_pairs(factors: Outer, size: int, wanted: set[Statistic]) -> set[Statisti
 def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:
     """Sums over the examples in closed form, where there is one position; `(m, n)`."""
     rows, columns = factors.rows.squeeze(-1), factors.columns.squeeze(-1)
-    sums = set(wanted) | ({"grad", "sum_of_squares"} if "scatter" in wanted else set())
+    both: set[Statistic] = {"grad", "sum_of_squares"}
+    sums = wanted | both if "scatter" in wanted else wanted
     fuse = torch.compiler.is_compiling() and rows.shape[1] <= THIN and rows.numel() * columns.shape[1] <= FUSED
     found = (_in_one_loop if fuse else _by_products)(rows, columns, sums)
     if "scatter" in wanted:

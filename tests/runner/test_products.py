@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deepobs_func import optimizers, problems
 from deepobs_func.base import Batch
+from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.runner import make_step
 from deepobs_func.runner.products import PRODUCT, Products
 from deepobs_func.runner.step import Carry, compiled
@@ -55,6 +58,66 @@ def test_a_scaled_sum_stays_as_it_is() -> None:
     traced = make_fx(lambda b, x: torch.addmm(b, x, x, beta=2.0), tracing_mode="fake")(matrix, matrix)
     Products()(traced.graph)
     assert not any(node.target is PRODUCT for node in traced.graph.nodes)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_the_sum_of_a_product_s_rows_is_the_product_of_the_sum(added: bool) -> None:
+    def total(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (torch.addmm(x.square(), x, weight) if added else x @ weight).sum(0, keepdim=True)
+
+    traced, expected, found = before_and_after(total)
+    torch.testing.assert_close(found, expected)
+    assert rows_of_products(traced.graph) == [1]
+
+
+def test_a_product_whose_rows_are_read_too_or_that_has_a_bias_is_summed_as_it_is() -> None:
+    def read_twice(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        product = x @ weight
+        return product.sum(0, keepdim=True) + product
+
+    def biased(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(weight[0], x, weight).sum(0, keepdim=True)
+
+    for function in (read_twice, biased):
+        traced, expected, found = before_and_after(function)
+        torch.testing.assert_close(found, expected)
+        assert rows_of_products(traced.graph) == [6]
+
+
+def before_and_after(function: Callable[..., torch.Tensor]) -> tuple[torch.fx.GraphModule, torch.Tensor, torch.Tensor]:
+    """A graph of `(6, 5)` and `(5, 5)` after the pass, what it computed before and what it computes now."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 5), (5, 5))]
+    traced = make_fx(function, tracing_mode="fake")(*inputs)
+    expected = traced(*inputs)
+    Products()(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    return traced, expected, traced(*inputs)
+
+
+def rows_of_products(graph: torch.fx.Graph) -> list[int]:
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+    return [node.meta["val"].shape[0] for node in graph.nodes if node.target in products]
+
+
+def test_the_step_of_quadratic_deep_multiplies_a_batch_once() -> None:
+    """Its gradient, the sum over the examples of `H (theta - x)`, multiplies the sum."""
+    problem = problems.get("quadratic_deep")
+    params, _ = problem.init(0)
+    batch = problem.fake_batch(8)
+    rows = []
+
+    class Recorded(Products):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            super().__call__(graph)
+            rows.extend(rows_of_products(graph))
+
+    function = make_value_and_grad(problem)
+    options = {"post_grad_custom_post_pass": Recorded(), "fx_graph_cache": False}
+    found = torch.compile(function, fullgraph=True, options=options)(params, batch)
+    torch.testing.assert_close(found.grads, function(params, batch).grads)
+    assert sorted(rows) == [1, 8]
 
 
 def test_a_compiled_step_is_the_same_step() -> None:
