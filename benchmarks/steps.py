@@ -141,9 +141,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def steps(problem: Problem, batch_size: int, device: torch.device) -> dict[str, OurStep | ModuleStep]:
-    """Everything that takes turns. A step that a run never compiles is not compiled here."""
-    last = channels_last(problem, batch_size, device)
+def steps(problem: Problem, batch_size: int, device: torch.device, last: bool) -> dict[str, OurStep | ModuleStep]:
+    """Everything that takes turns, ours with its channels last or not. A step that a run never compiles is eager."""
     ours = functools.partial(OurStep, problem, batch_size, device, channels_last=last)
     module = functools.partial(ModuleStep, problem, batch_size, device)
     found: dict[str, OurStep | ModuleStep] = {f"{OURS}, eager": ours(compile=False)}
@@ -173,7 +172,8 @@ def measure(name: str, settings: Settings) -> Run:
     torch.set_num_threads(settings.threads)
     problem, device = problems.get(name), recording.device()
     batch_size = QUICK_BATCH if settings.quick else problem.batch_size
-    found = steps(problem, batch_size, device)
+    last = channels_last(problem, batch_size, device)
+    found = steps(problem, batch_size, device, last)
     for step in found.values():
         step()
         step()
@@ -192,7 +192,6 @@ def measure(name: str, settings: Settings) -> Run:
         }
         for by in found
     ]
-    last = f"{MODULE}, compiled, fused, channels last" in found
     return {"batch_size": batch_size, "device": device.type, "channels_last": last, "rows": rows}
 
 

@@ -2,92 +2,69 @@
 
 from __future__ import annotations
 
-from deepobs_func.probes.rows import HVPMode
-from deepobs_func.problems.rows import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Row
+from typing import Any
 
-_CROSS_ENTROPY = "deepobs_func.problems.measures:cross_entropy"
-_VAE = "deepobs_func.problems.measures:vae"
+from deepobs_func.probes.rows import HVPMode
+from deepobs_func.problems.rows import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Deviation, Row
+
 _DENSE: HVPMode = "reverse-over-reverse"  # the faster one without convolutions
 
+
+def _classifier(dataset: str, name: str, net: str, parameters: int, epochs: int, **options: Any) -> Row:
+    loss = "deepobs_func.problems.measures:cross_entropy"
+    return Row(f"{dataset}_{name}", dataset, f"deepobs_func.nets.{net}", loss, parameters, epochs, 128, **options)
+
+
+def _logreg(dataset: str, *, chosen: bool) -> Row:
+    return _classifier(
+        dataset,
+        "logreg",
+        "mlp:logreg",
+        7_850,
+        50,
+        defaults_chosen_here=chosen,
+        hvp_mode=_DENSE,
+        deviations=ONE_FILE,
+    )
+
+
+def _mlp(dataset: str, *quirks: Deviation) -> Row:
+    return _classifier(
+        dataset,
+        "mlp",
+        "mlp:mlp",
+        1_336_610,
+        100,
+        hvp_mode=_DENSE,
+        deviations=(*ONE_FILE, *quirks),
+    )
+
+
+def _2c2d(dataset: str) -> Row:
+    return _classifier(dataset, "2c2d", "cnn:Net2c2d", 3_274_634, 100, deviations=ONE_FILE)
+
+
+def _vae(dataset: str, epochs: int) -> Row:
+    return Row(
+        f"{dataset}_vae",
+        dataset,
+        "deepobs_func.nets.vae:VAE",
+        "deepobs_func.problems.measures:vae",
+        10_151_489,
+        epochs,
+        64,
+        accuracy=False,
+        deviations=(*ONE_FILE, KEYED_EVALUATION),
+    )
+
+
 ROWS = (
-    Row(
-        "mnist_logreg",
-        "mnist",
-        "deepobs_func.nets.mlp:logreg",
-        _CROSS_ENTROPY,
-        7_850,
-        50,
-        128,
-        hvp_mode=_DENSE,
-        deviations=ONE_FILE,
-    ),
-    Row(
-        "mnist_mlp",
-        "mnist",
-        "deepobs_func.nets.mlp:mlp",
-        _CROSS_ENTROPY,
-        1_336_610,
-        100,
-        128,
-        hvp_mode=_DENSE,
-        deviations=ONE_FILE,
-    ),
-    Row(
-        "mnist_2c2d", "mnist", "deepobs_func.nets.cnn:Net2c2d", _CROSS_ENTROPY, 3_274_634, 100, 128, deviations=ONE_FILE
-    ),
-    Row(
-        "mnist_vae",
-        "mnist",
-        "deepobs_func.nets.vae:VAE",
-        _VAE,
-        10_151_489,
-        50,
-        64,
-        accuracy=False,
-        deviations=(*ONE_FILE, KEYED_EVALUATION),
-    ),
-    Row(
-        "fmnist_logreg",
-        "fmnist",
-        "deepobs_func.nets.mlp:logreg",
-        _CROSS_ENTROPY,
-        7_850,
-        50,
-        128,
-        defaults_chosen_here=True,
-        hvp_mode=_DENSE,
-        deviations=ONE_FILE,
-    ),
-    Row(
-        "fmnist_mlp",
-        "fmnist",
-        "deepobs_func.nets.mlp:mlp",
-        _CROSS_ENTROPY,
-        1_336_610,
-        100,
-        128,
-        hvp_mode=_DENSE,
-        deviations=(*ONE_FILE, WRONG_DATA),
-    ),
-    Row(
-        "fmnist_2c2d",
-        "fmnist",
-        "deepobs_func.nets.cnn:Net2c2d",
-        _CROSS_ENTROPY,
-        3_274_634,
-        100,
-        128,
-        deviations=ONE_FILE,
-    ),
-    Row(
-        "fmnist_vae",
-        "fmnist",
-        "deepobs_func.nets.vae:VAE",
-        _VAE,
-        10_151_489,
-        100,
-        64,
-        accuracy=False,
-        deviations=(*ONE_FILE, KEYED_EVALUATION),
-    ),
+    _logreg("mnist", chosen=False),
+    _mlp("mnist"),
+    _2c2d("mnist"),
+    _vae("mnist", 50),
+    _logreg("fmnist", chosen=True),
+    _mlp("fmnist", WRONG_DATA),
+    _2c2d("fmnist"),
+    _vae("fmnist", 100),
 )
