@@ -5,8 +5,7 @@
 Every problem is measured in a process of its own, in which all functions take turns, compiled and in eager code. Ours
 and `vmap(grad)` are compared with the plain gradient in the same mode, and compiled as a run's step is; the libraries,
 which run in eager code only, are compared with the eager one. Dropout is left out, which the libraries would draw anew.
-The results replace those of the same problems and numbers of threads in
-`benchmarks/results/probes.json`.
+The results replace those of the same problems and numbers of threads in `benchmarks/results/probes.json`.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Outer:
 
     @property
     def columns(self) -> Tensor:
-        """As given."""
+        """`(B, n, T)`."""
         return self._columns
 
     @property

@@ -2,8 +2,8 @@
 
 torch computes matrix products on a CPU with MKL, which does not use the wide registers of processors that Intel did not
 make: there oneDNN, with which torch computes convolutions, is twice as fast. Both round in float32 and add up in an
-order of their own. `is_faster` says which is better here; then eager code runs under `LargeProducts`, and compiled code
-has its products replaced (`runner/products.py`).
+order of their own. `is_faster` says which is better here; then eager code calls `linear`, and compiled code has its
+products replaced (`runner/products.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 # Measured: 128 x 500 x 100 takes 0.6 times as long as by MKL, 128 x 100 x 100 as long, 128 x 100 x 10 longer.
 LEAST_MULTIPLICATIONS = 4_000_000
@@ -78,8 +77,8 @@ class _Linear(torch.autograd.Function):
         rows, columns = g.flatten(0, -2), x.flatten(0, -2)
         needed = ctx.needs_input_grad
         return (
-            product(g, weight.t()) if needed[0] else None,
-            product(rows.t(), columns.t()) if needed[1] else None,
+            linear(g, weight.t()) if needed[0] else None,  # which has derivatives in its turn
+            linear(rows.t(), columns.t()) if needed[1] else None,
             rows.sum(0) if needed[2] else None,
         )
 
@@ -93,25 +92,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: `(outputs,)`, or none.
 
     Returns:
-        `(..., outputs)`, by oneDNN where that is large enough to pay; other types and devices take `F.linear`.
+        `(..., outputs)`, by oneDNN where that is large enough to pay; other types and devices take `F.linear`, and so
+        does `torch.autocast`.
     """
     outputs, inputs = weight.shape
-    if not (is_plain(x) and is_large(x.numel() // inputs, inputs, outputs)):
+    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_large(x.numel() // inputs, inputs, outputs)):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
-
-
-class LargeProducts(TorchFunctionMode):
-    """A context in which `F.linear` and `a @ b` of a matrix b are `linear`, for evaluation and the plain gradient."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if function is F.linear:
-            return linear(*args, **kwargs or {})
-        if function in _MATMUL and args[1].ndim == 2 and args[0].ndim >= 2:
-            return linear(args[0], args[1].t())
-        return function(*args, **kwargs or {})
-
-
-_MATMUL = {torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}

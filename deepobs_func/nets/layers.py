@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepobs_func import onednn
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
@@ -32,6 +33,7 @@ class Pass:
         noise: the draws of this batch by the path of the layer that reads them; a missing one is neutral.
         fused: whether layers may use fused kernels, which serve the plain gradient only: no `vmap`, no second
             derivative, no forward mode.
+        onednn: whether, with fused kernels, products of matrices are computed by oneDNN (`deepobs_func.onednn`).
         by_moments: whether batch norm normalises with its moments in the training phase too, so that it couples no
             examples and moves no moments.
         tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients
@@ -45,6 +47,7 @@ class Pass:
     noise: dict[str, Tensor]
     carry_in: dict[str, Tensor]
     fused: bool = False
+    onednn: bool = False
     by_moments: bool = False
     tap: Callable[[Layer, Tensor, Tensor], Tensor] | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
@@ -138,7 +141,8 @@ class Dense(Layer):
         return nn.Linear(inputs, outputs, device="meta")
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        return p.tapped(self, x, F.linear(x, self.weight, self.bias))
+        product = onednn.linear if p.fused and p.onednn else F.linear
+        return p.tapped(self, x, product(x, self.weight, self.bias))
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         g = positions_last(g)

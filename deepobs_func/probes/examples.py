@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
@@ -198,18 +199,23 @@ def _by_transform(found: Examples, problem: Problem) -> OutputGradients:
 
 
 def _by_autograd(found: Examples, problem: Problem) -> OutputGradients:
-    inputs, outputs = {}, {}
+    """Gradients are caught as they pass by, so that no output is held for them."""
+    inputs, grads = dict[str, Tensor](), dict[str, Tensor]()
+    first = []  # outputs that depend on no other: the backward pass ends there
 
     def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
         if layer.path in problem.layers:
-            y = y if y.requires_grad else y.detach().requires_grad_()
-            inputs[layer.path], outputs[layer.path] = x.detach(), y
+            if not y.requires_grad:
+                y = y.detach().requires_grad_()
+                first.append(y)
+            inputs[layer.path] = x.detach()
+            y.register_hook(functools.partial(grads.__setitem__, layer.path))
         return y
 
     with torch.enable_grad():
         losses = problem.criterion(problem.tapped_outputs(found.params, found.batch, tap), found.batch)
-        grads = torch.autograd.grad(losses.sum(), list(outputs.values()))
-    return OutputGradients(losses.detach(), inputs, dict(zip(outputs, grads, strict=True)))
+        torch.autograd.grad(losses.sum(), first)
+    return OutputGradients(losses.detach(), inputs, {path: grads[path] for path in inputs if path in grads})
 
 
 def _is_transformed(params: Params) -> bool:

@@ -194,10 +194,9 @@ def _by_pairs(factors: Outer, size: int, wanted: set[Statistic]) -> set[Statisti
 def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:
     """Sums over the examples in closed form, where there is one position; `(m, n)`."""
     rows, columns = factors.rows.squeeze(-1), factors.columns.squeeze(-1)
-    both: set[Statistic] = {"grad", "sum_of_squares"}
-    sums = wanted | both if "scatter" in wanted else wanted
+    sums: set[Statistic] = {"grad", "sum_of_squares"} if "scatter" in wanted else wanted
     fuse = torch.compiler.is_compiling() and rows.shape[1] <= THIN and rows.numel() * columns.shape[1] <= FUSED
-    found = (_in_one_loop if fuse else _by_products)(rows, columns, sums)
+    found = (_in_one_loop if fuse and "sum_of_squares" in sums else _by_products)(rows, columns, sums)
     if "scatter" in wanted:
         squares, total = found["sum_of_squares"], found["grad"]
         found["scatter"] = torch.addcmul(squares, total, total, value=-1 / len(rows)).clamp_(min=0)
@@ -215,7 +214,7 @@ def _by_products(rows: Tensor, columns: Tensor, sums: set[Statistic]) -> Found:
 
 
 def _in_one_loop(rows: Tensor, columns: Tensor, sums: set[Statistic]) -> Found:
-    """The same as the compiler fuses it, so that no square of a factor is stored."""
+    """The same, as Inductor fuses it: neither a gradient nor the square of a factor is stored."""
     if "grad" not in sums:  # a row at a time, which squares the columns once
         squares = columns.square()
         return {"sum_of_squares": torch.stack([(row * squares).sum(0) for row in rows.square().unsqueeze(2).unbind(1)])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from deepobs_func import onednn, random
+from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
@@ -153,9 +152,8 @@ class Problem:
 
     def loss_and_state(self, params: Params, batch: Batch) -> tuple[Float[Tensor, " B"], ModelState]:
         """The training-phase loss of each example, without the penalty, and the model's state after the batch."""
-        with self._products():
-            outputs, state = self._forward(params, batch, train=True)
-            return self.measure.losses(outputs, batch), state
+        outputs, state = self._forward(params, batch, train=True)
+        return self.measure.losses(outputs, batch), state
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss of each example, `(B,)`, without the penalty.
@@ -195,11 +193,10 @@ class Problem:
 
     def evaluate_and_state(self, params: Params, batch: Batch) -> tuple[Evaluation, ModelState]:
         """The test-phase twin of `loss_and_state`: the state after the batch carries an LSTM on; moments stay."""
+        outputs, state = self._forward(params, batch, train=False)
         correct = self.measure.correct
-        with self._products():
-            outputs, state = self._forward(params, batch, train=False)
-            losses = self.measure.losses(outputs, batch)
-            return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
+        losses = self.measure.losses(outputs, batch)
+        return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss with batch norm by `state.moments`, so that it couples no examples.
@@ -290,11 +287,9 @@ class Problem:
     def with_onednn(self) -> Problem:
         """The same functions with oneDNN's products of matrices wherever fused kernels are used, rounding aside.
 
-        It is worth it where `onednn.is_faster(device)`, in float32 on a CPU; other tensors take the usual way. A
-        problem without matrices stays as it is: to look for products takes a microsecond for every operation.
+        It is worth it where `onednn.is_faster(device)`, in float32 on a CPU; other tensors take the usual way.
         """
-        tensors = (*self.net.parameters(), *self.net.buffers())
-        return replace(self, onednn=any(tensor.ndim >= 2 for tensor in tensors))
+        return replace(self, onednn=True)
 
     def with_fused_kernels(self) -> Problem:
         """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
@@ -326,11 +321,7 @@ class Problem:
         return {path: found for path, found in heard.items() if path not in twice}
 
     def _pass(self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None) -> Pass:
-        return Pass(train, batch.noise, batch.state.carry, self.fused, by_moments, tap)
-
-    def _products(self) -> AbstractContextManager[Any]:
-        """In which products of matrices are computed as was asked for."""
-        return onednn.LargeProducts() if self.fused and self.onednn else nullcontext()
+        return Pass(train, batch.noise, batch.state.carry, self.fused, self.onednn, by_moments, tap)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         tensors = {**params, **batch.state.moments}

@@ -13,6 +13,7 @@ from deepobs_func import onednn
 from deepobs_func.operators import opaque
 
 aten = torch.ops.aten
+EXACT = (torch.float32, torch.float64)
 THIN, TALL = 16, 4  # columns at most, and rows for each of them at least
 
 
@@ -26,41 +27,57 @@ PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", one
 class Products(CustomGraphPass):
     """Replaces products of a compiled graph, forward and backward.
 
-    Large ones go to oneDNN, through an operator of our own, since Inductor would copy transposed matrices for its own.
-    A thin one becomes the transpose of its transpose: MKL takes 58 microseconds for 128 x 784 x 10 and 33 so. Before,
-    the sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step.
+    The sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step.
+
+    Args:
+        onednn: whether large ones go to oneDNN, through an operator of our own, since Inductor would copy transposed
+            matrices for its own; and a thin one becomes the transpose of its transpose: MKL, where it is the slower
+            one, takes 58 microseconds for 128 x 784 x 10 and 33 so.
     """
 
+    def __init__(self, *, onednn: bool) -> None:
+        self._onednn = onednn
+
     def __call__(self, graph: Graph) -> None:
-        for node in list(graph.nodes):
-            if node.target is aten.sum.dim_IntList and node.args[1:] == ([0], True) and not node.kwargs:
-                _sum_first(graph, node)
-        for node in list(graph.nodes):
-            if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
-                continue
-            bias, (x, weight) = node.args[:-2], node.args[-2:]
-            if not _is_plain(x, weight, *bias):
-                continue
-            (rows, inner), (_, columns) = x.meta["val"].shape, weight.meta["val"].shape
-            with graph.inserting_before(node):
-                if onednn.is_large(rows, inner, columns):
-                    new = _by_onednn(graph, x, weight, *bias)
-                elif columns <= THIN and columns * TALL <= rows:
-                    new = _turned(graph, x, weight, *bias)
-                else:
-                    continue
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
+        for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
+            _sum_first(graph, node)
+        if not self._onednn:
+            return
+        for target in (aten.mm.default, aten.addmm.default):
+            for node in graph.find_nodes(op="call_function", target=target):
+                _replace(graph, node)
 
     def uuid(self) -> Any:
         """What the compile cache tells this pass by."""
-        return get_hash_for_files((__file__, onednn.__file__))
+        return get_hash_for_files((__file__, onednn.__file__), str(self._onednn))
+
+
+def _replace(graph: Graph, node: Node) -> None:
+    """Hands a large product to oneDNN, turns a thin one, and leaves others as they are."""
+    *bias, x, weight = cast("tuple[Node, ...]", node.args)
+    if node.kwargs or not _is_plain(x, weight, *bias):
+        return
+    (rows, inner), (_, columns) = x.meta["val"].shape, weight.meta["val"].shape
+    with graph.inserting_before(node):
+        if onednn.is_large(rows, inner, columns):
+            new = _by_onednn(graph, x, weight, *bias)
+        elif columns <= THIN and columns * TALL <= rows:
+            new = _turned(graph, x, weight, *bias)
+        else:
+            return
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
 
 
 def _sum_first(graph: Graph, total: Node) -> None:
-    """Replaces the sum of all rows of `A B`, or of `C + A B`, which nothing else reads, by that of A times B."""
-    (product,) = total.all_input_nodes
-    if product.target not in (aten.mm.default, aten.addmm.default) or product.kwargs or len(product.users) > 1:
+    """Replaces the sum of all rows of `A B`, or of `C + A B`, which nothing else reads, by that of A times B.
+
+    It adds up in another order. In half precision, whose products are summed up in float32, that would cost digits.
+    """
+    product = cast("Node", total.args[0])
+    if total.args[1:] != ([0], True) or total.kwargs or product.kwargs or len(product.users) > 1:
+        return
+    if product.target not in (aten.mm.default, aten.addmm.default) or product.meta["val"].dtype not in EXACT:
         return
     *addend, x, weight = cast("tuple[Node, ...]", product.args)
     if any(each.meta["val"].shape != product.meta["val"].shape for each in addend):  # a bias for each column

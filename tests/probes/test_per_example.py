@@ -242,12 +242,12 @@ def test_compiled_to_one_graph_and_no_recompilation(name: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", [{"sum_of_squares"}, {"scatter"}, {"grad", "sum_of_squares", "scatter"}])
-@pytest.mark.parametrize(("rows", "is_a_loop"), [(3, True), (17, False)])
-def test_compiled_sums_of_few_rows_are_a_loop_in_which_no_product_is_computed(
-    wanted: set[Statistic], rows: int, is_a_loop: bool
+@pytest.mark.parametrize(("size", "rows", "is_a_loop"), [(5, 3, True), (5, 17, False), (2**17, 2, False)])
+def test_compiled_sums_of_few_small_rows_are_a_loop_in_which_no_product_is_computed(
+    wanted: set[Statistic], size: int, rows: int, is_a_loop: bool
 ) -> None:
     keys = random.split(random.key(0), 2)
-    factors = [random.normal(keys[0], (5, rows, 1)).double(), random.normal(keys[1], (5, 7, 1)).double()]
+    factors = [random.normal(keys[0], (size, rows, 1)).double(), random.normal(keys[1], (size, 7, 1)).double()]
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:

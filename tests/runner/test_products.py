@@ -29,7 +29,7 @@ def replaced(
     inputs = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
     traced = make_fx(torch.func.grad(loss, argnums=(0, 1, 2)), tracing_mode="fake")(*inputs)
     expected = traced(*inputs)
-    Products()(traced.graph)
+    Products(onednn=True)(traced.graph)
     traced.graph.lint()
     traced.recompile()
     torch.testing.assert_close(traced(*inputs), expected, rtol=1e-4, atol=1e-2)
@@ -56,7 +56,7 @@ def test_a_scaled_sum_stays_as_it_is() -> None:
     """`beta b + alpha A B` has no counterpart."""
     matrix = torch.ones(200, 200)
     traced = make_fx(lambda b, x: torch.addmm(b, x, x, beta=2.0), tracing_mode="fake")(matrix, matrix)
-    Products()(traced.graph)
+    Products(onednn=True)(traced.graph)
     assert not any(node.target is PRODUCT for node in traced.graph.nodes)
 
 
@@ -70,27 +70,39 @@ def test_the_sum_of_a_product_s_rows_is_the_product_of_the_sum(added: bool) -> N
     assert rows_of_products(traced.graph) == [1]
 
 
-def test_a_product_whose_rows_are_read_too_or_that_has_a_bias_is_summed_as_it_is() -> None:
-    def read_twice(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        product = x @ weight
-        return product.sum(0, keepdim=True) + product
-
-    def biased(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(weight[0], x, weight).sum(0, keepdim=True)
-
-    for function in (read_twice, biased):
-        traced, expected, found = before_and_after(function)
-        torch.testing.assert_close(found, expected)
-        assert rows_of_products(traced.graph) == [6]
+OTHER_SUMS: dict[str, Callable[..., torch.Tensor]] = {
+    "read twice": lambda x, weight: (lambda product: product.sum(0, keepdim=True) + product)(x @ weight),
+    "a bias for each column": lambda x, weight: torch.addmm(weight[0], x, weight).sum(0, keepdim=True),
+    "scaled": lambda x, weight: torch.addmm(x, x, weight, alpha=2.0).sum(0, keepdim=True),
+    "over the columns": lambda x, weight: (x @ weight).sum(1, keepdim=True),
+    "of another type": lambda x, weight: (x @ weight).sum(0, keepdim=True, dtype=torch.float32),
+    "without the axis": lambda x, weight: (x @ weight).sum(0),
+}
 
 
-def before_and_after(function: Callable[..., torch.Tensor]) -> tuple[torch.fx.GraphModule, torch.Tensor, torch.Tensor]:
+@pytest.mark.parametrize("name", OTHER_SUMS)
+def test_other_sums_of_products_stay_as_they_are(name: str) -> None:
+    traced, expected, found = before_and_after(OTHER_SUMS[name])
+    torch.testing.assert_close(found, expected)
+    assert rows_of_products(traced.graph) == [6]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
+def test_sums_of_inexact_products_stay_as_they_are(dtype: torch.dtype) -> None:
+    """Sums of half precision would lose digits, those of integers change their type."""
+    traced, _, _ = before_and_after(lambda x, weight: (x @ weight).sum(0, keepdim=True), dtype)
+    assert rows_of_products(traced.graph) == [6]
+
+
+def before_and_after(
+    function: Callable[..., torch.Tensor], dtype: torch.dtype = torch.float64
+) -> tuple[torch.fx.GraphModule, torch.Tensor, torch.Tensor]:
     """A graph of `(6, 5)` and `(5, 5)` after the pass, what it computed before and what it computes now."""
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 5), (5, 5))]
+    inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in ((6, 5), (5, 5))]
     traced = make_fx(function, tracing_mode="fake")(*inputs)
     expected = traced(*inputs)
-    Products()(traced.graph)
+    Products(onednn=True)(traced.graph)
     traced.graph.lint()
     traced.recompile()
     return traced, expected, traced(*inputs)
@@ -114,7 +126,7 @@ def test_the_step_of_quadratic_deep_multiplies_a_batch_once() -> None:
             rows.extend(rows_of_products(graph))
 
     function = make_value_and_grad(problem)
-    options = {"post_grad_custom_post_pass": Recorded(), "fx_graph_cache": False}
+    options = {"post_grad_custom_post_pass": Recorded(onednn=False), "fx_graph_cache": False}
     found = torch.compile(function, fullgraph=True, options=options)(params, batch)
     torch.testing.assert_close(found.grads, function(params, batch).grads)
     assert sorted(rows) == [1, 8]
