@@ -123,7 +123,7 @@ def _complete(names: Sequence[str]) -> Any:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(deepobs_func.__version__, prog_name="deepobs")
 def cli() -> None:
-    r"""Benchmark optimizers on the test problems of DeepOBS.
+    """Benchmark optimizers on the test problems of DeepOBS.
 
     \b
     deepobs list
@@ -131,7 +131,7 @@ def cli() -> None:
     deepobs demo
 
     Shell completion, for bash: eval "$(_DEEPOBS_COMPLETE=bash_source deepobs)"
-    """
+    """  # noqa: D301  # a backspace is Click's mark of lines that stay as they are
 
 
 @cli.command("list")

@@ -111,6 +111,10 @@ def test_help_of_an_optimizer_lists_its_hyperparameters() -> None:
     assert "--weight_decay" not in result.output.replace("--opt.weight_decay", "")
 
 
+def test_the_help_keeps_its_lines(deepobs: Deepobs) -> None:
+    assert "  deepobs list\n  deepobs run " in deepobs("--help").out
+
+
 def test_no_command_shows_the_help(deepobs: Deepobs) -> None:
     outcome = deepobs()
     assert outcome.code == 2

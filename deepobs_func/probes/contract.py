@@ -86,9 +86,10 @@ def check_params(subject: Any, params: Params) -> None:
     if found != shapes:
         lacks, unknown = sorted(shapes.keys() - found.keys()), sorted(found.keys() - shapes.keys())
         wrong = {name: tuple(found[name]) for name in found if name in shapes and found[name] != shapes[name]}
+        faults = [("they lack", lacks), ("they have besides", unknown), ("these shapes differ:", wrong)]
         raise ConfigError(
-            f"The parameters are not the problem's: they lack {lacks}, {unknown} are unknown, and these shapes differ: "
-            f"{wrong}. Pass a tree like problem.init()[0], of one member; a population goes through torch.func.vmap."
+            f"The parameters are not the problem's: {'; '.join(f'{text} {what}' for text, what in faults if what)}. "
+            "Pass a tree like problem.init()[0]; members stacked along a first axis go through torch.func.vmap."
         )
 
 
@@ -155,7 +156,7 @@ def count_vectors(like: Tree, v: Tree) -> int | None:
         missing, unknown = sorted(like.keys() - v.keys()), sorted(v.keys() - like.keys())
         raise ConfigError(
             f"The vector is no tree like the parameters: it lacks {missing or 'nothing'} and has {unknown or 'nothing'}"
-            " beside. Its keys must be those of params."
+            " besides. Its keys must be those of params."
         )
     first = next(iter(like))
     count = v[first].shape[0] if v[first].ndim == like[first].ndim + 1 else None

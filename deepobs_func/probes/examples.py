@@ -130,8 +130,8 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
         batch_dims: the example axes of another batch than `Batch`, as `vmap` takes them; by default 0 throughout.
 
     Raises:
-        ConfigError: the parameters are not the problem's, the batch is empty, or `bn` is missing, unknown or out of
-            place.
+        ConfigError: the parameters or the batch are not the problem's, the batch is empty, or `bn` is missing, unknown
+            or out of place.
     """
     check_params(loss, params)
     dims = batch_dims if batch_dims is not None else BATCH_DIMS if isinstance(batch, Batch) else 0
@@ -140,6 +140,8 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
     if not hasattr(loss, "tapped_outputs"):
         return Examples(loss, params, batch, dims, size, coupled=False, problem=None)
     problem = cast(Problem, loss)
+    if not isinstance(batch, Batch):
+        raise ConfigError(f"{problem.name} takes a Batch and got a {type(batch).__name__}; make one by Batch.of(x, y).")
     if problem.separable:
         return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem)
     if bn == "coupled":
@@ -170,7 +172,7 @@ def check_batch_norm(loss: Loss, bn: str | None) -> None:
         raise ConfigError(
             f"{problem.name} couples the examples of a batch through batch norm, so the gradient of one example "
             "needs a choice: bn='coupled' (rows of the Jacobian of the loss vector), bn='frozen' (the batch's mean and "
-            "variance held constant) or bn='eval' (the moving moments)."
+            "variance held constant) or bn='eval' (the moving moments); on the command line, --bn."
         )
     if bn != "coupled" and not problem.normalizes:
         raise ConfigError(

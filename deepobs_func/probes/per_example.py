@@ -16,9 +16,19 @@ from torch.func import jvp
 
 from deepobs_func import tree
 from deepobs_func.base import Params
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.examples import Examples, Loss, Rows, examples
-from deepobs_func.probes.outer import SUMMED, Found, Joined, Statistic, mirrored, of_a_chunk, of_gradients, of_layer
+from deepobs_func.probes.outer import (
+    STATISTICS,
+    SUMMED,
+    Found,
+    Joined,
+    Statistic,
+    mirrored,
+    of_a_chunk,
+    of_gradients,
+    of_layer,
+)
 
 MAX_BYTES = 2**26
 """Of gradients and factors that are computed at once, unless told otherwise: 64 MiB."""
@@ -75,9 +85,10 @@ def statistics(
         options: see `Options`.
 
     Raises:
-        ConfigError: the loss is not `(B,)`, the batch is empty, or `bn` is missing, unknown or out of place.
+        ConfigError: the loss is not `(B,)`, the batch is empty, a statistic is unknown, or `bn` is missing, unknown or
+            out of place.
     """
-    wanted, max_bytes = list(dict.fromkeys(wanted)), options.get("max_bytes", MAX_BYTES)
+    wanted, max_bytes = _checked(wanted), options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
     losses, by_name = _of_parameters(found, wanted, max_bytes)
     return _collected(losses, by_name, wanted)
@@ -167,6 +178,15 @@ def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, s
         for name in _parameters_of(path, layer, params):
             ways[f"{path}.{name}"] = f"input and output gradient of {path} ({type(layer).__name__})"
     return ways
+
+
+def _checked(wanted: Iterable[Statistic]) -> list[Statistic]:
+    """Each of what is wanted once, if it is known."""
+    names: list[Statistic] = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))  # type: ignore[list-item]
+    for name in names:
+        if name not in STATISTICS:
+            raise ConfigError(unknown("statistic", name, STATISTICS))
+    return names
 
 
 def _there(found: Any) -> Any:

@@ -143,7 +143,8 @@ def _by_cost(steps: int, eager: Choice, seconds: float, compiled: Choice, measur
     total = f"{steps} steps of {1e3 * seconds:.3g} ms"
     cost = COMPILE_PER_RUN * EXPECTED_COMPILE
     if steps * seconds * EXPECTED_SAVING[seconds <= SHORT_STEP] < cost:
-        return dataclasses.replace(eager, reason=f"not compiled: {total} are too few to earn back {cost:.0f} s a run")
+        reason = f"not compiled: {total} are too few for the {cost:.0f} s that compiling costs"
+        return dataclasses.replace(eager, reason=reason)
     trial = measure(compiled)
     measured = f"{1e3 * trial.step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
     if steps * (seconds - trial.step) > COMPILE_PER_RUN * trial.first:

@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -140,7 +139,13 @@ class _Training:
     def _set_up(self, carry: Carry) -> Carry:
         """Chooses how to execute the run and warms it up: measuring, compiling and first calls are off the clock."""
         start, first = time.perf_counter(), functools.cache(self.feed.first)
-        choice = choose(self.plan, carry.params, functools.partial(self._timing, carry, first))
+        announce = functools.cache(self.reporter.measuring)  # once, if anything is measured
+
+        def measure(choice: Choice) -> Timing:
+            announce()
+            return self._timing(carry, first(choice.steps_per_call), choice)
+
+        choice = choose(self.plan, carry.params, measure)
         self.record.extra["resolved"] = dataclasses.asdict(choice) | (
             {} if self.plan.workers is None else {"workers": self.plan.workers}
         )
@@ -156,11 +161,10 @@ class _Training:
         self.timings["warm_up"] = time.perf_counter() - start
         return carry
 
-    def _timing(self, carry: Carry, first: Callable[[int], StepInput], choice: Choice) -> Timing:
+    def _timing(self, carry: Carry, inputs: StepInput, choice: Choice) -> Timing:
         """Times steps of the run under a choice, each from where the one before ended; their results are dropped."""
         train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
         carry = self._throwaway(self._laid_out(carry, choice))
-        inputs = first(choice.steps_per_call)
 
         def call() -> None:
             nonlocal carry

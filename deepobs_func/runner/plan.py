@@ -180,8 +180,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an assertion
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used: {reason} Try 'auto' or 'cpu'.") from error
+        reason = str(error).splitlines()[0].removesuffix(".")
+        raise ConfigError(f"--device {name} cannot be used: {reason}. Try 'auto' or 'cpu'.") from error
     return device
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deepobs_func.runner.choice import Choice
     from deepobs_func.runner.plan import Plan
 
+MEASURING = "measuring how the steps run fastest here; it is kept for later runs"
 _REFRESH = 0.2  # seconds between two readings of the loss, each of which waits for the device
 _WAITING = 0.1  # the share of an epoch from which on waiting for data is worth a word
 
@@ -25,6 +26,9 @@ class Reporter:
 
     def start(self, plan: Plan) -> None:
         """Before the first evaluation."""
+
+    def measuring(self) -> None:
+        """Once, before steps are timed to decide how the run is executed; not where that is known."""
 
     def chosen(self, choice: Choice) -> None:
         """When it is decided how the run is executed, before the first evaluation."""
@@ -77,6 +81,9 @@ class Lines(Reporter):
     def start(self, plan: Plan) -> None:
         self._steps = plan.steps_per_epoch
 
+    def measuring(self) -> None:
+        self._console.print(MEASURING, highlight=False, soft_wrap=True)
+
     def chosen(self, choice: Choice) -> None:
         self._console.print(description(choice), highlight=False, soft_wrap=True)
 
@@ -110,6 +117,9 @@ class Bar(Reporter):
         name = f"{plan.problem.name} {plan.config.optimizer.rpartition('.')[2]}"
         self._task = self._progress.add_task(name, total=plan.epochs * plan.steps_per_epoch, shown="")
         self._progress.start()
+
+    def measuring(self) -> None:
+        self._progress.console.print(MEASURING, highlight=False)
 
     def chosen(self, choice: Choice) -> None:
         self._progress.console.print(description(choice), highlight=False)

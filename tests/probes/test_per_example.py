@@ -303,7 +303,7 @@ def test_a_net_of_ones_own_goes_through_vmap() -> None:
 
 def test_what_cannot_be_asked() -> None:
     problem, params, batch = instance("svhn_wrn164")
-    with pytest.raises(ConfigError, match=r"svhn_wrn164 couples .* bn='coupled'"):
+    with pytest.raises(ConfigError, match=r"svhn_wrn164 couples .* bn='coupled' .* --bn\."):
         probes.gram(problem, params, batch)
     with pytest.raises(ConfigError, match=r"Unknown choice for bn= 'frosen'\. Did you mean 'frozen'\?"):
         probes.gram(problem, params, batch, bn="frosen")
@@ -321,5 +321,10 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(ConfigError, match="tree like the parameters"):
         probes.per_example_dots(linear_loss, weights, (x, y), {"w": torch.ones(2)})
     quadratic, params, batch = instance("quadratic_deep")
-    with pytest.raises(ConfigError, match=r"lack \['theta'\], \['theta2'\] are unknown"):
+    with pytest.raises(ConfigError, match=r"lack \['theta'\]; they have besides \['theta2'\]\."):
         probes.gram(quadratic, {"theta2": params["theta"]}, batch)
+    with pytest.raises(ConfigError, match=r"takes a Batch and got a tuple; make one by Batch\.of"):
+        probes.gram(quadratic, params, (batch.x, batch.y))
+    with pytest.raises(ConfigError, match=r"Unknown statistic 'sqnorms'\. Did you mean 'sq_norms'\?"):
+        statistics(quadratic, params, batch, ["sqnorms"])
+    torch.testing.assert_close(statistics(quadratic, params, batch, "gram").gram, probes.gram(quadratic, params, batch))

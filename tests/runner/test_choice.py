@@ -55,7 +55,7 @@ def test_few_short_steps_are_not_compiled() -> None:
     choice = decided(clock, epochs=2)
     assert not choice.compile
     assert [each.compile for each in clock.asked] == [False]
-    assert choice.reason == "not compiled: 936 steps of 1 ms are too few to earn back 12 s a run"
+    assert choice.reason == "not compiled: 936 steps of 1 ms are too few for the 12 s that compiling costs"
 
 
 def test_many_steps_are_compiled_if_the_trial_shows_that_it_pays() -> None:

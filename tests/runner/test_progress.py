@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from deepobs_func.runner import run
-from deepobs_func.runner.progress import Bar, Lines, Reporter, make_reporter, waiting
+from deepobs_func.runner.progress import MEASURING, Bar, Lines, Reporter, make_reporter, waiting
 from tests.runner.small import config, small_problem
 
 
@@ -21,12 +21,20 @@ def test_the_reporter_fits_the_console() -> None:
 def test_lines_have_losses_accuracy_speed_and_time_left() -> None:
     console = Console(file=io.StringIO(), width=200)
     record = run(config(epochs=2), small_problem(), Lines(console))
-    how, first, _, last = console.file.getvalue().splitlines()
+    measuring, how, first, _, last = console.file.getvalue().splitlines()
+    assert measuring == MEASURING
     assert how == record.extra["resolved"]["reason"]
     assert first.startswith(f"epoch 0/2  train {record.train_losses[0]:.4f}  test {record.test_losses[0]:.4f}")
     assert f"test accuracy {record.test_accuracies[2]:.2%}" in last
     assert "steps/s" in last
     assert last.endswith("0 s left")
+
+
+def test_that_it_measures_is_said_only_where_it_does() -> None:
+    for expected in (1, 0):
+        console = Console(file=io.StringIO(), width=200)
+        run(config(epochs=1), small_problem(), Lines(console))
+        assert console.file.getvalue().count(MEASURING) == expected
 
 
 def test_the_bar_ends_full_with_the_last_accuracy() -> None:
