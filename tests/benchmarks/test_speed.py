@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import augmentation, epochs, recording, report, scaling, start, steps
 from benchmarks.ours import Paused
+from benchmarks.peak import Peak, operations
 from benchmarks.plain_loops import InMemory, WithLoader
 from benchmarks.shares import data_for, shortened
 from benchmarks.tables import Target
@@ -117,14 +118,27 @@ def test_the_verdict_on_a_step() -> None:
     def run(time: float, memory: float) -> Run:
         values = {"ours, eager": 2.0, "ours, compiled": time, "module, eager": 1.5, "module, compiled, loop": 1.0}
         rows = [
-            row(by, value, milliseconds=value, memory_ratio=memory, peak_mebibytes=1.0) for by, value in values.items()
+            row(by, value, milliseconds=value, memory_ratio=memory, peak_mebibytes=1.0, achieved=0.5)
+            for by, value in values.items()
         ]
         return {"problem": "mnist_mlp", "threads": 1, "batch_size": 128, "rows": rows}
 
     assert [target.met for target in steps.targets(run(1.04, 1.0))] == [True, True]
     assert [target.met for target in steps.targets(run(1.06, 1.2))] == [False, False]
     assert "MISSED: times the memory of the compiled module: 1.2" in steps.report(run(1.0, 1.2))
+    assert "| 50.0% |" in steps.report(run(1.0, 1.0))
+    assert "| 50% |" in steps.summary([run(1.0, 1.0)])
     assert str(Target("it took", 2.0, 1.0, least=False)) == "MISSED: it took 2, should be at most 1"
+
+
+def test_operations_are_those_of_the_products_forward_and_backward() -> None:
+    """Of logistic regression two products, the logits and the gradient of the weights."""
+    cpu = torch.device("cpu")
+    assert operations(problems.get("mnist_logreg"), 8, cpu) == 2 * 2 * 8 * 784 * 10
+    side = 32
+    most = Peak(cpu, side)
+    most()
+    assert most.operations == 2 * side**3
 
 
 @pytest.fixture
