@@ -97,15 +97,18 @@ def test_it_is_taken_from_a_tenth_on(
     assert onednn.is_faster(CPU) == expected
 
 
-@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae"])
-def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str) -> None:
+@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae", "quadratic_deep"])
+def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, product = [], onednn.product
+    monkeypatch.setattr(onednn, "product", lambda *arguments: taken.append(1) or product(*arguments))
     problem = problems.get(name)
     params, _ = problem.init(0)
-    batch = problem.fake_batch(problem.batch_size)
+    batch = problem.fake_batch(max(problem.batch_size, onednn.LEAST_MULTIPLICATIONS // 100**2))
     usual, other = (make_plain_value_and_grad(each)(params, batch) for each in (problem, problem.with_onednn()))
     torch.testing.assert_close(other.metrics, usual.metrics, rtol=1e-5, atol=1e-6)
     for leaf in params:
         scale = float(usual.grads[leaf].abs().max())
         torch.testing.assert_close(other.grads[leaf], usual.grads[leaf], rtol=1e-4, atol=1e-5 * scale)
+    assert taken
     evaluations = [each.with_fused_kernels().evaluate(params, batch) for each in (problem, problem.with_onednn())]
     torch.testing.assert_close(evaluations[1].losses, evaluations[0].losses, rtol=1e-5, atol=1e-6)

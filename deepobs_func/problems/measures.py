@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepobs_func import random
+from deepobs_func import onednn, random
 from deepobs_func.base import Batch
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
@@ -29,6 +29,7 @@ class Measure(NamedTuple):
         likelihood: whether they are negative log-likelihoods up to a factor, so that the GGN is a Fisher matrix.
         sample: `(outputs, batch, key) -> s`, a tree like the outputs of random vectors, independent from example to
             example, with mean 0 and `E[s s^T]` = the Hessian of an example's loss in its outputs; or None.
+        by_onednn: the losses by oneDNN's products, for evaluation and the plain gradient; None where they have none.
     """
 
     losses: Measurement
@@ -36,6 +37,7 @@ class Measure(NamedTuple):
     convex: bool = False
     likelihood: bool = False
     sample: Sampler | None = None
+    by_onednn: Measurement | None = None
 
 
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -142,12 +144,16 @@ def _quadratic(offset: Tensor, batch: Batch) -> Tensor:
     return 0.5 * ((offset @ batch.state.moments["hessian"]) * offset).sum(1)
 
 
+def _quadratic_by_onednn(offset: Tensor, batch: Batch) -> Tensor:
+    return 0.5 * (onednn.linear(offset, batch.state.moments["hessian"].t()) * offset).sum(1)
+
+
 def _sample_quadratic(offset: Tensor, batch: Batch, key: random.Key) -> Tensor:
     root = torch.linalg.cholesky(batch.state.moments["hessian"])  # L with L L^T = H
     return random.normal(key, offset.shape, offset.dtype) @ root.mT
 
 
-quadratic = Measure(_quadratic, convex=True, likelihood=True, sample=_sample_quadratic)
+quadratic = Measure(_quadratic, convex=True, likelihood=True, sample=_sample_quadratic, by_onednn=_quadratic_by_onednn)
 """`0.5 (theta - x)^T H (theta - x)` of `offset = theta - x (B, 100)`, H being `moments["hessian"]`."""
 
 

@@ -153,7 +153,7 @@ class Problem:
     def loss_and_state(self, params: Params, batch: Batch) -> tuple[Float[Tensor, " B"], ModelState]:
         """The training-phase loss of each example, without the penalty, and the model's state after the batch."""
         outputs, state = self._forward(params, batch, train=True)
-        return self.measure.losses(outputs, batch), state
+        return self._losses(outputs, batch), state
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss of each example, `(B,)`, without the penalty.
@@ -195,7 +195,7 @@ class Problem:
         """The test-phase twin of `loss_and_state`: the state after the batch carries an LSTM on; moments stay."""
         outputs, state = self._forward(params, batch, train=False)
         correct = self.measure.correct
-        losses = self.measure.losses(outputs, batch)
+        losses = self._losses(outputs, batch)
         return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
@@ -332,6 +332,10 @@ class Problem:
         dtype = next(iter(params.values())).dtype
         outputs, p.moments, p.carry = pytree.tree_map(lambda leaf: leaf.to(dtype), (outputs, p.moments, p.carry))
         return outputs
+
+    def _losses(self, outputs: Any, batch: Batch) -> Tensor:
+        by_onednn = self.measure.by_onednn if self.fused and self.onednn else None
+        return (by_onednn or self.measure.losses)(outputs, batch)
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = self._pass(batch, train=train)
