@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import platformdirs
 import torch
 
+import deepobs_func
 from deepobs_func import onednn
 from deepobs_func.base import Params
 from deepobs_func.files import publish
@@ -38,6 +39,9 @@ COMPILE_PER_RUN = 0.4
 COMPILE_BATCH_FROM_STEPS = 2_000
 # A call costs 50 to 100 microseconds beside its steps; the time to compile grows with the steps in it, slowly up to 6.
 SHORT_STEP = 2e-3
+# After a pause a second thread is woken, which now and then takes a scheduler's 4 ms: an epoch of quadratic_deep takes
+# 0.69 ms by two threads as a median, 1.4 ms on average, and 0.88 ms by one. In a longer epoch there are few pauses.
+SHORT_EPOCH = 20e-3
 MOST_STEPS_PER_CALL = 7
 LEAST_GAIN = 0.95  # another order of the axes, or another number of threads, is taken from here on
 
@@ -51,8 +55,8 @@ class Choice:
         compile_batch: whether what makes a batch is compiled, where the step is not.
         steps_per_call: how many steps a call of the compiled function makes.
         channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
-        threads: of a training step on a CPU: 1 where it is so short that to share it out costs more than it saves;
-            None for as many as torch is set to.
+        threads: of training and evaluation on a CPU: 1 where steps are so short that to share them out costs more than
+            it saves; None for as many as torch is set to.
         onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
         reason: why, in words.
     """
@@ -118,7 +122,10 @@ def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
     if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
         eager, seconds = _if_faster(measure, eager, seconds, channels_last=True)
     if seconds <= SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
-        eager, seconds = _if_faster(measure, eager, seconds, threads=1)
+        if seconds * plan.steps_per_epoch < SHORT_EPOCH:
+            eager = dataclasses.replace(eager, threads=1)
+        else:
+            eager, seconds = _if_faster(measure, eager, seconds, threads=1)
     compiled = dataclasses.replace(
         eager, compile=True, compile_batch=True, steps_per_call=_steps_per_call(plan, seconds)
     )
@@ -177,7 +184,7 @@ def _identity(plan: Plan, params: Params) -> str:
     config = plan.config
     known = {
         "machine": [platform.machine(), _processor(), torch.get_num_threads(), _device(plan.device)],
-        "versions": [torch.__version__, platform.python_version()],
+        "versions": [deepobs_func.__version__, torch.__version__, platform.python_version()],
         "problem": [plan.problem.name, {name: list(leaf.shape) for name, leaf in params.items()}],
         "optimizer": [config.optimizer, sorted(config.hyperparams), config.lr_sched_epochs is not None],
         "steps": [plan.batch_size, plan.steps_per_epoch, plan.epochs],

@@ -157,7 +157,7 @@ class _Training:
         with num_threads(self.threads):
             _, metrics = self.train_step(self._throwaway(carry), first(self.steps_per_call))
             metrics.loss.sum().item()
-        self.evaluator.warm_up(carry)
+            self.evaluator.warm_up(carry)
         self.timings["warm_up"] = time.perf_counter() - start
         return carry
 
@@ -237,8 +237,9 @@ class _Training:
 
     def _evaluate(self, epoch: int, carry: Carry) -> None:
         start = time.perf_counter()
-        penalty = float(self.plan.problem.penalty(carry.params))
-        train, test = self.evaluator(epoch, carry)
+        with num_threads(self.threads):
+            penalty = float(self.plan.problem.penalty(carry.params))
+            train, test = self.evaluator(epoch, carry)
         record = self.record
         record.train_losses.append(train.loss + penalty)
         record.test_losses.append(test.loss + penalty)

@@ -14,10 +14,11 @@ from deepobs_func.records import RunRecord
 from deepobs_func.runner import choice as rules
 from deepobs_func.runner import loop, run
 from deepobs_func.runner.choice import Choice, Timing, choose
+from deepobs_func.runner.evaluation import Result
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.precision import precision
 from deepobs_func.runner.progress import Reporter
-from deepobs_func.runner.step import laid_out
+from deepobs_func.runner.step import Carry, laid_out
 from deepobs_func.runner.threads import num_threads
 from tests.runner.small import config, small_problem
 
@@ -127,10 +128,13 @@ def test_short_steps_keep_to_one_thread_where_that_is_faster() -> None:
         assert decided(Clock(eager=1e-3, one_thread=0.5e-3)).threads == 1
         assert decided(Clock(eager=1e-3, one_thread=0.99e-3), epochs=3).threads is None
         assert decided(Clock(eager=3e-3, one_thread=0.0), epochs=4).threads is None  # not asked for long ones
+        assert decided(Clock(eager=1e-3), problem="quadratic_deep").threads == 1  # whose epochs take 7 ms
+        assert decided(Clock(eager=2e-3), problem="two_d_beale").threads is None
     assert decided(Clock(eager=1e-3, one_thread=0.0), epochs=5).threads is None  # there is one anyway
+    assert decided(Clock(eager=1e-3), problem="quadratic_deep").threads is None
 
 
-def test_a_run_steps_on_the_chosen_threads_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_the_chosen_threads_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     class Watch(Reporter):
@@ -142,11 +146,17 @@ def test_a_run_steps_on_the_chosen_threads_and_leaves_torch_as_it_was(monkeypatc
         def evaluated(self, epoch: int, record: RunRecord) -> None:
             seen.append(-torch.get_num_threads())
 
+    class Evaluator(loop.Evaluator):
+        def __call__(self, epoch: int, carry: Carry) -> tuple[Result, Result]:
+            seen.append(torch.get_num_threads())
+            return super().__call__(epoch, carry)
+
     monkeypatch.setattr(loop, "choose", lambda *given: Choice(threads=1))
+    monkeypatch.setattr(loop, "Evaluator", Evaluator)
     with num_threads(2):
         record = run(config(epochs=1, train_log_interval=3), small_problem(), Watch())
         assert torch.get_num_threads() == 2
-    assert seen == [-2, 1, -2]
+    assert seen == [1, -2, 1, 1, -2]
     assert record.extra["resolved"]["threads"] == 1
 
 
