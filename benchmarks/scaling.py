@@ -134,16 +134,21 @@ def summary(runs: list[Run]) -> str:
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    """All families, a panel each, in multiples of the smallest size's time."""
+    """All families, a panel each: milliseconds against the size, on logarithmic axes, and the fitted powers."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(runs), figsize=(3.2 * len(runs), 3), squeeze=False, layout="constrained")
     for axis, run in zip(axes[0], runs, strict=True):
         for row in run["rows"]:
-            axis.loglog(run["sizes"], row["milliseconds"], "o-", label=f"{row['mode']}, {row['exponent']:.2f}")
-        axis.set(title=f"{run['problem']}, {run['threads']} thread(s)", xlabel=run["problem"].split()[0])
-        axis.legend()
-    axes[0][0].set_ylabel("ms")
+            axis.plot(run["sizes"], row["milliseconds"], "o-", label=f"{row['mode']}: size^{row['exponent']:.2f}")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.set_xticks(run["sizes"], [str(size) for size in run["sizes"]], fontsize="x-small")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_title(f"{run['problem']}\n{run['threads']} thread(s)", fontsize="medium")
+        axis.set_xlabel(run["problem"].split()[0])
+        axis.legend(fontsize="small")
+    axes[0][0].set_ylabel("ms a step")
     figure.savefig(path)
     plt.close(figure)
 
