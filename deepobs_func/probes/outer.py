@@ -57,7 +57,7 @@ def of_layer(
 
 
 def _examples_at_once(layer: Layer, x: Tensor, g: Tensor, wanted: set[Statistic], max_bytes: int) -> int:
-    """How many: what is computed of them and dropped again stays in the cache. Where all gradients are held, half.
+    """How many: what is computed of them and dropped again stays in a CPU's cache. Where all gradients are held, half.
 
     (A convolution's gradients take three times their own size while they are computed.)
     """
@@ -72,8 +72,10 @@ def _examples_at_once(layer: Layer, x: Tensor, g: Tensor, wanted: set[Statistic]
             all_held = rest <= {"grads", "gram"} and len(x) * m * n * g.element_size() > CACHE
             of_one, held = max(of_one, found.columns_for_product + (0 if all_held else m * n)), held or all_held
         total += of_one
-    cache = 4 * CACHE if torch.compiler.is_compiling() else CACHE  # a graph of fewer parts compiles in half the time
-    most = min(max_bytes, cache) // (total * g.element_size()) if total else len(x)
+    if g.device.type == "cpu":
+        cache = 4 * CACHE if torch.compiler.is_compiling() else CACHE  # fewer parts compile in half the time
+        max_bytes = min(max_bytes, cache)
+    most = max_bytes // (total * g.element_size()) if total else len(x)
     return max(1, min(most, -(-len(x) // 2)) if held else most)
 
 

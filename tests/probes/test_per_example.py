@@ -14,7 +14,8 @@ from torch.func import vmap
 from deepobs_func import base, probes, problems, random
 from deepobs_func.base import Batch, Outer
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.outer import STATISTICS, Found, Statistic, of_factors, of_gradients
+from deepobs_func.nets.layers import Conv, Pass
+from deepobs_func.probes.outer import STATISTICS, Found, Statistic, of_factors, of_gradients, of_layer
 from deepobs_func.probes.per_example import Statistics, explain, statistics
 from deepobs_func.problems.problem import Problem
 from tests.probes.oracles import Tree, flat, one_at_a_time, rows_of_the_jacobian
@@ -196,14 +197,10 @@ def test_any_loss_and_any_batch(size: int, width: int, max_bytes: int, seed: int
 def test_convolutions_of_any_shape(
     size: int, kernel: int, stride: int, channels: int, padding: str, side: int, max_bytes: int
 ) -> None:
-    from deepobs_func.nets.layers import Conv
-    from deepobs_func.probes.outer import of_layer
-
     conv = Conv(channels, 2, kernel, stride, padding=padding)
     draw = lambda i, *shape: random.normal(random.fold_in(random.key(side), i), shape, torch.float64)
     params = {"weight": draw(0, *conv.weight.shape), "bias": draw(1, 2)}
     x = draw(2, size, channels, side, side)
-    from deepobs_func.nets.layers import Pass
 
     def loss(leaves: Tree, x: Tensor) -> Tensor:
         y = torch.func.functional_call(conv, leaves, (x, Pass(True, {}, {})), strict=True)
@@ -218,6 +215,23 @@ def test_convolutions_of_any_shape(
         torch.testing.assert_close(found[name]["sum_of_squares"], expected.sum_of_squares[name])
     torch.testing.assert_close(found["weight"]["gram"] + found["bias"]["gram"], expected.gram)
     torch.testing.assert_close(found["weight"]["sq_norms"] + found["bias"]["sq_norms"], expected.sq_norms)
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cpu", 5), ("meta", 2)])
+def test_chunks_keep_to_the_cache_of_a_cpu_and_to_the_bound_elsewhere(device: str, calls: int) -> None:
+    """64 gradients of 64 x 64 x 3 x 3 take 9 MiB; one call asks for the sizes."""
+    layer = Conv(64, 64, 3, 1)
+    x = torch.ones(64, 64, 8, 8, device=device)
+    asked = []
+
+    class Counted:
+        def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+            asked.append(len(x))
+            return layer.factors(x, g)
+
+    of_layer(Counted(), x, x, {"weight": (64, 64, 3, 3), "bias": (64,)}, ["sum_of_squares"], 2**26)
+    assert sum(asked[1:]) == 64
+    assert len(asked) == calls
 
 
 @pytest.mark.parametrize("name", ["mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn", "two_d_beale"])
