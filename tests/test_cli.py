@@ -280,7 +280,8 @@ def test_record_lands_in_deepobss_folder(tmp_path: Path, deepobs: Deepobs) -> No
     assert path.parent == tmp_path / "results" / "quadratic_deep" / "momentum" / setting
     assert path.name.startswith("random_seed__7__")
     assert out.splitlines()[-1] == str(path.relative_to(tmp_path))
-    choice, *epochs, _ = out.splitlines()
+    measuring, choice, *epochs, _ = out.splitlines()
+    assert "kept for later runs" in measuring
     assert "compiled: " in choice
     assert [line.split()[1] for line in epochs] == ["0/1", "1/1"]
 

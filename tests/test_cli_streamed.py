@@ -68,7 +68,7 @@ def test_a_broken_file_ends_the_run_with_2_and_its_name(
     path = cut(sorted((runs_pictures / "train").rglob("*.JPEG"))[trained_only(42)])
     code, out, err = deepobs("run", "pictures", *OPTIONS, "--data", str(runs_pictures), "--workers", workers)
     assert code == 2
-    assert out.splitlines()[1].startswith("epoch 0/2  ")
+    assert out.splitlines()[2].startswith("epoch 0/2  ")
     (kept,) = (tmp_path / "results").rglob("*.partial")
     first, second = err.splitlines()
     assert first.startswith(f"Error: {path}: expected a whole JPEG image, found: ")
