@@ -51,6 +51,12 @@ def planned(**changes: object) -> tuple[Plan, dict[str, torch.Tensor]]:
     return plan, plan.problem.init(0)[0]
 
 
+def test_a_timing_is_the_fastest_of_some_calls_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = iter([9.0, 0.04, 0.02, 0.05])
+    monkeypatch.setattr(rules, "_seconds", lambda call: next(durations))
+    assert rules.timing(lambda: None, steps=2) == Timing(9.0, 0.01)
+
+
 def test_few_short_steps_are_not_compiled() -> None:
     clock = Clock(eager=1e-3)
     choice = decided(clock, epochs=2)
