@@ -99,11 +99,12 @@ def mean_loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
     return lambda params: losses(params).mean()
 
 
-def checked_ggn(subject: Subject, purpose: str) -> Problem:
-    """The subject, if it is a problem whose criterion has a GGN.
+def checked_ggn(subject: Subject, params: Params, purpose: str) -> Problem:
+    """The subject, if it is a problem whose criterion has a GGN, asked at parameters of its own.
 
     Raises:
-        ConfigError: it is a loss, whose outputs and criterion are not apart; or the criterion is not convex.
+        ConfigError: it is a loss, whose outputs and criterion are not apart; the criterion is not convex; or the
+            parameters are not its own.
     """
     measure = getattr(subject, "measure", None)
     if measure is None:
@@ -117,6 +118,7 @@ def checked_ggn(subject: Subject, purpose: str) -> Problem:
             f"{purpose}: {problem.name} has a criterion without a GGN: it is not known to be convex in the outputs. "
             "Use hvp, or give from_module a Measure with convex=True."
         )
+    check_params(problem, params)
     return problem
 
 

@@ -18,7 +18,7 @@ from torch.func import grad, jvp, vjp
 
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import Problem, Subject, check_params, checked_ggn, mean_loss_of
+from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.rows import HVPMode
@@ -112,8 +112,7 @@ def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
 
 def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
     """The GGN as a map that keeps the forward pass, or does it anew at each product."""
-    problem = checked_ggn(subject, "ggnvp")
-    check_params(problem, params)
+    problem = checked_ggn(subject, params, "ggnvp")
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
     return sandwich(outputs, params, lambda tensors: criterion_hessian(problem, batch, outputs, tensors), keep=keep)
 

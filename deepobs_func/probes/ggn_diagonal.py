@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import random, tree
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.contract import Problem, Subject, check_params, checked_ggn
+from deepobs_func.probes.contract import Problem, Subject, checked_ggn
 from deepobs_func.probes.curvature import criterion_hessian
 from deepobs_func.probes.fisher import checked_sampler, sampled
 from deepobs_func.probes.jacobians import Tensors, TensorsOf
@@ -36,8 +36,7 @@ def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
     Raises:
         ConfigError: there is no GGN, or the batch is no `Batch`.
     """
-    problem = checked_ggn(subject, "diagonal")
-    check_params(problem, params)
+    problem = checked_ggn(subject, params, "diagonal")
 
     def of_piece(piece: Batch, _: Tensor) -> Tree:
         outputs = TensorsOf(lambda p: problem.outputs(p, piece))
@@ -54,8 +53,7 @@ def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
 
 def sampled_ggn_diagonal(subject: Subject, params: Params, batch: Any, key: random.Key) -> Tree:
     """`1/B sum_n (J_n^T s_n)^2` for one draw of each `s_n` with `E[s_n s_n^T] = H_n`; see `ggn_diagonal`."""
-    problem = checked_sampler(subject, "diagonal")
-    check_params(problem, params)
+    problem = checked_sampler(subject, params, "diagonal")
 
     def of_piece(piece: Batch, n: Tensor) -> Tree:
         outputs = TensorsOf(lambda p: problem.outputs(p, piece))

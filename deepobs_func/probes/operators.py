@@ -114,7 +114,7 @@ def as_curvlinops(
     except ImportError as error:
         raise ConfigError("as_curvlinops needs curvlinops: pip install 'deepobs-func[curvlinops]'.") from error
     if matrix == "ggn":
-        checked_ggn(problem, "as_curvlinops")
+        checked_ggn(problem, params, "as_curvlinops")
     module = problem.to_module(params)
     if matrix in ("kfac", "ekfac"):
         criterion = _checked_loss(problem, params, batch, loss or nn.CrossEntropyLoss())

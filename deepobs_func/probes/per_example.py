@@ -73,7 +73,7 @@ class Options(TypedDict, total=False):
 
 
 def statistics(
-    loss: Loss, params: Params, batch: Any, wanted: Iterable[Statistic], **options: Unpack[Options]
+    loss: Loss, params: Params, batch: Any, wanted: Statistic | Iterable[Statistic], **options: Unpack[Options]
 ) -> Statistics:
     """Several statistics of the per-example gradients from one computation: little dearer than the dearest alone.
 
@@ -81,17 +81,17 @@ def statistics(
         loss: a Problem, or any `(params, batch) -> (B,)` whose example n depends on example n alone.
         params: where.
         batch: a `Batch`, or whatever the loss takes.
-        wanted: fields of `Statistics`.
+        wanted: fields of `Statistics`, or one of them.
         options: see `Options`.
 
     Raises:
         ConfigError: the loss is not `(B,)`, the batch is empty, a statistic is unknown, or `bn` is missing, unknown or
             out of place.
     """
-    wanted, max_bytes = _checked(wanted), options.get("max_bytes", MAX_BYTES)
+    names, max_bytes = _checked(wanted), options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
-    losses, by_name = _of_parameters(found, wanted, max_bytes)
-    return _collected(losses, by_name, wanted)
+    losses, by_name = _of_parameters(found, names, max_bytes)
+    return _collected(losses, by_name, names)
 
 
 def per_example_grads(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
@@ -180,9 +180,9 @@ def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, s
     return ways
 
 
-def _checked(wanted: Iterable[Statistic]) -> list[Statistic]:
+def _checked(wanted: Statistic | Iterable[Statistic]) -> list[Statistic]:
     """Each of what is wanted once, if it is known."""
-    names: list[Statistic] = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))  # type: ignore[list-item]
+    names = [wanted] if isinstance(wanted, str) else list(dict.fromkeys(wanted))
     for name in names:
         if name not in STATISTICS:
             raise ConfigError(unknown("statistic", name, STATISTICS))

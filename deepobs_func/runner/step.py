@@ -211,9 +211,10 @@ def compiled(function: F, problem: Problem | None = None) -> F:
 
     Args:
         function: pure, of trees of tensors.
-        problem: whose step it is. With oneDNN, products of matrices go there, as `Problem.with_onednn` has it in eager
-            code. With batch norm, sums that are read more than once are stored: the residual stream of WRN-16-4 is
-            otherwise computed anew from all its addends, which are kept for it (1.1 times the memory, 1.03 the time).
+        problem: whose step it is; then some products of matrices become smaller (`runner/products.py`). With oneDNN,
+            large ones go there, as `Problem.with_onednn` has it in eager code. With batch norm, sums that are read more
+            than once are stored: the residual stream of WRN-16-4 is otherwise computed anew from all its addends, which
+            are kept for it (1.1 times the memory, 1.03 the time).
     """
     options: dict[str, Any] = {"guard_filter_fn": functools.partial(_of_arguments, function)}
     if problem is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +28,8 @@ def replaced(
     generator = torch.Generator().manual_seed(0)
     shapes = ((rows, inner), (columns, inner), (columns,))
     inputs = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
-    traced = make_fx(torch.func.grad(loss, argnums=(0, 1, 2)), tracing_mode="fake")(*inputs)
-    expected = traced(*inputs)
-    Products(onednn=True)(traced.graph)
-    traced.graph.lint()
-    traced.recompile()
-    torch.testing.assert_close(traced(*inputs), expected, rtol=1e-4, atol=1e-2)
+    traced, expected, found = before_and_after(torch.func.grad(loss, argnums=(0, 1, 2)), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
     return traced, sum(node.target is PRODUCT for node in traced.graph.nodes)
 
 
@@ -65,7 +62,7 @@ def test_the_sum_of_a_product_s_rows_is_the_product_of_the_sum(added: bool) -> N
     def total(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return (torch.addmm(x.square(), x, weight) if added else x @ weight).sum(0, keepdim=True)
 
-    traced, expected, found = before_and_after(total)
+    traced, expected, found = before_and_after(total, matrices(torch.float64))
     torch.testing.assert_close(found, expected)
     assert rows_of_products(traced.graph) == [1]
 
@@ -82,7 +79,7 @@ OTHER_SUMS: dict[str, Callable[..., torch.Tensor]] = {
 
 @pytest.mark.parametrize("name", OTHER_SUMS)
 def test_other_sums_of_products_stay_as_they_are(name: str) -> None:
-    traced, expected, found = before_and_after(OTHER_SUMS[name])
+    traced, expected, found = before_and_after(OTHER_SUMS[name], matrices(torch.float64))
     torch.testing.assert_close(found, expected)
     assert rows_of_products(traced.graph) == [6]
 
@@ -90,16 +87,17 @@ def test_other_sums_of_products_stay_as_they_are(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
 def test_sums_of_inexact_products_stay_as_they_are(dtype: torch.dtype) -> None:
     """Sums of half precision would lose digits, those of integers change their type."""
-    traced, _, _ = before_and_after(lambda x, weight: (x @ weight).sum(0, keepdim=True), dtype)
+    traced, _, _ = before_and_after(lambda x, weight: (x @ weight).sum(0, keepdim=True), matrices(dtype))
     assert rows_of_products(traced.graph) == [6]
 
 
-def before_and_after(
-    function: Callable[..., torch.Tensor], dtype: torch.dtype = torch.float64
-) -> tuple[torch.fx.GraphModule, torch.Tensor, torch.Tensor]:
-    """A graph of `(6, 5)` and `(5, 5)` after the pass, what it computed before and what it computes now."""
+def matrices(dtype: torch.dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in ((6, 5), (5, 5))]
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in ((6, 5), (5, 5))]
+
+
+def before_and_after(function: Callable[..., Any], inputs: list[torch.Tensor]) -> tuple[torch.fx.GraphModule, Any, Any]:
+    """A graph after the pass, what it computed before and what it computes now."""
     traced = make_fx(function, tracing_mode="fake")(*inputs)
     expected = traced(*inputs)
     Products(onednn=True)(traced.graph)
