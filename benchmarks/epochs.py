@@ -57,7 +57,7 @@ def measure(name: str, settings: Settings) -> Run:
     auto = Paused(problem, source, "auto", share)
     ours = [auto]
     if problem.compile_step:  # else a run never compiles it: the recurrent net's fifty steps take the compiler minutes
-        ours.append(Paused(problem, source, "off" if auto.resolved["compile"] else "on", share))
+        ours.append(Paused(problem, source, "off" if auto.execution["compile"] else "on", share))
     runs = {_name(run): run for run in ours}
     loops: dict[str, Loop] = {IN_MEMORY: InMemory(problem, data)}
     loops |= {by: WithLoader(problem, data, workers, kept) for by, (workers, kept) in LOADERS.items()}
@@ -66,7 +66,7 @@ def measure(name: str, settings: Settings) -> Run:
     turns = {by: _several(call, once[by]) for by, call in calls.items()}
     times = in_turns(turns, once, settings.rounds, budget=BUDGET)
     faster = min(runs, key=lambda by: times[by].median)
-    rows = [_row(by, times, faster) | {"resolved": runs[by].resolved if by in runs else None} for by in times]
+    rows = [_row(by, times, faster) | {"execution": runs[by].execution if by in runs else None} for by in times]
     for run in ours:
         run.stop()
     about = {"synthetic": data.synthetic, "source": data.source, "share": share, "auto": _name(auto)}
@@ -74,7 +74,7 @@ def measure(name: str, settings: Settings) -> Run:
 
 
 def _name(run: Paused) -> str:
-    return "ours, compiled" if run.resolved["compile"] else "ours, eager"
+    return "ours, compiled" if run.execution["compile"] else "ours, eager"
 
 
 def _timed(loop: Loop) -> Callable[[], float]:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenlet import greenlet
-
 from benchmarks.shares import learning_rate
 from deepobs_func.problems.problem import Problem
-from deepobs_func.records import RunRecord
-from deepobs_func.runner import RunConfig, RunInterrupted, run
-from deepobs_func.runner.progress import Reporter
+from deepobs_func.runner import RunConfig
+from deepobs_func.runner.events import Evaluated
+from deepobs_func.runner.plan import make_plan
+from deepobs_func.runner.training import Training
 
 
-class Paused(Reporter):
+class Paused:
     """A run that stops after each evaluation until it is told to go on.
-
-    It has a stack of its own (greenlet) in the thread of whoever calls: a thread of its own would have a second pool of
-    workers under OpenMP, which slows short operations down, its own and those of the others.
 
     Args:
         problem: what is run, on as many epochs as `deepobs run` has by default.
@@ -28,57 +24,41 @@ class Paused(Reporter):
     """
 
     def __init__(self, problem: Problem, data: str, compile: str, share: float = 1.0) -> None:
-        self._epochs = round(problem.epochs / share)
-        self._config = RunConfig(
+        config = RunConfig(
             problem.name,
             "sgd",
             learning_rate(problem),
-            epochs=self._epochs,
+            epochs=round(problem.epochs / share),
             data=data,
             output_dir=None,
             compile=compile,
             on_divergence="continue",
         )
-        self._problem = problem
+        self._training = Training(make_plan(config, problem))
         self._begin()
 
     def _begin(self) -> None:
         """Up to the first evaluation."""
-        self._stopping = False
-        self._caller, self._run = greenlet.getcurrent(), greenlet(self._whole_run)
-        self._record: RunRecord = self._run.switch()
-
-    def _whole_run(self) -> None:
-        """What happens on the run's own stack."""
-        try:
-            run(self._config, self._problem, self)
-        except RunInterrupted:
-            return
+        self._iteration = self._training(self._training.start())
+        next(self._iteration)
 
     @property
-    def resolved(self) -> dict[str, Any]:
-        """What the runner chose."""
-        return self._record.extra["resolved"]
+    def execution(self) -> dict[str, Any]:
+        """How the runner executes it."""
+        return self._training.execution.as_plain_data()
 
     def epoch(self) -> float:
         """Goes on until the next evaluation is done: the seconds of training and evaluation by the runner's clock.
 
         A run that has no epoch left is begun again.
         """
-        if len(self._record.extra["timings"]["train"]) == self._epochs:
+        if self._iteration.epoch == self._training.plan.epochs:
             self.stop()
             self._begin()
-        self._run.switch()
-        timings = self._record.extra["timings"]
+        evaluated = next(event for event in self._iteration if isinstance(event, Evaluated))
+        timings = evaluated.log.timings
         return timings["train"][-1] + timings["evaluate"][-1]
 
     def stop(self) -> None:
         """Ends the run."""
-        self._stopping = True
-        self._run.switch()
-
-    def evaluated(self, epoch: int, record: RunRecord) -> None:
-        """Called by the loop: hands the record over, and waits for the next turn."""
-        self._caller.switch(record)
-        if self._stopping:
-            raise KeyboardInterrupt
+        self._iteration.close()

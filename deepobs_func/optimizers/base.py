@@ -64,6 +64,21 @@ def report_nothing(opt_state: Any) -> dict[str, Tensor]:
     return {}
 
 
+def the_iterate(opt_state: Any, params: Params) -> Params:
+    """For optimizers that are evaluated where they step."""
+    return params
+
+
+def save_as_it_is(opt_state: Any) -> Any:
+    """For optimizers whose state is a tree of tensors that nothing changes in place."""
+    return opt_state
+
+
+def load_as_it_is(saved: Any, params: Params, key: random.Key) -> Any:
+    """The inverse of `save_as_it_is`."""
+    return saved
+
+
 class Optimizer(NamedTuple):
     """An optimizer.
 
@@ -74,6 +89,9 @@ class Optimizer(NamedTuple):
         check: `problem -> None`; raises a ConfigError, before a run starts, where what the optimizer asks of the
             oracle is not defined.
         report: `opt_state -> {name: 0-d tensor}`, what a run records of the state beside each mini-batch loss.
+        eval_params: `(opt_state, params) -> params`, what is evaluated; schedule-free methods step elsewhere.
+        save: `opt_state -> tree`, a copy as a value: nested containers of tensors and plain data.
+        load: `(tree, params, key) -> opt_state`, its inverse.
     """
 
     init: Callable[[Params, random.Key], Any]
@@ -81,3 +99,6 @@ class Optimizer(NamedTuple):
     compiles: bool = True
     check: Callable[[Any], None] = accept
     report: Callable[[Any], dict[str, Tensor]] = report_nothing
+    eval_params: Callable[[Any, Params], Params] = the_iterate
+    save: Callable[[Any], Any] = save_as_it_is
+    load: Callable[[Any, Params, random.Key], Any] = load_as_it_is

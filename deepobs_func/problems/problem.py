@@ -198,6 +198,10 @@ class Problem:
         losses = self._losses(outputs, batch)
         return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
+    def test_outputs_and_state(self, params: Params, batch: Batch) -> tuple[Any, ModelState]:
+        """The net's outputs in the test phase, and the state after the batch."""
+        return self._forward(params, batch, train=False)
+
     def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss with batch norm by `state.moments`, so that it couples no examples.
 

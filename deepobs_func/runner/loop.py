@@ -1,282 +1,193 @@
-"""The loop: evaluate, train an epoch, evaluate, and so on; into a record."""
+"""One run, from a configuration to a file: a consumer of `Training` that loses nothing, however the run ends."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
-import math
-import time
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
-from deepobs_func import random, records
-from deepobs_func.memory import keep_freed_memory
-from deepobs_func.problems.oracle import Metrics
+from deepobs_func import records
+from deepobs_func.base import Params
+from deepobs_func.errors import UserError
+from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.choice import Choice, Timing, choose, timing
+from deepobs_func.runner import signals
+from deepobs_func.runner.callbacks import Callback, answered, watching
 from deepobs_func.runner.config import RunConfig
-from deepobs_func.runner.evaluation import Evaluator
-from deepobs_func.runner.feed import Feed, make_feed
-from deepobs_func.runner.plan import Plan, empty_record, make_plan
-from deepobs_func.runner.precision import precision
-from deepobs_func.runner.progress import Reporter
-from deepobs_func.runner.step import Carry, StepInput, laid_out, make_train_step
-from deepobs_func.runner.threads import num_threads
+from deepobs_func.runner.events import Finished
+from deepobs_func.runner.execution import Execution
+from deepobs_func.runner.keeping import Checkpoints, checkpoint_folder, finished
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.plan import Plan, make_plan
+from deepobs_func.runner.recording import make_record
+from deepobs_func.runner.signals import SHIELD
 from deepobs_func.runner.tracking import Tracker
+from deepobs_func.runner.training import Iteration, Training, TrainState
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended.
+
+    Attributes:
+        record: what was found; `record.path` is its file.
+        plan: what was run.
+        training, state: what it was made by, and the last state; None where `resume` found the run finished.
+    """
+
+    record: RunRecord
+    plan: Plan
+    training: Training | None = None
+    state: TrainState | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """What was trained, at the run's weight decay."""
+        return self.plan.problem
+
+    @property
+    def params(self) -> Params:
+        """The trained parameters: those that were evaluated.
+
+        Raises:
+            UserError: the run was finished already, so that nothing was trained here.
+        """
+        if self.training is None or self.state is None:
+            raise UserError(
+                f"The run was finished already ({self.record.path}), and its parameters were not loaded. Load them from "
+                "a checkpoint with deepobs_func.load, or run it anew without resume=True."
+            )
+        return self.training.eval_params(self.state)
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. What was done so far is in `record`, whose `path` is the file where one was written."""
+    """A signal ended a run. What was done so far is in `record`, whose `path` is the file where one was written."""
 
     def __init__(self, record: RunRecord) -> None:
         super().__init__(f"interrupted after {max(len(record.train_losses) - 1, 0)} of {record.num_epochs} epochs")
         self.record = record
 
 
-def run(config: RunConfig, problem: Problem | None = None, reporter: Reporter | None = None) -> RunRecord:
+def run(
+    config: RunConfig,
+    problem: Problem | None = None,
+    optimizer: Optimizer | Any = None,
+    callbacks: Sequence[Callback] = (),
+    *,
+    execution: Execution | None = None,
+    resume: bool = False,
+) -> Run:
     """Trains a problem and records it, as DeepOBS does: evaluated before training and after every epoch.
 
-    Two runs of one configuration, on one machine with the same thread count and versions, give the same numbers, bit
-    for bit.
+    Two runs of equal `run_id` and equal `execution_id` give the same numbers, bit for bit, on one machine with one set
+    of versions. The execution is measured where none is given, so that an empty cache may bring another one.
 
     Args:
         config: what to run. Its record is written into `config.output_dir`, unless that is None.
         problem: a problem of your own, e.g. from `problems.from_module`; by default the one that the name says.
-        reporter: shows the progress; by default nothing is shown.
+        optimizer: an optimizer of your own: a functional one, or a callable from named parameters to a torch optimizer;
+            `config.optimizer` is then its name. By default the one that the name says.
+        callbacks: see `runner.callbacks`.
+        execution: how to execute it, e.g. `Execution.read(record)`; by default measured.
+        resume: whether to go on from the last checkpoint of the same run, or to return its record where it is finished.
 
     Returns:
-        The record; its status is `"finished"` or `"diverged"`.
+        Record, last state, problem; the status is `"finished"`, `"diverged"` or `"stopped"`.
 
     Raises:
         ConfigError, DataError: the run cannot start; nothing was trained.
         DataError: a file of streamed data cannot be read. What was done so far is written with status `"failed"`, as
             after any other exception.
-        RunInterrupted: Ctrl-C. The epochs so far are written with status `"interrupted"`.
+        RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. What was done so far is written with status `"interrupted"`, with a
+            checkpoint from which `resume=True` goes on.
     """
-    plan = make_plan(config, problem)
-    record = empty_record(plan)
-    key = random.key(plan.config.seed, plan.device)
-    feed = make_feed(plan, key)
-    params, state = plan.problem.init(key)
-    carry = Carry(params, plan.optimizer.init(params, key), state)
-    if config.output_dir is not None:
-        records.check_writable(records.folder_of(record, config.output_dir), config.output_dir)
-    tracker = Tracker(plan.problem, plan.config, plan.lr_at, key, params)
-    keep_freed_memory()
-    training = _Training(plan, feed, key, record, tracker, reporter or Reporter())
-    try:
-        with precision(plan.config.precision, plan.device):
-            training.train(carry)
-    except KeyboardInterrupt as interrupt:
-        record.extra["status"] = "interrupted"
-        _write(record, config)
-        raise RunInterrupted(record) from interrupt
-    except Exception as error:
-        record.extra |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        _write(record, config)
-        if record.path is not None:
-            error.add_note(f"The run failed; what it did so far is in {record.path}.")
-        raise
-    _write(record, config)
-    return record
+    plan = make_plan(config, problem, optimizer)
+    output_dir, checkpoints = plan.config.output_dir, None
+    if output_dir is not None:
+        empty = make_record(plan, Log())
+        records.check_writable(empty, output_dir)
+        if resume and (done := finished(plan, empty, output_dir)) is not None:
+            return Run(done, plan)
+        checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
+    with signals.caught(), ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(getattr(callback, "close", lambda: None))
+        return _Running(plan, callbacks, checkpoints).run(execution, resume)
 
 
-def _write(record: RunRecord, config: RunConfig) -> None:
-    """Writes the record; an interrupted run in which nothing was done leaves none."""
-    if config.output_dir is not None and (record.train_losses or record.status == "failed"):
-        record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
-        record.path = records.write(record, config.output_dir)
+def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:
+    """Tells those callbacks that have a method for it."""
+    for callback in callbacks:
+        getattr(callback, what, lambda *details: None)(*details)
 
 
-class _Training:
-    """A run under way: what does not change during it, and the record that grows."""
+class _Running:
+    """A run under way, and what is kept of it."""
 
-    def __init__(
-        self, plan: Plan, feed: Feed, key: random.Key, record: RunRecord, tracker: Tracker, reporter: Reporter
-    ) -> None:
-        self.plan, self.feed, self.key = plan, feed, key
-        self.record, self.tracker, self.reporter = record, tracker, reporter
-        self.timings: dict[str, Any] = {"warm_up": 0.0, "train": [], "evaluate": []}
-        if feed.data_wait is not None:
-            self.timings["data_wait"] = feed.data_wait
-        self.penalties: list[float] = []
-        self.minibatch_penalties: list[float] = []
-        self.class_zero: tuple[float | None, float | None] = (None, None)
-        self.reports: dict[str, list[float]] = {}
-        self.divergence: dict[str, Any] | None = None
+    def __init__(self, plan: Plan, callbacks: Sequence[Callback], checkpoints: Checkpoints | None) -> None:
+        self.plan, self.callbacks, self.checkpoints = plan, callbacks, checkpoints
+        self.iteration: Iteration | None = None
 
-    def train(self, carry: Carry) -> None:
-        """Fills the record. What it has when an exception leaves this method is what was done so far."""
-        self.record.extra |= {
-            "status": "interrupted",
-            "protocol": self.plan.protocol.name,
-            "timings": self.timings,
-            "penalties": self.penalties,
-            "minibatch_penalties": self.minibatch_penalties,
-        }
-        if self.plan.config.track:
-            self.record.extra["tracked"] = self.tracker.tracked
-            self.timings["track"] = []
-        self.reporter.start(self.plan)
+    def run(self, execution: Execution | None, resume: bool) -> Run:
+        """Trains, and writes what there is, whatever ends it."""
         try:
-            carry = self._set_up(carry)
-            self._evaluate(0, carry)
-            for epoch in range(self.plan.epochs):
-                if self._stopped():
-                    break
-                carry = self._train_epoch(epoch, carry)
-                if not self._stopped():
-                    self._evaluate(epoch + 1, carry)
-            self._finish()
-        finally:
-            self.reporter.close()
+            self._train(execution, resume)
+        except KeyboardInterrupt as interrupt:
+            with signals.ignored():
+                record = self._written("interrupted")
+                if self.iteration and self.checkpoints and getattr(interrupt, "whole", False):
+                    self.checkpoints.save(self.iteration.training, self.iteration.state())
+            raise RunInterrupted(record) from interrupt
+        except BaseException as error:  # SystemExit too: whatever ends a run, what was done is kept
+            if self.iteration is None and isinstance(error, UserError):
+                raise  # it could not start
+            with signals.ignored():
+                record = self._written("failed", f"{type(error).__name__}: {error}")
+            if record.path is not None:
+                error.add_note(f"The run failed; what it did so far is in {record.path}.")
+            raise
+        with signals.ignored():
+            assert self.iteration is not None, "it was trained"
+            training, state = self.iteration.training, self.iteration.state()
+            record = self._written()
+            if self.checkpoints:
+                self.checkpoints.end(training, state)
+            return Run(record, self.plan, training, state)
 
-    def _set_up(self, carry: Carry) -> Carry:
-        """Chooses how to execute the run and warms it up: measuring, compiling and first calls are off the clock."""
-        start, first = time.perf_counter(), functools.cache(self.feed.first)
-        announce = functools.cache(self.reporter.measuring)  # once, if anything is measured
-
-        def measure(choice: Choice) -> Timing:
-            announce()
-            return self._timing(carry, first(choice.steps_per_call), choice)
-
-        choice = choose(self.plan, carry.params, measure)
-        self.record.extra["resolved"] = dataclasses.asdict(choice) | (
-            {} if self.plan.workers is None else {"workers": self.plan.workers}
+    def _train(self, execution: Execution | None, resume: bool) -> None:
+        """To the end, or to where a callback ends it."""
+        _announce(self.callbacks, "start", self.plan)
+        callbacks = [*([Tracker(self.plan)] if self.plan.config.track else []), *self.callbacks]
+        kept = self.checkpoints.latest() if self.checkpoints and resume else None
+        training = Training(
+            self.plan,
+            execution or (kept and kept.execution),
+            watch=watching(callbacks),
+            measuring=lambda: _announce(self.callbacks, "measuring"),
         )
-        self.reporter.chosen(choice)
-        self.steps_per_call, self.threads = choice.steps_per_call, choice.threads
-        self.train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
-        self.evaluator = Evaluator(self.plan, self.feed, self.key, choice)
-        carry = self._laid_out(carry, choice)
-        with num_threads(self.threads):
-            _, metrics = self.train_step(self._throwaway(carry), first(self.steps_per_call))
-            metrics.loss.sum().item()
-            self.evaluator.warm_up(carry)
-        self.timings["warm_up"] = time.perf_counter() - start
-        return carry
+        _announce(self.callbacks, "chosen", training.execution)
+        self.iteration = training(kept.state(training) if kept else training.start())
+        with SHIELD.raised(), closing(self.iteration):
+            for event in self.iteration:
+                stop = answered(event, callbacks)
+                if stop is not None and not isinstance(event, Finished):
+                    event.log.status, event.log.stop = "stopped", stop.reason
+                    return
+                if self.checkpoints:
+                    self.checkpoints(event)
 
-    def _timing(self, carry: Carry, inputs: StepInput, choice: Choice) -> Timing:
-        """Times steps of the run under a choice, each from where the one before ended; their results are dropped."""
-        train_step = make_train_step(self.plan.problem, self.plan.optimizer, choice)
-        carry = self._throwaway(self._laid_out(carry, choice))
-
-        def call() -> None:
-            nonlocal carry
-            carry, metrics = train_step(carry, inputs)
-            metrics.loss.sum().item()
-
-        with num_threads(choice.threads):
-            return timing(call, choice.steps_per_call)
-
-    def _laid_out(self, carry: Carry, choice: Choice) -> Carry:
-        if not choice.channels_last:
-            return carry
-        params = {name: laid_out(leaf) for name, leaf in carry.params.items()}
-        return Carry(params, self.plan.optimizer.init(params, self.key), carry.state)
-
-    def _throwaway(self, carry: Carry) -> Carry:
-        """At the start of a pass, with a state that a foreign optimizer may change."""
-        return self._from_zero(carry)._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
-
-    def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
-        carry = self._from_zero(carry)
-        columns, reports = list[Metrics](), []
-        interval, k = self.plan.config.train_log_interval, self.steps_per_call
-        first, tracking = epoch * self.plan.steps_per_epoch, 0.0
-        start = time.perf_counter()
-        with num_threads(self.threads), closing(self.feed.epoch(epoch, k)) as calls:
-            for step, inputs in zip(itertools.count(step=k), calls, strict=False):
-                before = carry
-                carry, metrics = self.train_step(before, inputs)
-                if self.tracker.is_due(first + step):
-                    tracking += self.tracker.measure(first + step, before, inputs, carry)
-                columns.append(metrics)
-                if -step % interval < k:
-                    reports.append(self.plan.optimizer.report(carry.opt_state))
-                    self.reporter.step(epoch, step, metrics.loss)
-        copied = torch.stack([torch.cat(column) for column in zip(*columns, strict=True)]).double().cpu()
-        self.timings["train"].append(time.perf_counter() - start - tracking)
-        if "track" in self.timings:
-            self.timings["track"].append(tracking)
-        self._log_steps(epoch, copied)
-        self._log_reports(reports)
-        return carry
-
-    def _from_zero(self, carry: Carry) -> Carry:
-        """A recurrent state is zero at the start of every pass over the data."""
-        zeros = self.plan.problem.zero_carry(self.plan.batch_size, device=self.plan.device)
-        return carry._replace(state=carry.state._replace(carry=zeros))
-
-    def _log_steps(self, epoch: int, metrics: torch.Tensor) -> None:
-        """Records an epoch's mini-batch losses, `(2, steps)`: loss and penalty; and sees whether one diverged."""
-        objectives, penalties = metrics.sum(0), metrics[1]
-        bad = (~torch.isfinite(objectives)).nonzero().flatten()
-        if len(bad):
-            self._diverge(epoch, int(bad[0]))
-            if self._stopped():
-                objectives = objectives[: int(bad[0]) + 1]
-        interval = self.plan.config.train_log_interval
-        self.record.minibatch_train_losses += objectives[::interval].tolist()
-        self.minibatch_penalties += penalties[: len(objectives) : interval].tolist()
-
-    def _log_reports(self, reports: list[dict[str, torch.Tensor]]) -> None:
-        """Records what the optimizer reports of its state after a step, beside each recorded mini-batch loss."""
-        for report in reports:
-            for name, value in report.items():
-                self.reports.setdefault(name, []).append(float(value))
-        for column in self.reports.values():
-            del column[len(self.record.minibatch_train_losses) :]
-        if self.reports:
-            self.record.extra["reports"] = self.reports
-
-    def _evaluate(self, epoch: int, carry: Carry) -> None:
-        start = time.perf_counter()
-        with num_threads(self.threads):
-            penalty = float(self.plan.problem.penalty(carry.params))
-            train, test = self.evaluator(epoch, carry)
-        record = self.record
-        record.train_losses.append(train.loss + penalty)
-        record.test_losses.append(test.loss + penalty)
-        self.penalties.append(penalty)
-        self.class_zero = train.class_zero, test.class_zero
-        if record.train_accuracies is not None and record.test_accuracies is not None:
-            assert train.accuracy is not None, "a problem with accuracies measures them"
-            assert test.accuracy is not None
-            record.train_accuracies.append(train.accuracy)
-            record.test_accuracies.append(test.accuracy)
-        self.timings["evaluate"].append(time.perf_counter() - start)
-        if not (math.isfinite(record.train_losses[-1]) and math.isfinite(record.test_losses[-1])):
-            self._diverge(epoch, None)
-        self.reporter.evaluated(epoch, record)
-
-    def _diverge(self, epoch: int, step: int | None) -> None:
-        """Notes where the objective first was not finite: in a step of an epoch, or in the evaluation after it."""
-        if self.divergence is None:
-            self.divergence = self.record.extra["divergence"] = {"epoch": epoch, "step": step}
-
-    def _stopped(self) -> bool:
-        return self.divergence is not None and self.plan.config.on_divergence == "stop"
-
-    def _finish(self) -> None:
-        record = self.record
-        record.extra["status"] = "finished" if self.divergence is None else "diverged"
-        missing = self.plan.epochs + 1 - len(record.train_losses)
-        nan = float("nan")
-        record.train_losses += [nan] * missing
-        record.test_losses += [nan] * missing
-        self.penalties += [nan] * missing
-        if record.train_accuracies is not None and record.test_accuracies is not None:
-            train, test = self.class_zero
-            assert train is not None, "a problem with accuracies measures them"
-            assert test is not None
-            record.train_accuracies += [train] * missing
-            record.test_accuracies += [test] * missing
-        steps = self.plan.epochs * -(-self.plan.steps_per_epoch // self.plan.config.train_log_interval)
-        for column in (record.minibatch_train_losses, self.minibatch_penalties, *self.reports.values()):
-            column += [nan] * (steps - len(column))
+    def _written(self, status: str = "", error: str = "") -> RunRecord:
+        """Writes the record of what was done so far."""
+        if self.iteration is None:
+            record = make_record(self.plan, Log())
+        else:
+            record = self.iteration.training.record(self.iteration.state())
+        record.extra |= {"status": status} if status else {}
+        record.extra |= {"error": error} if error else {}
+        record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
+        if self.plan.config.output_dir is not None:
+            records.write(record, self.plan.config.output_dir)
+        return record

@@ -1,19 +1,23 @@
-"""What a run shows while it goes: a progress bar on a terminal, a line per epoch elsewhere, or nothing."""
+"""What a run shows while it goes: a progress bar on a terminal, a line per epoch elsewhere. Both are callbacks."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from deepobs_func.records import RunRecord
+from deepobs_func.runner.events import Evaluated, Event, Logged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepobs_func.runner.choice import Choice
+    from deepobs_func.runner.execution import Execution
+    from deepobs_func.runner.log import Log
     from deepobs_func.runner.plan import Plan
 
 MEASURING = "measuring how the steps run fastest here; it is kept for later runs"
@@ -21,87 +25,124 @@ _REFRESH = 0.2  # seconds between two readings of the loss, each of which waits 
 _WAITING = 0.1  # the share of an epoch from which on waiting for data is worth a word
 
 
-class Reporter:
-    """Shows nothing. The methods are called by the loop, in this order; `close` comes in any case."""
+def summary(epoch: int, epochs: int, log: Log) -> str:
+    """One line on the last evaluation."""
+    text = f"epoch {epoch}/{epochs}  train {log.losses['train'][-1]:.4f}"
+    if "valid" in log.losses:
+        text += f"  valid {log.losses['valid'][-1]:.4f}"
+    text += f"  test {log.losses['test'][-1]:.4f}"
+    if "test" in log.accuracies:
+        text += f"  test accuracy {log.accuracies['test'][-1]:.2%}"
+    return text
+
+
+def waiting(log: Log) -> str:
+    """Says that the data of the last epoch did not come as fast as they were used; else it is empty."""
+    if not log.timings.get("data_wait"):
+        return ""
+    share = log.timings["data_wait"][-1] / log.timings["train"][-1]
+    return f"  {share:.0%} of the epoch spent waiting for data (--workers)" if share > _WAITING else ""
+
+
+def tracking(log: Log) -> str:
+    """Says what tracking cost in the last epoch; else it is empty."""
+    return f"  tracking {log.timings['track'][-1]:.1f} s" if log.timings.get("track") else ""
+
+
+def description(execution: Execution) -> str:
+    """One line on how a run is executed."""
+    together = f", {execution.steps_per_call} steps a call" if execution.steps_per_call > 1 else ""
+    return f"{execution.reason}{together}{', channels last' if execution.channels_last else ''}"
+
+
+class Shown:
+    """What shows a run and never ends it: where nobody can read any more, it falls silent.
+
+    A reader that closes its pipe, a terminal that is gone or a full disk behind standard output are no reason to lose a
+    run. (rich ends the process at a broken pipe, by `SystemExit`.)
+
+    Args:
+        console: where it prints.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._silent = console, False
+
+    def _safely(self, show: Callable[..., None], *arguments: Any) -> None:
+        if self._silent:
+            return
+        try:
+            show(*arguments)
+        except (OSError, ValueError, SystemExit):  # a ValueError is that of a closed file
+            self._silent = True
+            silence_stdout()
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        if isinstance(event, Evaluated):
+            self._safely(self._evaluated, event)
+        elif isinstance(event, Logged):
+            self._safely(self._logged, event)
 
     def start(self, plan: Plan) -> None:
-        """Before the first evaluation."""
+        """Before anything is loaded."""
+        self._safely(self._start, plan)
 
     def measuring(self) -> None:
-        """Once, before steps are timed to decide how the run is executed; not where that is known."""
+        """Before steps are timed to decide how the run is executed; not where that is known."""
+        self._safely(self._say, MEASURING)
 
-    def chosen(self, choice: Choice) -> None:
-        """When it is decided how the run is executed, before the first evaluation."""
-
-    def step(self, epoch: int, step: int, losses: Tensor) -> None:
-        """Once per logging interval; the losses `(k,)` of the steps from this one on are still on the device."""
-
-    def evaluated(self, epoch: int, record: RunRecord) -> None:
-        """After each evaluation; `epoch` is the number of epochs trained."""
+    def chosen(self, execution: Execution) -> None:
+        """When it is decided how the run is executed."""
+        self._safely(self._say, description(execution))
 
     def close(self) -> None:
         """At the end, however it came."""
 
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
 
-def summary(epoch: int, record: RunRecord) -> str:
-    """One line on the last evaluation."""
-    text = f"epoch {epoch}/{record.num_epochs}  train {record.train_losses[-1]:.4f}  test {record.test_losses[-1]:.4f}"
-    if record.test_accuracies:
-        text += f"  test accuracy {record.test_accuracies[-1]:.2%}"
-    return text
+    def _start(self, plan: Plan) -> None:
+        """What is to be known of the run."""
 
+    def _evaluated(self, event: Evaluated) -> None:
+        raise NotImplementedError  # abstract
 
-def waiting(record: RunRecord) -> str:
-    """Says that the data of the last epoch did not come as fast as they were used; else it is empty."""
-    timings = record.extra["timings"]
-    if not timings.get("data_wait"):
-        return ""
-    share = timings["data_wait"][-1] / timings["train"][-1]
-    return f"  {share:.0%} of the epoch spent waiting for data (--workers)" if share > _WAITING else ""
+    def _logged(self, event: Logged) -> None:
+        """Nothing, where there is no bar."""
 
 
-def tracking(record: RunRecord) -> str:
-    """Says what tracking cost in the last epoch; else it is empty."""
-    timings = record.extra["timings"]
-    return f"  tracking {timings['track'][-1]:.1f} s" if timings.get("track") else ""
+def silence_stdout() -> None:
+    """Nobody reads standard output: what is written there is dropped, so that nothing fails of it, at the exit either."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # it is no file of the system's, or closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
 
 
-def description(choice: Choice) -> str:
-    """One line on how a run is executed."""
-    together = f", {choice.steps_per_call} steps a call" if choice.steps_per_call > 1 else ""
-    return f"{choice.reason}{together}{', channels last' if choice.channels_last else ''}"
-
-
-class Lines(Reporter):
+class Lines(Shown):
     """A plain line after each evaluation."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._start, self._steps = console, 0.0, 0
+        super().__init__(console)
+        self._began, self._from = 0.0, 0
 
-    def start(self, plan: Plan) -> None:
-        self._steps = plan.steps_per_epoch
-
-    def measuring(self) -> None:
-        self._console.print(MEASURING, highlight=False, soft_wrap=True)
-
-    def chosen(self, choice: Choice) -> None:
-        self._console.print(description(choice), highlight=False, soft_wrap=True)
-
-    def evaluated(self, epoch: int, record: RunRecord) -> None:
-        train = record.extra["timings"]["train"]
-        speed = f"  {self._steps / train[-1]:.0f} steps/s" if train else ""
-        if not epoch:
-            self._start = time.perf_counter()  # setting up is over
-        elapsed = time.perf_counter() - self._start
-        left = f"  {elapsed / epoch * (record.num_epochs - epoch):.0f} s left" if epoch else ""
-        notes = waiting(record) + tracking(record)
-        self._console.print(summary(epoch, record) + speed + notes + left, highlight=False, soft_wrap=True)
+    def _evaluated(self, event: Evaluated) -> None:
+        log, epochs, steps = event.log, event.plan.epochs, event.plan.steps_per_epoch
+        speed = f"  {steps / log.timings['train'][-1]:.0f} steps/s" if log.timings["train"] else ""
+        if not self._began:
+            self._began, self._from = time.perf_counter(), event.epoch  # setting up is over
+        done = event.epoch - self._from
+        elapsed = time.perf_counter() - self._began
+        left = f"  {elapsed / done * (epochs - event.epoch):.0f} s left" if done else ""
+        self._say(summary(event.epoch, epochs, log) + speed + waiting(log) + tracking(log) + left)
 
 
-class Bar(Reporter):
+class Bar(Shown):
     """A progress bar with loss, accuracy, steps per second and time left."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -110,31 +151,25 @@ class Bar(Reporter):
             TimeRemainingColumn(),
             console=console,
         )
-        self._steps, self._read, self._loss, self._test = 0, 0.0, "", ""
+        self._read, self._loss, self._test = 0.0, "", ""
 
-    def start(self, plan: Plan) -> None:
-        self._steps = plan.steps_per_epoch
+    def _start(self, plan: Plan) -> None:
         name = f"{plan.problem.name} {plan.config.optimizer.rpartition('.')[2]}"
         self._task = self._progress.add_task(name, total=plan.epochs * plan.steps_per_epoch, shown="")
         self._progress.start()
 
-    def measuring(self) -> None:
-        self._progress.console.print(MEASURING, highlight=False)
-
-    def chosen(self, choice: Choice) -> None:
-        self._progress.console.print(description(choice), highlight=False)
-
-    def step(self, epoch: int, step: int, losses: Tensor) -> None:
+    def _logged(self, event: Logged) -> None:
         if time.perf_counter() - self._read < _REFRESH:
             return
-        self._loss = f"loss {float(losses[-1]):.4f}"
-        self._show(epoch * self._steps + step + len(losses))
+        self._loss = f"loss {_last(event.losses):.4f}"
+        self._show(event.epoch * event.plan.steps_per_epoch + event.step)
         self._read = time.perf_counter()
 
-    def evaluated(self, epoch: int, record: RunRecord) -> None:
-        accuracy = f"  accuracy {record.test_accuracies[-1]:.2%}" if record.test_accuracies else ""
-        self._test = f"test {record.test_losses[-1]:.4f}{accuracy}{waiting(record)}{tracking(record)}"
-        self._show(epoch * self._steps)
+    def _evaluated(self, event: Evaluated) -> None:
+        log = event.log
+        accuracy = f"  accuracy {log.accuracies['test'][-1]:.2%}" if "test" in log.accuracies else ""
+        self._test = f"test {log.losses['test'][-1]:.4f}{accuracy}{waiting(log)}{tracking(log)}"
+        self._show(event.epoch * event.plan.steps_per_epoch)
 
     def _show(self, done: int) -> None:
         task = self._progress.tasks[0]
@@ -143,11 +178,16 @@ class Bar(Reporter):
         self._progress.update(self._task, completed=done, shown=text)
 
     def close(self) -> None:
-        self._progress.stop()
+        """Stops the bar."""
+        self._safely(self._progress.stop)
 
 
-def make_reporter(console: Console, *, quiet: bool) -> Reporter:
-    """The reporter that fits the console."""
+def _last(losses: Tensor) -> float:
+    return float(losses[-1])
+
+
+def make_progress(console: Console, *, quiet: bool) -> list[Shown]:
+    """The callbacks that fit the console: none where it is to be quiet."""
     if quiet:
-        return Reporter()
-    return Bar(console) if console.is_terminal else Lines(console)
+        return []
+    return [Bar(console) if console.is_terminal else Lines(console)]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
-from deepobs_func.base import Batch, Evaluation, ModelState, Params
+from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem, Tensors
-from deepobs_func.runner.choice import Choice
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.products import Products
 
 
@@ -60,7 +60,7 @@ Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
 TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
 Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
 Evaluate = Callable[
-    [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Evaluation, dict[str, Tensor]]
+    [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Any, dict[str, Tensor]]
 ]
 
 # torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
@@ -96,14 +96,14 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     return step
 
 
-def make_train_step(problem: Problem, optimizer: Optimizer, choice: Choice) -> TrainStep:
+def make_train_step(problem: Problem, optimizer: Optimizer, execution: Execution) -> TrainStep:
     """Makes some steps over data on the device, `(carry, input) -> (carry, metrics)`; metrics are `(k,)`.
 
     The noise is drawn first: the compiler takes 13 s for every draw in a graph, minutes for the VAE's. Then the gather,
     the preparation and the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
-    problem = problem.with_onednn() if choice.onednn else problem
-    how = (choice.compile, choice.compile_batch, choice.channels_last)
+    problem = problem.with_onednn() if execution.onednn else problem
+    how = (execution.compile, execution.compile_batch, execution.channels_last)
     return _make_train_step(problem, optimizer.update, optimizer.compiles, *how)
 
 
@@ -161,21 +161,28 @@ def _no_init(params: Params, key: random.Key) -> Any:
     raise AssertionError("a step initialises nothing")
 
 
-def make_evaluate(problem: Problem, *, augment: bool, channels_last: bool = False) -> Evaluate:
+def make_evaluate(
+    problem: Problem,
+    *,
+    augment: bool,
+    channels_last: bool = False,
+    function: Callable[[Params, Batch], tuple[Any, ModelState]] | None = None,
+) -> Evaluate:
     """Makes the evaluation of some examples, `(params, state, split, rows, noise, key) -> (Evaluation, carry)`.
 
     The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key. It is
-    eager code, in chunks that are large enough: compiled, it was no faster.
+    eager code, in chunks that are large enough: compiled, it was no faster. Another `function` of parameters and batch,
+    with the state after the batch, stands in the place of the problem's own evaluation.
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
     draw = problem.dataset.function("draw") if augment and problem.dataset.augment else None
-    kernels = problem.with_fused_kernels()
+    evaluate_and_state = function or problem.with_fused_kernels().evaluate_and_state
 
     def evaluate(
         params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
-    ) -> tuple[Evaluation, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Tensor]]:
         x, y = gather(split, rows, draw(key, len(rows), torch.float32) if draw else ())
-        evaluation, after = kernels.evaluate_and_state(params, Batch(x, y, noise, state))
+        evaluation, after = evaluate_and_state(params, Batch(x, y, noise, state))
         return evaluation, after.carry
 
     return evaluate

@@ -1,7 +1,7 @@
-"""What is chosen by measuring: whether to compile, steps per call, the order of axes, threads, who multiplies.
+"""The `Execution` of a run, found by measuring some of its steps.
 
-A choice changes rounding and speed, nothing else. It is made once for a machine and a configuration and kept there, so
-that a repeat of a run does the same arithmetic; the record holds it.
+It is measured once for a machine and a configuration and kept there, so that a repeat of a run does the same
+arithmetic. Another machine, or an empty cache, may measure another one; the record holds what was taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,9 @@ import torch
 import deepobs_func
 from deepobs_func import onednn
 from deepobs_func.base import Params
-from deepobs_func.files import publish
+from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import report_nothing
+from deepobs_func.runner.execution import Execution, processor
 from deepobs_func.runner.plan import Plan, has_compiler
 
 # Before anything is compiled, this is what is hoped for: that it takes so many seconds and saves this share of a step
@@ -43,30 +43,6 @@ SHORT_STEP = 2e-3
 SHORT_EPOCH = 20e-3
 MOST_STEPS_PER_CALL = 7
 LEAST_GAIN = 0.95  # another order of the axes, or another number of threads, is taken from here on
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How the steps of a run are executed.
-
-    Attributes:
-        compile: whether a whole training step is one compiled graph.
-        compile_batch: whether what makes a batch is compiled, where the step is not.
-        steps_per_call: how many steps a call of the compiled function makes.
-        channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
-        threads: of training and evaluation on a CPU: 1 where steps are so short that to share them out costs more than
-            it saves; None for as many as torch is set to.
-        onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
-        reason: why, in words.
-    """
-
-    compile: bool = False
-    compile_batch: bool = False
-    steps_per_call: int = 1
-    channels_last: bool = False
-    threads: int | None = None
-    onednn: bool = False
-    reason: str = ""
 
 
 class Timing(NamedTuple):
@@ -93,29 +69,32 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-Measure = Callable[[Choice], Timing]
+Measure = Callable[[Execution], Timing]
 
 
-def choose(plan: Plan, params: Params, measure: Measure) -> Choice:
+def choose(plan: Plan, params: Params, measure: Measure) -> Execution:
     """Decides how a run is executed, by measuring, unless that was done before for this machine and configuration.
 
     Args:
         plan: the run.
         params: its parameters: their shapes tell apart problems of one name.
-        measure: times some steps of the run.
+        measure: times some steps of the run; it raises what compiling raises.
+
+    Raises:
+        ConfigError: `compile="on"`, and the step cannot be compiled.
     """
     path = _folder() / f"{_identity(plan, params)}.json"
     kept = _read(path)
     if kept is not None:
         return dataclasses.replace(kept, reason=f"{kept.reason} (decided in an earlier run)")
-    choice = _decide(plan, params, measure)
-    _keep(path, choice)
-    return _read(path) or choice  # that of another run that came first
+    execution = _decide(plan, params, measure)
+    _keep(path, execution)
+    return _read(path) or execution  # that of another run that came first
 
 
-def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
-    """The choice, measured."""
-    eager = Choice(
+def _decide(plan: Plan, params: Params, measure: Measure) -> Execution:
+    """The execution, measured."""
+    eager = Execution(
         compile_batch=_compile_batch(plan),
         channels_last=plan.config.memory_format == "channels_last",
         onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device),
@@ -131,30 +110,51 @@ def _decide(plan: Plan, params: Params, measure: Measure) -> Choice:
     compiled = dataclasses.replace(
         eager, compile=True, compile_batch=True, steps_per_call=_steps_per_call(plan, seconds)
     )
-    if plan.config.compile != "auto":
-        chosen = compiled if plan.config.compile == "on" else eager
-        return dataclasses.replace(chosen, reason=f"--compile {plan.config.compile}")
+    if plan.config.compile == "on":
+        return _as_asked(compiled, measure)
+    if plan.config.compile == "off":
+        return dataclasses.replace(eager, reason="--compile off")
     if not (plan.problem.compile_step and has_compiler()):
         missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
         return dataclasses.replace(eager, reason=f"not compiled: {missing}")
     return _by_cost(plan.steps_per_epoch * plan.epochs, eager, seconds, compiled, measure)
 
 
-def _if_faster(measure: Measure, choice: Choice, seconds: float, **changes: Any) -> tuple[Choice, float]:
-    """The choice with some changes and its seconds a step, or the choice as it is."""
-    other = dataclasses.replace(choice, **changes)
+def _as_asked(compiled: Execution, measure: Measure) -> Execution:
+    """What `--compile on` asks for, tried before the run starts."""
+    try:
+        measure(compiled)
+    except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds
+        raise ConfigError(
+            f"--compile on: the step cannot be compiled ({_first_line(error)}). Use --compile off, or auto, which then "
+            "runs eager code."
+        ) from error
+    return dataclasses.replace(compiled, reason="--compile on")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _if_faster(measure: Measure, execution: Execution, seconds: float, **changes: Any) -> tuple[Execution, float]:
+    """The execution with some changes and its seconds a step, or the execution as it is."""
+    other = dataclasses.replace(execution, **changes)
     other_seconds = measure(other).step
-    return (other, other_seconds) if other_seconds < LEAST_GAIN * seconds else (choice, seconds)
+    return (other, other_seconds) if other_seconds < LEAST_GAIN * seconds else (execution, seconds)
 
 
-def _by_cost(steps: int, eager: Choice, seconds: float, compiled: Choice, measure: Measure) -> Choice:
+def _by_cost(steps: int, eager: Execution, seconds: float, compiled: Execution, measure: Measure) -> Execution:
     """Compiles where that can pay: a trial, and then the faster one."""
     total = f"{steps} steps of {1e3 * seconds:.3g} ms"
     cost = COMPILE_PER_RUN * EXPECTED_COMPILE
     if steps * seconds * EXPECTED_SAVING[seconds <= SHORT_STEP] < cost:
         reason = f"not compiled: {total} are too few for the {cost:.0f} s that compiling costs"
         return dataclasses.replace(eager, reason=reason)
-    trial = measure(compiled)
+    try:
+        trial = measure(compiled)
+    except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds; eager code has just run
+        return dataclasses.replace(eager, reason=f"not compiled: the trial failed ({_first_line(error)})")
     measured = f"{1e3 * trial.step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
     if steps * (seconds - trial.step) > COMPILE_PER_RUN * trial.first:
         return dataclasses.replace(compiled, reason=f"compiled: {measured}")
@@ -185,42 +185,36 @@ def _identity(plan: Plan, params: Params) -> str:
     """A hash of all that the fastest way depends on: the machine, versions, the problem's shapes, the optimizer."""
     config = plan.config
     known = {
-        "machine": [platform.machine(), _processor(), torch.get_num_threads(), _device(plan.device)],
+        "machine": [platform.machine(), processor(), torch.get_num_threads(), _device(plan.device)],
         "versions": [deepobs_func.__version__, torch.__version__, platform.python_version()],
         "problem": [plan.problem.name, {name: list(leaf.shape) for name, leaf in params.items()}],
         "optimizer": [config.optimizer, sorted(config.hyperparams), config.lr_sched_epochs is not None],
         "steps": [plan.batch_size, plan.steps_per_epoch, plan.epochs],
-        "options": [config.compile, config.memory_format, config.precision, bool(config.track)],
+        "options": [config.compile, config.memory_format, config.precision, bool(config.track), has_compiler()],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _read(path: Path) -> Choice | None:
-    """A kept choice; None where there is none that can be read."""
+def _read(path: Path) -> Execution | None:
+    """A kept execution; None where there is none that can be read."""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Choice(**values)
-    except (OSError, ValueError, TypeError):
+        return Execution.from_plain_data(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError):
         return None
 
 
-def _keep(path: Path, choice: Choice) -> None:
-    """Writes a choice, unless another run was first or the folder cannot be written."""
+def _keep(path: Path, execution: Execution) -> None:
+    """Writes an execution, unless another run was first or the folder cannot be written; a broken file is replaced."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             draft = Path(folder, path.name)
-            draft.write_text(json.dumps(dataclasses.asdict(choice)), encoding="utf-8")
-            publish(draft, path)
+            draft.write_text(json.dumps(execution.as_plain_data()), encoding="utf-8")
+            if _read(path) is None:
+                draft.replace(path)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""What feeds a run: the batches of an epoch and the chunks of an evaluation.
+"""The batches of an epoch and the chunks of an evaluation.
 
 Either the data set lies on the device as one tensor, of which the compiled step gathers rows, or its batches come from
 processes that read them. The run does not know which: both hand out a `Split` and the rows of it that count.
@@ -32,24 +32,29 @@ ROWS_AT_ONCE = 2**17  # whose order is drawn
 Chunk = tuple[Split, Tensor]  # some examples to evaluate: split, rows (n,)
 
 
-class Feed(abc.ABC):
+class Batches(abc.ABC):
     """Where the examples of a run come from.
 
     Attributes:
-        data_wait: for each whole epoch so far, the seconds for which the device had nothing to do because its next
-            batch was not there; None where no step ever waits.
+        streamed: whether batches are read while the device computes, so that a step may have to wait for its batch.
     """
 
-    data_wait: list[float] | None = None
+    streamed: bool = False
 
     def __init__(self, plan: Plan, key: random.Key) -> None:
         self.plan, self.key, self.spec = plan, key, plan.problem.dataset
         self._block = max(1, ROWS_AT_ONCE // self.spec.train_size)
         self._drawn: tuple[int, Tensor] = (-1, torch.empty(0))  # the number of a block of epochs, and its rows
 
-    def epoch(self, epoch: int, steps_per_call: int) -> Generator[StepInput]:
-        """What each call of an epoch takes. To be closed when it is left early."""
-        return self._calls(epoch, *tree_map(lambda part: part.unflatten(0, (-1, steps_per_call)), self._order(epoch)))
+    @property
+    def waited(self) -> float:
+        """Seconds, in the epoch under way, for which the device had nothing to do because its next batch was not there."""
+        return 0.0
+
+    def epoch(self, epoch: int, steps_per_call: int, start: int = 0) -> Generator[StepInput]:
+        """What each call of an epoch takes, from a step of it on. To be closed when it is left early."""
+        calls = tree_map(lambda part: part[start:].unflatten(0, (-1, steps_per_call)), self._order(epoch))
+        return self._calls(epoch, *calls)
 
     def first(self, steps_per_call: int) -> StepInput:
         """What the first call of the run takes, for warming up."""
@@ -104,7 +109,7 @@ class Feed(abc.ABC):
         return self._drawn[1][index]
 
 
-class Resident(Feed):
+class Resident(Batches):
     """The whole data set on the device: a step takes rows of it."""
 
     def __init__(self, plan: Plan, key: random.Key, dataset: Dataset) -> None:
@@ -131,28 +136,32 @@ def _chunk_limit(problem: Problem) -> int:
     return CHUNK_BYTES // (4 * max(floats, LEAST_FLOATS))
 
 
-class Streamed(Feed):
+class Streamed(Batches):
     """Batches that are read while the device computes: a step takes all rows of its batch.
 
     Raises:
         DataError: the files are not there, or, later, one of them cannot be read.
     """
 
+    streamed = True
+
     def __init__(self, plan: Plan, key: random.Key) -> None:
         super().__init__(plan, key)
-        self.data_wait = []
+        self._wait = _Wait(plan.device)
         self._all = torch.arange(plan.batch_size, device=plan.device)
         check_stream(self.spec, plan.config.data)
 
     def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
-        assert self.data_wait is not None
         assert rows.shape[1] == 1, "a batch that is read at its turn has a call of its own"
-        wait = _Wait(self.plan.device)
+        self._wait = _Wait(self.plan.device)
         key = random.fold_in(random.fold_in(self.key, random.DATA), epoch)
-        with closing(self._batches("train", rows[:, 0], key, True, wait)) as batches:
+        with closing(self._batches("train", rows[:, 0], key, True, self._wait)) as batches:
             for index, (batch, batch_keys) in enumerate(zip(batches, keys, strict=True)):
                 yield StepInput(batch, self._all[None], batch_keys, at(draws, index))
-        self.data_wait.append(wait.seconds())
+
+    @property
+    def waited(self) -> float:
+        return self._wait.seconds()
 
     def chunk(self, num_examples: int) -> int:
         """A batch, so that the size of the set does not decide how much is in memory at a time."""
@@ -206,15 +215,15 @@ class _Wait:
 
     def seconds(self) -> float:
         """The sum so far."""
-        pairs = list(zip(self._marks[::2], self._marks[1::2], strict=True))
-        if self._device.type != "cuda":
+        pairs = list(zip(self._marks[::2], self._marks[1::2], strict=False))
+        if self._device.type != "cuda" or not pairs:
             return sum(end - begin for begin, end in pairs)
         self._marks[-1].synchronize()
         return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000  # of milliseconds
 
 
-def make_feed(plan: Plan, key: random.Key) -> Feed:
-    """The feed that the data set asks for.
+def make_batches(plan: Plan, key: random.Key) -> Batches:
+    """The kind that the data set asks for.
 
     Raises:
         DataError: the data are not there or cannot be read.

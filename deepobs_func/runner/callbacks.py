@@ -1,0 +1,190 @@
+"""Callbacks: functions of a run's events, which may record a number or end the run.
+
+    def top5(event):
+        if isinstance(event, Evaluated):
+            return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
+
+    run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
+from deepobs_func.runner.log import Log
+
+__all__ = ["Callback", "Evaluated", "Event", "Finished", "JsonLines", "Logged", "Stepped", "Stop", "TensorBoard", "max_seconds", "stop_at"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A callback's answer that ends the run, with status `"stopped"`.
+
+    Attributes:
+        reason: goes into the record.
+    """
+
+    reason: str
+
+
+Answer = Stop | Mapping[str, float] | None
+"""What a callback returns: nothing, numbers to record under their names, or that the run is to end."""
+
+Callback = Callable[[Event], Answer]
+"""`event -> answer`. An object may have two more methods: `watches(step) -> bool`, which steps it wants to see one by one
+as `Stepped` events, and `close()`, called when the run ends, however it does."""
+
+
+def watching(callbacks: Sequence[Callback]) -> Callable[[int], bool] | None:
+    """Which steps any of the callbacks wants to see; None where none wants any."""
+    watches = [callback.watches for callback in callbacks if hasattr(callback, "watches")]
+    return (lambda step: any(wants(step) for wants in watches)) if watches else None
+
+
+def answered(event: Event, callbacks: Sequence[Callback]) -> Stop | None:
+    """Shows an event to callbacks, records the numbers that they return, and says whether one ends the run.
+
+    Raises:
+        ConfigError: a callback returned something else.
+    """
+    stop = None
+    for callback in callbacks:
+        answer = callback(event)
+        if isinstance(answer, Stop):
+            stop = stop or answer
+        elif isinstance(answer, Mapping):
+            for name, value in answer.items():
+                event.log.metrics.setdefault(name, []).append([event.epoch, event.step, float(value)])
+        elif answer is not None:
+            raise ConfigError(
+                f"A callback returned {answer!r}. It may return None, a mapping of names to numbers, or Stop(reason)."
+            )
+    return stop
+
+
+_COMPARE = {"loss": operator.le, "accuracy": operator.ge}
+
+
+def stop_at(quantity: str, target: float) -> Callback:
+    """Ends a run at the first evaluation at which a quantity has come to its target.
+
+    Args:
+        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has come to its target where
+            it is at least that, a loss where it is at most that.
+        target: the value.
+
+    Raises:
+        ConfigError: (from here) there is no such quantity; (in the run) the problem does not have it.
+    """
+    split, _, kind = quantity.partition("_")
+    known = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in _COMPARE]
+    if quantity not in known:
+        raise ConfigError(unknown("quantity to stop at:", quantity, known))
+
+    def callback(event: Event) -> Stop | None:
+        if not isinstance(event, Evaluated):
+            return None
+        column = (event.log.accuracies if kind == "accuracy" else event.log.losses).get(split)
+        if column is None:
+            raise ConfigError(f"{event.plan.problem.name} has no {quantity}. Stop at a loss, or run with a validation split.")
+        return Stop(f"{quantity} {column[-1]:g} reached {target:g}") if _COMPARE[kind](column[-1], target) else None
+
+    return callback
+
+
+def max_seconds(seconds: float) -> Callback:
+    """Ends a run when it has trained for so many seconds, on the training clock: no evaluation, no tracking.
+
+    Raises:
+        ConfigError: the number is not positive.
+    """
+    if not seconds > 0:
+        raise ConfigError(f"max_seconds is {seconds!r}; it must be a positive number of seconds.")
+
+    def callback(event: Event) -> Stop | None:
+        trained = sum(event.log.timings["train"]) + event.log.partial.seconds
+        return Stop(f"{trained:.3g} of {seconds:g} s of training are used") if trained >= seconds else None
+
+    return callback
+
+
+class JsonLines:
+    """Writes a line of JSON for each evaluation and the end, for other programs to follow.
+
+    Args:
+        path: the file; a run adds its lines at the end.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._stream = Path(path).expanduser().open("a", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written ({error}). Name another file.") from error
+
+    def __call__(self, event: Event) -> None:
+        """Writes the event's line."""
+        if not isinstance(event, Evaluated | Finished):
+            return
+        kind = "evaluated" if isinstance(event, Evaluated) else event.log.status
+        json.dump({"event": kind, "time": time.time(), "epoch": event.epoch, **last(event.log)}, self._stream)
+        self._stream.write("\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
+
+
+def last(log: Log) -> dict[str, Any]:
+    """The results of the last evaluation, `{"train_loss": ..., "test_accuracy": ...}`."""
+    found = {f"{split}_loss": column[-1] for split, column in log.losses.items()}
+    return found | {f"{split}_accuracy": column[-1] for split, column in log.accuracies.items()}
+
+
+class TensorBoard:
+    """Writes losses, accuracies, tracked quantities and metrics for TensorBoard.
+
+    Args:
+        folder: the log folder.
+
+    Raises:
+        ConfigError: TensorBoard is not installed (extra `tensorboard`).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("TensorBoard is not installed: pip install 'deepobs-func[tensorboard]'") from error
+        self._writer = SummaryWriter(str(Path(folder).expanduser()))
+        self._tracked = 0
+
+    def __call__(self, event: Event) -> None:
+        """Adds what the event brings."""
+        done = event.epoch * event.plan.steps_per_epoch + event.step
+        if isinstance(event, Logged):
+            self._writer.add_scalar("minibatch/loss", float(event.losses[-1]), done)
+        if isinstance(event, Evaluated):
+            for name, value in last(event.log).items():
+                self._writer.add_scalar(name.replace("_", "/", 1), value, done)
+            steps = event.log.tracked.get("steps", [])
+            for name, column in event.log.tracked.get("quantities", {}).items():
+                for step, value in list(zip(steps, column, strict=True))[self._tracked :]:
+                    if isinstance(value, float):
+                        self._writer.add_scalar(f"tracked/{name}", value, step)
+            self._tracked = len(steps)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()

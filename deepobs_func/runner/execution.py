@@ -1,0 +1,144 @@
+"""How a run is executed: compiled or not, steps a call, order of axes, threads, kernels. It decides rounding and speed.
+
+Two runs of equal configuration and equal `Execution`, on one machine with one set of versions, give the same numbers,
+bit for bit. An `Execution` is measured once (`runner.measuring`), written into record and checkpoint, and can be given
+back: `Execution.read(record)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepobs_func import records
+from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.runner.precision import precision
+from deepobs_func.runner.threads import num_threads
+
+MOST_STEPS_PER_CALL = 1024  # that a file may ask for
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of a run are executed.
+
+    Attributes:
+        compile: whether a whole training step is one compiled graph.
+        compile_batch: whether what makes a batch is compiled, where the step is not.
+        steps_per_call: how many steps a call of the compiled function makes.
+        channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
+        threads: of training and evaluation on a CPU; None for as many as torch is set to.
+        onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
+        reason: why, in words; no part of the identity.
+    """
+
+    compile: bool = False
+    compile_batch: bool = False
+    steps_per_call: int = 1
+    channels_last: bool = False
+    threads: int | None = None
+    onednn: bool = False
+    reason: str = dataclasses.field(default="", compare=False)
+
+    @contextmanager
+    def apply(self, precision_name: str, device: torch.device) -> Generator[None]:
+        """Within it, torch computes on the threads and in the precision of the run; afterwards as before."""
+        with num_threads(self.threads), precision(precision_name, device):
+            yield
+
+    def as_plain_data(self) -> dict[str, Any]:
+        """What record and checkpoint hold."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the bits beside the configuration: these choices, the machine, threads and versions."""
+        choices = {name: value for name, value in self.as_plain_data().items() if name != "reason"}
+        return choices | {
+            "torch": torch.__version__,
+            "threads": self.threads or torch.get_num_threads(),
+            "machine": [platform.machine(), processor()],
+        }
+
+    @property
+    def id(self) -> str:
+        """The SHA-256 of `identity()`: runs of equal `run_id` and equal `execution_id` have equal numbers."""
+        return records.run_id(self.identity())
+
+    @classmethod
+    def from_plain_data(cls, values: Any, source: str) -> Execution:
+        """An execution from the content of a file.
+
+        Args:
+            values: a mapping of this class's fields; those that lack have their defaults.
+            source: what to call it in a message.
+
+        Raises:
+            ConfigError: it is no mapping, has another key, or a value of another type.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{source} holds no execution: it is {type(values).__name__}, not an object.")
+        for name, value in values.items():
+            if name not in _FIELDS:
+                raise ConfigError(f"{source}: {unknown('field of an execution:', str(name), _FIELDS)}")
+            if not _fits(name, value):
+                raise ConfigError(f"{source}: {name} is {value!r}; it must be {_FIELDS[name]}.")
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Execution:
+        """The execution of a record (`*.json`, `*.json.partial`) or of a file with the fields of this class.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds no execution.
+        """
+        try:
+            content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The execution cannot be read from {path} ({error}). Name a record or its copy.") from error
+        if isinstance(content, dict) and "train_losses" in content:
+            content = content.get(records.EXTRA, {}).get("execution")
+            if content is None:
+                raise ConfigError(f"The record {path} does not say how it was executed. Name one that does.")
+        return cls.from_plain_data(content, str(path))
+
+
+_WHETHER, _TEXT = "true or false", "text"
+_FIELDS = {
+    **dict.fromkeys(("compile", "compile_batch", "channels_last", "onednn"), _WHETHER),
+    "steps_per_call": f"a whole number from 1 to {MOST_STEPS_PER_CALL}",
+    "threads": "a whole number from 1, or null",
+    "reason": _TEXT,
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if _FIELDS[name] == _WHETHER:
+        return isinstance(value, bool)
+    if _FIELDS[name] == _TEXT:
+        return isinstance(value, str)
+    if value is None:
+        return name == "threads"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and 1 <= value <= MOST_STEPS_PER_CALL
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for what a device still computes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def processor() -> str:
+    """The name of the processor, as the system has it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

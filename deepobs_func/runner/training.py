@@ -1,0 +1,320 @@
+"""Training as an iterator over a state that is a value.
+
+    plan = make_plan(config)
+    training = Training(plan)
+    for event in training(training.start()):
+        ...
+    record = training.record(event.state)
+
+An iteration may be left at any event and entered again with `event.state`, here or in another process
+(`runner.checkpoint`): the numbers are the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from deepobs_func import random
+from deepobs_func.base import Params
+from deepobs_func.memory import keep_freed_memory
+from deepobs_func.problems.oracle import Metrics
+from deepobs_func.records import RunRecord
+from deepobs_func.runner.batches import Batches, make_batches
+from deepobs_func.runner.evaluation import Evaluator
+from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
+from deepobs_func.runner.execution import Execution, synchronize
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.measuring import Timing, choose, timing
+from deepobs_func.runner.plan import Plan
+from deepobs_func.runner.recording import make_record
+from deepobs_func.runner.signals import SHIELD
+from deepobs_func.runner.step import Carry, StepInput, laid_out, make_batch, make_train_step
+
+Watch = Callable[[int], bool]
+E = TypeVar("E", bound=Event)
+
+
+class TrainState(NamedTuple):
+    """All that changes in a run.
+
+    Attributes:
+        carry: parameters, optimizer state, model state.
+        epoch: how many epochs are complete.
+        step: how many steps of the next one were made.
+        log: what was found so far.
+    """
+
+    carry: Carry
+    epoch: int
+    step: int
+    log: Log
+
+
+def watch_nothing(step: int) -> bool:
+    """For runs whose steps nobody looks at."""
+    return False
+
+
+class Training:
+    """A run of a plan: its data, its step and its evaluation.
+
+    Args:
+        plan: what to run.
+        execution: how; measured, or taken from an earlier measurement, by default.
+        watch: `step -> bool`, which steps, counted over the whole run, are shown one by one as `Stepped` events. Then a
+            call makes one step, so it is part of what an execution is measured for.
+        measuring: called once before steps are timed to find the execution; not where it is known.
+
+    Raises:
+        DataError: (from the constructor) the data are not there or cannot be read.
+        ConfigError: (from the constructor) the execution cannot be carried out.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        execution: Execution | None = None,
+        *,
+        watch: Watch | None = None,
+        measuring: Callable[[], None] = lambda: None,
+    ) -> None:
+        keep_freed_memory()
+        self.plan, self.watch = plan, watch or watch_nothing
+        self.key = random.key(plan.config.seed, plan.device)
+        self.batches = make_batches(plan, self.key)
+        start, first = time.perf_counter(), functools.cache(self.batches.first)
+        initial = self._initial()
+        announce = functools.cache(measuring)
+
+        def measure(execution: Execution) -> Timing:
+            announce()
+            return self._timing(initial, first(execution.steps_per_call), execution)
+
+        self.execution = execution or choose(plan, initial.params, measure)
+        self.train_step = make_train_step(plan.problem, plan.optimizer, self.execution)
+        self.evaluator = Evaluator(plan, self.batches, self.key, self.execution)
+        self.make_batch = make_batch(plan.problem)
+        self._warm_up(initial, first(self.execution.steps_per_call))
+        self._setting_up = time.perf_counter() - start
+
+    def start(self) -> TrainState:
+        """The state before the first evaluation: the initial parameters, and an empty log."""
+        carry = self._laid_out(self._initial(), self.execution)
+        log = Log()
+        log.timings["warm_up"] = self._setting_up
+        if self.batches.streamed:
+            log.timings["data_wait"] = []
+        if self.watch is not watch_nothing:
+            log.timings["track"] = []
+        return TrainState(carry, 0, 0, log)
+
+    def __call__(self, state: TrainState) -> Iteration:
+        """Goes on from a state to the end of the run: an iterator over its events.
+
+        Args:
+            state: of this plan; it is not changed.
+
+        Yields:
+            `Evaluated` before training and after each epoch; `Logged` every `train_log_interval` steps; `Stepped` after
+            each step that is watched; `Finished` at the end. The clock stands still while the caller looks.
+        """
+        return Iteration(self, state)
+
+    def record(self, state: TrainState) -> RunRecord:
+        """The record of a run in a state, finished or not."""
+        return make_record(self.plan, state.log, self.execution)
+
+    def eval_params(self, state: TrainState) -> Params:
+        """The parameters that are evaluated, which some optimizers tell apart from those that they step."""
+        return self.plan.optimizer.eval_params(state.carry.opt_state, state.carry.params)
+
+    def mean(self, state: TrainState, measure: Callable[[Any, Any], Tensor], split: str = "test") -> float:
+        """The mean over a split of a function of the test-phase outputs, `(outputs, batch) -> (B,)`."""
+        with self.execution.apply(self.plan.config.precision, self.plan.device):
+            return self.evaluator.mean(state.epoch, state.carry, measure, split)
+
+    def _initial(self) -> Carry:
+        params, model_state = self.plan.problem.init(self.key)
+        return Carry(params, self.plan.optimizer.init(params, self.key), model_state)
+
+    def _laid_out(self, carry: Carry, execution: Execution) -> Carry:
+        if not execution.channels_last:
+            return carry
+        params = {name: laid_out(leaf) for name, leaf in carry.params.items()}
+        return Carry(params, self.plan.optimizer.init(params, self.key), carry.state)
+
+    def from_zero(self, carry: Carry) -> Carry:
+        """A recurrent state is zero at the start of every pass over the data."""
+        zeros = self.plan.problem.zero_carry(self.plan.batch_size, device=self.plan.device)
+        return carry._replace(state=carry.state._replace(carry=zeros))
+
+    def _throwaway(self, carry: Carry) -> Carry:
+        """At the start of a pass, with a state that an optimizer of torch's may change."""
+        return self.from_zero(carry)._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
+
+    def _timing(self, carry: Carry, inputs: StepInput, execution: Execution) -> Timing:
+        """Times steps of the run, each from where the one before ended; their results are dropped."""
+        train_step = make_train_step(self.plan.problem, self.plan.optimizer, execution)
+        carry = self._throwaway(self._laid_out(carry, execution))
+
+        def call() -> None:
+            nonlocal carry
+            carry, metrics = train_step(carry, inputs)
+            metrics.loss.sum().item()
+
+        with execution.apply(self.plan.config.precision, self.plan.device):
+            return timing(call, execution.steps_per_call)
+
+    def _warm_up(self, carry: Carry, inputs: StepInput) -> None:
+        """Makes a step and an evaluation that are thrown away: compiling and first calls are off the clock."""
+        carry = self._throwaway(self._laid_out(carry, self.execution))
+        with self.execution.apply(self.plan.config.precision, self.plan.device):
+            _, metrics = self.train_step(carry, inputs)
+            metrics.loss.sum().item()
+            self.evaluator.warm_up(carry)
+
+
+class _Stopwatch:
+    """Adds up the seconds of training; it stands still while a caller looks."""
+
+    def __init__(self, before: float) -> None:
+        self._seconds, self._start = before, time.perf_counter()
+
+    def pause(self) -> float:
+        """Stops, and says what there is so far."""
+        self._seconds += time.perf_counter() - self._start
+        return self._seconds
+
+    def go_on(self) -> float:
+        """Starts again, and says how long the pause was."""
+        before, self._start = self._start, time.perf_counter()
+        return self._start - before
+
+
+class Iteration(Iterator[Event]):
+    """A run under way: an iterator over its events, to be closed when it is left early.
+
+    Args:
+        training: what runs.
+        state: where it goes on from.
+    """
+
+    def __init__(self, training: Training, state: TrainState) -> None:
+        self.training, self.plan = training, training.plan
+        self.carry, self.log = self._own(state.carry), state.log.copy()
+        self.epoch, self.step = state.epoch, state.step
+        self.columns: list[Metrics] = []  # of the steps that are not in the log yet, on the device
+        self.reports: list[dict[str, Tensor]] = []  # likewise
+        self._events = self._run()
+
+    def __next__(self) -> Event:
+        with self.training.execution.apply(self.plan.config.precision, self.plan.device):
+            return next(self._events)
+
+    def close(self) -> None:
+        """Ends it where it is; workers that read its data end too."""
+        self._events.close()
+
+    def state(self) -> TrainState:
+        """The state now, as a value."""
+        log = self.log.copy()
+        self._fetch(log, drop=False)
+        return TrainState(self._own(self.carry), self.epoch, self.step, log)
+
+    def _run(self) -> Generator[Event]:
+        """From here to the end."""
+        if self.log.evaluations == 0:
+            yield self._evaluate()
+        while self.log.status == "running" and self.epoch < self.plan.epochs and not self._has_diverged():
+            if self.log.evaluations <= self.epoch:  # it was left between an epoch and its evaluation
+                yield self._evaluate()
+                continue
+            yield from self._train_epoch()
+            if not self._has_diverged():
+                yield self._evaluate()
+        if self.log.status == "running":
+            self.log.finish(self.plan.epochs, self.plan.logged_steps)
+        yield self._event(Finished)
+
+    def _evaluate(self) -> Event:
+        """Evaluates every split, into the log."""
+        start, log = time.perf_counter(), self.log
+        with SHIELD.raised(False):  # nothing changes yet
+            params = self.plan.optimizer.eval_params(self.carry.opt_state, self.carry.params)
+            penalty = float(self.plan.problem.penalty(params))
+            results = self.training.evaluator(self.epoch, self.carry._replace(params=params))
+        for split, result in results.items():
+            log.evaluated(split, result.loss + penalty, result.accuracy, result.class_zero)
+        log.penalties.append(penalty)
+        log.timings["evaluate"].append(time.perf_counter() - start)
+        if not all(math.isfinite(column[-1]) for column in log.losses.values()):
+            log.diverge(self.epoch, None)
+        return self._event(Evaluated)
+
+    def _train_epoch(self) -> Generator[Event]:
+        """Trains from the step that was reached to the end of the epoch."""
+        plan, training, k = self.plan, self.training, self.training.execution.steps_per_call
+        interval, partial, first = plan.config.train_log_interval, self.log.partial, self.epoch * plan.steps_per_epoch
+        if self.step == 0:
+            self.carry = training.from_zero(self.carry)
+        watch = _Stopwatch(partial.seconds)
+        with closing(training.batches.epoch(self.epoch, k, self.step)) as calls:
+            for step, inputs in zip(itertools.count(self.step, k), calls, strict=False):
+                SHIELD.check()
+                before = self.carry
+                self.carry, metrics = training.train_step(before, inputs)
+                self.step = step + k
+                self.columns.append(metrics)
+                logged = -step % interval < k
+                if logged:
+                    self.reports.append(plan.optimizer.report(self.carry.opt_state))
+                if training.watch(first + step):  # before anything else, so that no state lacks what is seen of its step
+                    synchronize(plan.device)  # what the step itself still takes is no cost of looking at it
+                    partial.seconds = watch.pause()
+                    make = functools.partial(training.make_batch, before.state, inputs.one(0))
+                    yield self._event(Stepped, first + step, before, self.carry, make)
+                    partial.track += watch.go_on()
+                if logged:
+                    partial.seconds = watch.pause()
+                    yield self._event(Logged, metrics.loss)
+                    watch.go_on()
+            self._fetch(self.log)
+            partial.seconds = watch.pause()
+            self.log.end_epoch(interval, self.epoch + 1, stop=plan.config.on_divergence == "stop")
+            self.epoch, self.step = self.epoch + 1, 0
+
+    def _has_diverged(self) -> bool:
+        """Whether a divergence has ended the run."""
+        return self.log.divergence is not None and self.plan.config.on_divergence == "stop"
+
+    def _event(self, kind: Callable[..., E], *details: Any) -> E:
+        """An event here and now."""
+        return kind(self.training, self.epoch, self.step, self.log, self.state, *details)
+
+    def _own(self, carry: Carry) -> Carry:
+        """The carry with an optimizer state that nobody else changes."""
+        optimizer = self.plan.optimizer
+        saved = optimizer.save(carry.opt_state)
+        return carry._replace(opt_state=optimizer.load(saved, carry.params, self.training.key))
+
+    def _fetch(self, log: Log, *, drop: bool = True) -> None:
+        """Adds to the log what the steps since it was last done left on the device."""
+        partial = log.partial
+        if self.columns:
+            losses, penalties = torch.stack([torch.cat(column) for column in zip(*self.columns, strict=True)]).double().cpu()
+            partial.losses += (losses + penalties).tolist()
+            partial.penalties += penalties.tolist()
+        partial.reports += [{name: float(value) for name, value in report.items()} for report in self.reports]
+        if self.step:
+            partial.data_wait += self.training.batches.waited
+        if drop:
+            self.columns, self.reports = [], []
