@@ -96,7 +96,7 @@ def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
         return {}
     if "." not in optimizer:
         raise ConfigError(unknown_optimizer(optimizer))
-    from deepobs_func.optimizers.foreign import constructor_defaults, load_class
+    from deepobs_func.optimizers.torch_optim import constructor_defaults, load_class
 
     return constructor_defaults(load_class(optimizer))
 

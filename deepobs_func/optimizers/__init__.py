@@ -16,6 +16,7 @@ from deepobs_func.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from deepobs_func.optimizers.base import Optimizer as Optimizer
+    from deepobs_func.optimizers.cabs import sgd_cabs as sgd_cabs
     from deepobs_func.optimizers.first_order import adam as adam
     from deepobs_func.optimizers.first_order import adamw as adamw
     from deepobs_func.optimizers.first_order import momentum as momentum
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.first_order import rmsprop as rmsprop
     from deepobs_func.optimizers.first_order import sgd as sgd
     from deepobs_func.optimizers.newton import newton_cg as newton_cg
-    from deepobs_func.optimizers.per_example import sgd_cabs as sgd_cabs
     from deepobs_func.optimizers.schedules import cosine as cosine
     from deepobs_func.optimizers.schedules import exponential as exponential
     from deepobs_func.optimizers.schedules import steps as steps
@@ -90,7 +90,7 @@ FUNCTIONAL = {
         ),
         OptimizerRow(
             "sgd_cabs",
-            "deepobs_func.optimizers.per_example:sgd_cabs",
+            "deepobs_func.optimizers.cabs:sgd_cabs",
             "SGD that records the batch size which CABS advises",
             {"bn": None},
         ),

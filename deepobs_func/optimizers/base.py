@@ -65,18 +65,18 @@ def report_nothing(opt_state: Any) -> dict[str, Tensor]:
 
 
 def the_iterate(opt_state: Any, params: Params) -> Params:
-    """For optimizers that are evaluated where they step."""
+    """For optimizers whose iterate is what they offer as their result."""
     return params
 
 
-def save_as_it_is(opt_state: Any) -> Any:
-    """For optimizers whose state is a tree of tensors that nothing changes in place."""
+def as_it_is(opt_state: Any) -> Any:
+    """The snapshot of a state that is a value already: trees of tensors, which no update changes."""
     return opt_state
 
 
-def load_as_it_is(saved: Any, params: Params, key: random.Key) -> Any:
-    """The inverse of `save_as_it_is`."""
-    return saved
+def as_it_was(snapshot: Any, params: Params, key: random.Key) -> Any:
+    """The inverse of `as_it_is`."""
+    return snapshot
 
 
 class Optimizer(NamedTuple):
@@ -89,9 +89,13 @@ class Optimizer(NamedTuple):
         check: `problem -> None`; raises a ConfigError, before a run starts, where what the optimizer asks of the
             oracle is not defined.
         report: `opt_state -> {name: 0-d tensor}`, what a run records of the state beside each mini-batch loss.
-        eval_params: `(opt_state, params) -> params`, what is evaluated; schedule-free methods step elsewhere.
-        save: `opt_state -> tree`, a copy as a value: nested containers of tensors and plain data.
-        load: `(tree, params, key) -> opt_state`, its inverse.
+        eval_params: `(opt_state, params) -> params`, what is evaluated, and what a probe of a finished run looks at.
+            It is the iterate itself but for methods that average (schedule-free ones); it changes neither argument. The
+            moving moments of batch norm stay those of the iterates.
+        save: `opt_state -> tree`, a snapshot as a value: nested dicts, lists and tuples of tensors, numbers, strings
+            and None, which later steps do not change. Raises a ConfigError where the state cannot be had as a value.
+        load: `(tree, params, key) -> opt_state`, the state of a snapshot, at the parameters and with the key of `init`;
+            it goes on bit for bit.
     """
 
     init: Callable[[Params, random.Key], Any]
@@ -100,5 +104,5 @@ class Optimizer(NamedTuple):
     check: Callable[[Any], None] = accept
     report: Callable[[Any], dict[str, Tensor]] = report_nothing
     eval_params: Callable[[Any, Params], Params] = the_iterate
-    save: Callable[[Any], Any] = save_as_it_is
-    load: Callable[[Any, Params, random.Key], Any] = load_as_it_is
+    save: Callable[[Any], Any] = as_it_is
+    load: Callable[[Any, Params, random.Key], Any] = as_it_was

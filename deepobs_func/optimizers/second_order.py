@@ -15,8 +15,8 @@ from torch import Tensor
 from deepobs_func import random, tree
 from deepobs_func.base import Params
 from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.conditional import only_if
 from deepobs_func.optimizers.first_order import average, zero_moments
-from deepobs_func.optimizers.lazily import only_if
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay

@@ -15,7 +15,7 @@ from deepobs_func.datasets.loading import SYNTHETIC
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
+from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, load_class
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, protocol_of, resolve

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import optimizers, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
-from deepobs_func.optimizers import lazily
+from deepobs_func.optimizers import conditional
 from deepobs_func.probes import LinearMap
 from deepobs_func.problems.measures import Measure
 from deepobs_func.runner import RunConfig, run
@@ -140,11 +140,11 @@ def triple(tree):
 def test_only_if_takes_the_branch_in_every_kind_of_code():
     value, conditions = {"a": torch.ones(2), "b": torch.tensor(2.0)}, torch.tensor([True, False])
     expected = [triple(value), value]
-    compiled = torch.compile(lambda c, v: lazily.only_if(c, triple, v), backend="aot_eager", fullgraph=True)
-    mapped = vmap(lambda c: lazily.only_if(c, triple, value))(conditions)
+    compiled = torch.compile(lambda c, v: conditional.only_if(c, triple, v), backend="aot_eager", fullgraph=True)
+    mapped = vmap(lambda c: conditional.only_if(c, triple, value))(conditions)
     for index, condition in enumerate(conditions):
         for found in (
-            lazily.only_if(condition, triple, value),
+            conditional.only_if(condition, triple, value),
             compiled(condition, value),
             {name: leaf[index] for name, leaf in mapped.items()},
         ):
@@ -156,7 +156,7 @@ def test_only_if_computes_nothing_where_the_condition_fails():
         raise AssertionError("the branch was taken")
 
     value = {"a": torch.ones(2)}
-    assert lazily.only_if(torch.tensor(False), fail, value) is value
+    assert conditional.only_if(torch.tensor(False), fail, value) is value
 
 
 def test_a_compiled_graph_runs_one_branch_only():
@@ -170,7 +170,9 @@ def test_a_compiled_graph_runs_one_branch_only():
 
     counted.register_fake(torch.empty_like)
     step = torch.compile(
-        lambda c, v: lazily.only_if(c, lambda tree: {"a": counted(tree["a"])}, v), backend="aot_eager", fullgraph=True
+        lambda c, v: conditional.only_if(c, lambda tree: {"a": counted(tree["a"])}, v),
+        backend="aot_eager",
+        fullgraph=True,
     )
     for condition in (False, True, False, False, True):
         step(torch.tensor(condition), {"a": torch.ones(2)})

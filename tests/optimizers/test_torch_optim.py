@@ -9,20 +9,20 @@ import torch
 
 from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
-from deepobs_func.optimizers.foreign import constructor_defaults, from_class, load_class
-from tests.optimizers import foreign_classes, toy
+from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, load_class
+from tests.optimizers import classes, toy
 
 SAME = [
     (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 0.01}),
     (torch.optim.AdamW, 0.05, {"amsgrad": True}),
     (torch.optim.LBFGS, 0.5, {"max_iter": 3}),
     (torch.optim.LBFGS, 1.0, {"max_iter": 4, "line_search_fn": "strong_wolfe"}),
-    (foreign_classes.IgnoresClosure, 0.1, {}),
+    (classes.IgnoresClosure, 0.1, {}),
 ]
 EXTRAGRADIENTS = [
-    foreign_classes.Extragradient,
-    foreign_classes.ExtragradientThroughData,
-    foreign_classes.ExtragradientRebound,
+    classes.Extragradient,
+    classes.ExtragradientThroughData,
+    classes.ExtragradientRebound,
 ]
 
 
@@ -44,7 +44,7 @@ def test_a_closure_evaluates_where_the_class_has_moved_the_parameters(cls):
 def test_a_closure_returns_the_objective_at_the_leaves():
     values = []
 
-    class Recording(foreign_classes.IgnoresClosure):
+    class Recording(classes.IgnoresClosure):
         def step(self, closure=None):
             values.append(closure())
             super().step()
@@ -69,14 +69,14 @@ def test_the_gradient_at_the_point_of_the_step_is_computed_once():
 
 
 def test_random_numbers_follow_from_the_key():
-    optimizer = from_class(foreign_classes.Noisy, 0.1, {})
+    optimizer = from_class(classes.Noisy, 0.1, {})
     runs = [toy.run(optimizer, steps=3, key=random.key(seed)) for seed in (1, 1, 2)]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
 def test_the_global_generator_is_neither_read_nor_moved():
-    optimizer, runs = from_class(foreign_classes.Noisy, 0.1, {}), []
+    optimizer, runs = from_class(classes.Noisy, 0.1, {}), []
     with torch.random.fork_rng(devices=[]):
         for seed in (0, 1):
             torch.manual_seed(seed)
@@ -87,7 +87,7 @@ def test_the_global_generator_is_neither_read_nor_moved():
 
 
 def test_runs_that_take_turns_do_not_disturb_each_other():
-    optimizer = from_class(foreign_classes.Noisy, 0.1, {})
+    optimizer = from_class(classes.Noisy, 0.1, {})
     params, states = [toy.params(), toy.params()], [optimizer.init(toy.params(), random.key(n)) for n in range(2)]
     for _ in range(3):
         for n in range(2):
@@ -97,7 +97,7 @@ def test_runs_that_take_turns_do_not_disturb_each_other():
         assert all(torch.equal(params[n][name], alone[name]) for name in alone)
 
 
-@pytest.mark.parametrize(("cls", "lr", "hyper"), [*SAME, (foreign_classes.Noisy, 0.1, {})])
+@pytest.mark.parametrize(("cls", "lr", "hyper"), [*SAME, (classes.Noisy, 0.1, {})])
 def test_a_restored_state_goes_on_as_the_original(cls, lr, hyper):
     # as a checkpoint does it; a copy of the instance would lose its attributes (`torch.optim.Optimizer.__getstate__`)
     optimizer = from_class(cls, lr, hyper, optimizers.exponential(0.9))
@@ -137,11 +137,11 @@ def test_a_foreign_update_does_not_stand_in_a_compiled_step():
 
 
 def test_an_error_of_the_constructor_keeps_its_words_and_its_place():
-    optimizer = from_class(foreign_classes.Demanding, 0.1, {"strength": -2})
-    lines, first = inspect.getsourcelines(foreign_classes.Demanding)
-    place = f"{foreign_classes.__file__}:{first + next(n for n, line in enumerate(lines) if 'raise' in line)}"
+    optimizer = from_class(classes.Demanding, 0.1, {"strength": -2})
+    lines, first = inspect.getsourcelines(classes.Demanding)
+    place = f"{classes.__file__}:{first + next(n for n, line in enumerate(lines) if 'raise' in line)}"
     message = (
-        "tests.optimizers.foreign_classes.Demanding(lr=0.1, strength=-2) raised "
+        "tests.optimizers.classes.Demanding(lr=0.1, strength=-2) raised "
         f"ArithmeticError: strength must not be -2! ({place})."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$") as raised:
@@ -155,7 +155,7 @@ def test_an_error_of_the_constructor_keeps_its_words_and_its_place():
 )
 def test_hyperparameters_that_do_not_fit_the_constructor_are_refused(hyper, words):
     with pytest.raises(ConfigError, match=f"TypeError: .*{words}"):
-        from_class(foreign_classes.Demanding, 0.1, hyper).init(toy.params(), random.key(0))
+        from_class(classes.Demanding, 0.1, hyper).init(toy.params(), random.key(0))
 
 
 def test_hyperparameters_reach_the_constructor_as_given():
@@ -166,8 +166,8 @@ def test_hyperparameters_reach_the_constructor_as_given():
 
 def test_the_defaults_of_a_constructor_leave_out_parameters_and_learning_rate():
     required = inspect.Parameter.empty
-    assert constructor_defaults(foreign_classes.Demanding) == {"strength": required, "mode": "fast"}
-    assert constructor_defaults(foreign_classes.Noisy) == {"noise": 0.1}
+    assert constructor_defaults(classes.Demanding) == {"strength": required, "mode": "fast"}
+    assert constructor_defaults(classes.Noisy) == {"noise": 0.1}
     assert constructor_defaults(torch.optim.AdamW)["betas"] == (0.9, 0.999)
     assert "lr" not in constructor_defaults(torch.optim.AdamW)
 
@@ -177,7 +177,7 @@ def test_the_defaults_of_a_constructor_leave_out_parameters_and_learning_rate():
     [
         ("torch.optim.AdamW", torch.optim.AdamW),
         ("torch.optim.lbfgs.LBFGS", torch.optim.LBFGS),
-        ("tests.optimizers.foreign_classes.Noisy", foreign_classes.Noisy),
+        ("tests.optimizers.classes.Noisy", classes.Noisy),
     ],
 )
 def test_a_class_is_found_by_its_path(path, cls):
@@ -191,7 +191,7 @@ def test_a_class_is_found_by_its_path(path, cls):
         ("no_such_package.Adam", "'no_such_package.Adam' cannot be imported: ModuleNotFoundError: No module named"),
         ("AdamW", "'AdamW' cannot be imported: .*package.module.Class"),
         ("torch.nn.Linear", "torch.nn.Linear is not a subclass of torch.optim.Optimizer but <class"),
-        ("tests.optimizers.foreign_classes.no_class", "is not a subclass of torch.optim.Optimizer but <function"),
+        ("tests.optimizers.classes.no_class", "is not a subclass of torch.optim.Optimizer but <function"),
         ("torch.optim.", "Unknown class in torch.optim: ''"),
     ],
 )
