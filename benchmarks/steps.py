@@ -30,7 +30,7 @@ from deepobs_func import onednn, optimizers, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import make_step
-from deepobs_func.runner.choice import LEAST_GAIN
+from deepobs_func.runner.measuring import LEAST_GAIN
 from deepobs_func.runner.step import Carry, compiled, laid_out
 
 PROBLEMS = (

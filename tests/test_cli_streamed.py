@@ -17,7 +17,7 @@ from deepobs_func import records
 from deepobs_func.runner import loop
 from tests.datasets.imagenet_files import cut
 from tests.runner.streamed import pictures, write_pictures
-from tests.runner.test_feed import trained_only
+from tests.runner.test_batches import trained_only
 from tests.test_cli import Deepobs, _hear_interrupts, deepobs, snapshot
 
 __all__ = ["deepobs"]  # the fixture

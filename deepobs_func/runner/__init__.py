@@ -1,4 +1,4 @@
-"""The runner: from a `RunConfig` to a `RunRecord`. `RunConfig` imports no torch; `run` does."""
+"""The runner: from a `RunConfig` to a `RunRecord`. `RunConfig` imports no torch; the rest does."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, Any
 from deepobs_func.runner.config import RunConfig
 
 if TYPE_CHECKING:
+    from deepobs_func.runner.execution import Execution as Execution
+    from deepobs_func.runner.loop import Run as Run
     from deepobs_func.runner.loop import RunInterrupted as RunInterrupted
     from deepobs_func.runner.loop import run as run
+    from deepobs_func.runner.plan import make_plan as make_plan
     from deepobs_func.runner.step import compiled as compiled
     from deepobs_func.runner.step import make_step as make_step
+    from deepobs_func.runner.training import Training as Training
+    from deepobs_func.runner.training import TrainState as TrainState
 
-__all__ = ["RunConfig", "RunInterrupted", "compiled", "make_step", "run"]
-
-_LAZY = {
-    "run": "deepobs_func.runner.loop:run",
-    "RunInterrupted": "deepobs_func.runner.loop:RunInterrupted",
-    "compiled": "deepobs_func.runner.step:compiled",
-    "make_step": "deepobs_func.runner.step:make_step",
+_ROOMS = {
+    "execution": ("Execution",),
+    "loop": ("Run", "RunInterrupted", "run"),
+    "plan": ("make_plan",),
+    "step": ("compiled", "make_step"),
+    "training": ("TrainState", "Training"),
 }
+_LAZY = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
+__all__ = ["RunConfig", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
 """Callbacks: functions of a run's events, which may record a number or end the run.
 
-    def top5(event):
-        if isinstance(event, Evaluated):
-            return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
+def top5(event):
+if isinstance(event, Evaluated):
+return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
 
-    run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
+run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
 """
 
 from __future__ import annotations
@@ -21,7 +21,19 @@ from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.log import Log
 
-__all__ = ["Callback", "Evaluated", "Event", "Finished", "JsonLines", "Logged", "Stepped", "Stop", "TensorBoard", "max_seconds", "stop_at"]
+__all__ = [
+    "Callback",
+    "Evaluated",
+    "Event",
+    "Finished",
+    "JsonLines",
+    "Logged",
+    "Stepped",
+    "Stop",
+    "TensorBoard",
+    "max_seconds",
+    "stop_at",
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,9 @@ def stop_at(quantity: str, target: float) -> Callback:
             return None
         column = (event.log.accuracies if kind == "accuracy" else event.log.losses).get(split)
         if column is None:
-            raise ConfigError(f"{event.plan.problem.name} has no {quantity}. Stop at a loss, or run with a validation split.")
+            raise ConfigError(
+                f"{event.plan.problem.name} has no {quantity}. Stop at a loss, or run with a validation split."
+            )
         return Stop(f"{quantity} {column[-1]:g} reached {target:g}") if _COMPARE[kind](column[-1], target) else None
 
     return callback

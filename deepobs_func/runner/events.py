@@ -12,51 +12,62 @@ from deepobs_func.base import Batch, Params
 
 if TYPE_CHECKING:
     from deepobs_func.records import RunRecord
+    from deepobs_func.runner.execution import Execution
     from deepobs_func.runner.log import Log
     from deepobs_func.runner.plan import Plan
-    from deepobs_func.runner.training import Training, TrainState
+    from deepobs_func.runner.step import Carry
+    from deepobs_func.runner.training import Iteration, TrainState
 
 
 @dataclass(frozen=True, eq=False)
 class Event:
     """Something that happened in a run.
 
+    What it offers beside its own fields is that of the run now: ask before the iterator goes on.
+
     Attributes:
-        training: the run.
+        iteration: the run under way.
         epoch: how many epochs are complete.
         step: how many steps of the next one were made.
-        log: what was found so far; it is the run's own and grows: read it, do not keep it.
     """
 
-    training: Training
+    iteration: Iteration
     epoch: int
     step: int
-    log: Log
-    snapshot: Callable[[], TrainState]
 
     @property
     def plan(self) -> Plan:
         """What is run."""
-        return self.training.plan
+        return self.iteration.plan
+
+    @property
+    def execution(self) -> Execution:
+        """How it is executed."""
+        return self.iteration.training.execution
+
+    @property
+    def log(self) -> Log:
+        """What was found so far; it is the run's own and grows: read it, do not keep it."""
+        return self.iteration.log
 
     @property
     def state(self) -> TrainState:
-        """The state of the run at this event, a value of its own; to be asked for before the iterator goes on."""
-        return self.snapshot()
+        """The state of the run, a value of its own."""
+        return self.iteration.state()
 
     @property
     def params(self) -> Params:
         """The parameters that are evaluated, `optimizer.eval_params`."""
-        return self.training.eval_params(self.state)
+        return self.iteration.eval_params()
 
     @property
     def record(self) -> RunRecord:
         """The record of the run so far."""
-        return self.training.record(self.state)
+        return self.iteration.record()
 
     def mean(self, measure: Callable[[Any, Batch], Tensor], split: str = "test") -> float:
         """The mean over a split of `measure(outputs, batch) -> (B,)`, in the test phase; such as a top-5 accuracy."""
-        return self.training.mean(self.state, measure, split)
+        return self.iteration.mean(measure, split)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +93,12 @@ class Stepped(Event):
     Attributes:
         index: its number, counted from 0 over the whole run.
         before, after: the carries around it.
-        make_batch: makes the batch of the step.
-        add_seconds: adds to the seconds of tracking of this epoch.
+        make_batch: makes the batch of the step, with the model state before it.
     """
 
     index: int
-    before: Any
-    after: Any
+    before: Carry
+    after: Carry
     make_batch: Callable[[], Batch]
 
 

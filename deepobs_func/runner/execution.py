@@ -102,7 +102,9 @@ class Execution:
         try:
             content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"The execution cannot be read from {path} ({error}). Name a record or its copy.") from error
+            raise ConfigError(
+                f"The execution cannot be read from {path} ({error}). Name a record or its copy."
+            ) from error
         if isinstance(content, dict) and "train_losses" in content:
             content = content.get(records.EXTRA, {}).get("execution")
             if content is None:

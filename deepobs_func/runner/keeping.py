@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 from deepobs_func import records
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
 from deepobs_func.runner.checkpoint import Checkpoint
 from deepobs_func.runner.events import Evaluated, Event, Logged
 from deepobs_func.runner.plan import Plan
-from deepobs_func.runner.training import Training, TrainState
+from deepobs_func.runner.training import Iteration
 
 AUTO_SECONDS = 60.0
 """Between two checkpoints at the ends of epochs, unless told otherwise."""
@@ -43,7 +43,7 @@ class Checkpoints:
     def __call__(self, event: Event) -> None:
         """Writes one if it is due."""
         if self._is_due(event):
-            self.save(event.training, event.state)
+            self.save(event.iteration)
 
     def _is_due(self, event: Event) -> bool:
         if self._every == "never" or not isinstance(event, Evaluated | Logged):
@@ -54,19 +54,28 @@ class Checkpoints:
         if unit == "epochs":
             return isinstance(event, Evaluated) and event.epoch > 0 and event.epoch % count == 0
         done = event.epoch * event.plan.steps_per_epoch + event.step
-        crossed = done % count < event.training.execution.steps_per_call * event.plan.config.train_log_interval
+        crossed = done % count < event.execution.steps_per_call * event.plan.config.train_log_interval
         return isinstance(event, Logged) and crossed
 
-    def save(self, training: Training, state: TrainState) -> None:
-        """Writes a checkpoint; a disk that is full ends no run, but the run says so."""
+    def save(self, iteration: Iteration) -> None:
+        """Writes a checkpoint. A disk that is full, or a state that cannot be saved, ends no run; the record says so.
+
+        Raises:
+            ConfigError: the state cannot be saved, and checkpoints were asked for.
+        """
         if self._every == "never":
             return
         try:
-            checkpoint.save(checkpoint.path_in(self._folder, state), training, state)
+            state = iteration.state()
+            checkpoint.save(checkpoint.path_in(self._folder, state), iteration.training, state)
             checkpoint.prune(self._folder, self._keep)
             self.failure = ""
         except OSError as error:
             self.failure = str(error)
+        except ConfigError as error:
+            if self._every != "auto":
+                raise
+            self.failure, self._every = str(error), "never"
         self._saved = time.perf_counter()
 
     def latest(self) -> Checkpoint | None:
@@ -74,12 +83,12 @@ class Checkpoints:
         path = checkpoint.latest(self._folder)
         return None if path is None else checkpoint.read(path)
 
-    def end(self, training: Training, state: TrainState) -> None:
-        """The run is finished: what was asked for stays, what was kept for resuming goes."""
+    def end(self, iteration: Iteration) -> None:
+        """The run has ended: what was asked for stays, what was kept for resuming goes."""
         if self._every in ("auto", "never"):
             checkpoint.prune(self._folder, 0)
         else:
-            self.save(training, state)
+            self.save(iteration)
 
 
 def finished(plan: Plan, record: RunRecord, output_dir: str | Path) -> RunRecord | None:

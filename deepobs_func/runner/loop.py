@@ -137,9 +137,9 @@ class _Running:
             self._train(execution, resume)
         except KeyboardInterrupt as interrupt:
             with signals.ignored():
-                record = self._written("interrupted")
                 if self.iteration and self.checkpoints and getattr(interrupt, "whole", False):
-                    self.checkpoints.save(self.iteration.training, self.iteration.state())
+                    self.checkpoints.save(self.iteration)
+                record = self._written("interrupted")
             raise RunInterrupted(record) from interrupt
         except BaseException as error:  # SystemExit too: whatever ends a run, what was done is kept
             if self.iteration is None and isinstance(error, UserError):
@@ -151,11 +151,10 @@ class _Running:
             raise
         with signals.ignored():
             assert self.iteration is not None, "it was trained"
-            training, state = self.iteration.training, self.iteration.state()
             record = self._written()
             if self.checkpoints:
-                self.checkpoints.end(training, state)
-            return Run(record, self.plan, training, state)
+                self.checkpoints.end(self.iteration)
+            return Run(record, self.plan, self.iteration.training, self.iteration.last_state())
 
     def _train(self, execution: Execution | None, resume: bool) -> None:
         """To the end, or to where a callback ends it."""
@@ -184,9 +183,11 @@ class _Running:
         if self.iteration is None:
             record = make_record(self.plan, Log())
         else:
-            record = self.iteration.training.record(self.iteration.state())
+            record = self.iteration.record()
         record.extra |= {"status": status} if status else {}
         record.extra |= {"error": error} if error else {}
+        if self.checkpoints and self.checkpoints.failure:
+            record.extra["checkpoint_failed"] = self.checkpoints.failure
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         if self.plan.config.output_dir is not None:
             records.write(record, self.plan.config.output_dir)

@@ -53,6 +53,11 @@ class Plan:
         return config.lr * factor
 
     @property
+    def logged_steps(self) -> int:
+        """How many mini-batch losses a whole run records."""
+        return self.epochs * -(-self.steps_per_epoch // self.config.train_log_interval)
+
+    @property
     def epochs(self) -> int:
         assert self.config.epochs is not None, "a resolved configuration has epochs"
         return self.config.epochs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepobs_func import records
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.log import Log
@@ -26,7 +25,10 @@ def make_record(plan: Plan, log: Log, execution: Execution | None = None) -> Run
     interval = plan.config.train_log_interval
     record.train_losses, record.test_losses = log.losses.get("train", []), log.losses.get("test", [])
     if plan.problem.has_accuracy:
-        record.train_accuracies, record.test_accuracies = log.accuracies.get("train", []), log.accuracies.get("test", [])
+        record.train_accuracies, record.test_accuracies = (
+            log.accuracies.get("train", []),
+            log.accuracies.get("test", []),
+        )
     record.minibatch_train_losses = log.minibatch_losses + log.partial.losses[::interval]
     record.extra |= {
         "status": "interrupted" if log.status == "running" else log.status,
@@ -49,7 +51,11 @@ def _execution(plan: Plan, execution: Execution | None) -> dict[str, Any]:
 
 def _optional(log: Log) -> dict[str, Any]:
     """What stands in a record where there is some."""
-    valid = {f"valid_{name}": column["valid"] for name, column in (("losses", log.losses), ("accuracies", log.accuracies)) if "valid" in column}
+    valid = {
+        f"valid_{name}": column["valid"]
+        for name, column in (("losses", log.losses), ("accuracies", log.accuracies))
+        if "valid" in column
+    }
     return {
         **valid,
         "divergence": log.divergence,

@@ -59,9 +59,7 @@ Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
 Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
 TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
 Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
-Evaluate = Callable[
-    [Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Any, dict[str, Tensor]]
-]
+Evaluate = Callable[[Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Any, dict[str, Tensor]]]
 
 # torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}

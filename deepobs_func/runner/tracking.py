@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from deepobs_func import random
-from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
 from deepobs_func.probes.tracked import Step, track
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import RunConfig
-from deepobs_func.runner.step import Carry, StepInput, make_batch
+from deepobs_func.runner.events import Event, Stepped
+from deepobs_func.runner.plan import Plan
 
 PER_DECADE = 10
 
@@ -75,55 +71,49 @@ def is_due(step: int, every: int | str) -> bool:
 
 
 class Tracker:
-    """Measures some steps of a run.
+    """The callback that measures some steps of a run, between them and off the clock.
 
-    Attributes:
-        tracked: what stands in the record: the quantities by name, each a list, and the steps that they are of.
-        seconds: what it has cost so far.
+    What it finds goes into `log.tracked`: the quantities by name, each a list, and the steps that they are of.
+
+    Args:
+        plan: the run.
+
+    Raises:
+        ConfigError: a quantity is not defined for this run.
     """
 
-    def __init__(
-        self, problem: Problem, config: RunConfig, lr_at: Callable[[int], float], key: random.Key, start: Params
-    ) -> None:
-        self._problem, self._config, self._lr_at, self._start = problem, config, lr_at, start
-        self._names = tracked_names(config, problem)
-        self._key = random.fold_in(key, random.PROBE)
-        self._make_batch = make_batch(problem)
-        self.seconds = 0.0
-        self.tracked: dict[str, Any] = {
-            "every": config.track_every,
-            "bn": config.track_bn,
-            "steps": [],
-            "quantities": {name: [] for name in self._names},
-        }
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._config = plan, plan.config
+        self._names = tracked_names(plan.config, plan.problem)
+        key = random.key(plan.config.seed, plan.device)
+        self._key, self._start = random.fold_in(key, random.PROBE), plan.problem.init(key)[0]
 
-    def is_due(self, step: int) -> bool:
-        """Whether the step is measured."""
+    def watches(self, step: int) -> bool:
+        """Whether a step is measured."""
         return bool(self._names) and is_due(step, self._config.track_every)
 
-    def measure(self, step: int, before: Carry, inputs: StepInput, after: Carry) -> float:
-        """Measures a step that was made, on its own batch, and says how many seconds that took."""
-        if before.params and next(iter(after.params.values())).is_cuda:
-            torch.cuda.synchronize()  # what the step itself still takes is no cost of tracking
-        start = time.perf_counter()
-        batch = self._make_batch(before.state, inputs.one(0))
-        values = track(self._step(step, batch, before.params, after.params))
-        self.tracked["steps"].append(step)
-        for name, value in values.items():
-            self.tracked["quantities"][name].append(value)
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        return seconds
+    def __call__(self, event: Event) -> None:
+        """Measures a step that was made, on its own batch."""
+        tracked = event.log.tracked
+        if not tracked:
+            quantities: dict[str, list[Any]] = {name: [] for name in self._names}
+            about = {"every": self._config.track_every, "bn": self._config.track_bn}
+            tracked |= {**about, "steps": [], "quantities": quantities}
+        if isinstance(event, Stepped) and self.watches(event.index):
+            values = track(self._step(event))
+            tracked["steps"].append(event.index)
+            for name, value in values.items():
+                tracked["quantities"][name].append(value)
 
-    def _step(self, step: int, batch: Batch, before: Params, after: Params) -> Step:
+    def _step(self, event: Stepped) -> Step:
         return Step(
-            problem=self._problem,
-            batch=batch,
-            before=before,
-            after=after,
+            problem=self._plan.problem,
+            batch=event.make_batch(),
+            before=event.before.params,
+            after=event.after.params,
             start=self._start,
-            lr=self._lr_at(step),
-            key=random.fold_in(self._key, step),
+            lr=self._plan.lr_at(event.index),
+            key=random.fold_in(self._key, event.index),
             names=self._names,
             bn=self._config.track_bn,
         )

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
-from deepobs_func.base import Params
+from deepobs_func.base import Batch, Params
 from deepobs_func.memory import keep_freed_memory
 from deepobs_func.problems.oracle import Metrics
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.batches import Batches, make_batches
+from deepobs_func.runner.batches import make_batches
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.execution import Execution, synchronize
@@ -137,11 +137,6 @@ class Training:
         """The parameters that are evaluated, which some optimizers tell apart from those that they step."""
         return self.plan.optimizer.eval_params(state.carry.opt_state, state.carry.params)
 
-    def mean(self, state: TrainState, measure: Callable[[Any, Any], Tensor], split: str = "test") -> float:
-        """The mean over a split of a function of the test-phase outputs, `(outputs, batch) -> (B,)`."""
-        with self.execution.apply(self.plan.config.precision, self.plan.device):
-            return self.evaluator.mean(state.epoch, state.carry, measure, split)
-
     def _initial(self) -> Carry:
         params, model_state = self.plan.problem.init(self.key)
         return Carry(params, self.plan.optimizer.init(params, self.key), model_state)
@@ -210,7 +205,7 @@ class Iteration(Iterator[Event]):
 
     def __init__(self, training: Training, state: TrainState) -> None:
         self.training, self.plan = training, training.plan
-        self.carry, self.log = self._own(state.carry), state.log.copy()
+        self.carry, self.log = state.carry._replace(opt_state=self._own(state)), state.log.copy()
         self.epoch, self.step = state.epoch, state.step
         self.columns: list[Metrics] = []  # of the steps that are not in the log yet, on the device
         self.reports: list[dict[str, Tensor]] = []  # likewise
@@ -225,10 +220,31 @@ class Iteration(Iterator[Event]):
         self._events.close()
 
     def state(self) -> TrainState:
-        """The state now, as a value."""
-        log = self.log.copy()
-        self._fetch(log, drop=False)
-        return TrainState(self._own(self.carry), self.epoch, self.step, log)
+        """The state now, as a value.
+
+        Raises:
+            ConfigError: the optimizer is of a class whose state cannot be copied.
+        """
+        state = self.last_state()
+        return state._replace(carry=state.carry._replace(opt_state=self._own(state)))
+
+    def last_state(self) -> TrainState:
+        """The state now, for when the iteration has come to its end: it shares what an optimizer changes in place."""
+        return TrainState(self.carry, self.epoch, self.step, self._log_now())
+
+    def record(self) -> RunRecord:
+        """The record of the run so far."""
+        return make_record(self.plan, self._log_now(), self.training.execution)
+
+    def eval_params(self) -> Params:
+        """The parameters that are evaluated now."""
+        return self.plan.optimizer.eval_params(self.carry.opt_state, self.carry.params)
+
+    def mean(self, measure: Callable[[Any, Batch], Tensor], split: str = "test") -> float:
+        """The mean over a split of a function of the test-phase outputs, `(outputs, batch) -> (B,)`."""
+        with self.training.execution.apply(self.plan.config.precision, self.plan.device):
+            carry = self.carry._replace(params=self.eval_params())
+            return self.training.evaluator.mean(self.epoch, carry, measure, split)
 
     def _run(self) -> Generator[Event]:
         """From here to the end."""
@@ -249,7 +265,7 @@ class Iteration(Iterator[Event]):
         """Evaluates every split, into the log."""
         start, log = time.perf_counter(), self.log
         with SHIELD.raised(False):  # nothing changes yet
-            params = self.plan.optimizer.eval_params(self.carry.opt_state, self.carry.params)
+            params = self.eval_params()
             penalty = float(self.plan.problem.penalty(params))
             results = self.training.evaluator(self.epoch, self.carry._replace(params=params))
         for split, result in results.items():
@@ -277,7 +293,9 @@ class Iteration(Iterator[Event]):
                 logged = -step % interval < k
                 if logged:
                     self.reports.append(plan.optimizer.report(self.carry.opt_state))
-                if training.watch(first + step):  # before anything else, so that no state lacks what is seen of its step
+                if training.watch(
+                    first + step
+                ):  # before anything else, so that no state lacks what is seen of its step
                     synchronize(plan.device)  # what the step itself still takes is no cost of looking at it
                     partial.seconds = watch.pause()
                     make = functools.partial(training.make_batch, before.state, inputs.one(0))
@@ -288,6 +306,7 @@ class Iteration(Iterator[Event]):
                     yield self._event(Logged, metrics.loss)
                     watch.go_on()
             self._fetch(self.log)
+            self.columns, self.reports = [], []
             partial.seconds = watch.pause()
             self.log.end_epoch(interval, self.epoch + 1, stop=plan.config.on_divergence == "stop")
             self.epoch, self.step = self.epoch + 1, 0
@@ -298,23 +317,28 @@ class Iteration(Iterator[Event]):
 
     def _event(self, kind: Callable[..., E], *details: Any) -> E:
         """An event here and now."""
-        return kind(self.training, self.epoch, self.step, self.log, self.state, *details)
+        return kind(self, self.epoch, self.step, *details)
 
-    def _own(self, carry: Carry) -> Carry:
-        """The carry with an optimizer state that nobody else changes."""
-        optimizer = self.plan.optimizer
-        saved = optimizer.save(carry.opt_state)
-        return carry._replace(opt_state=optimizer.load(saved, carry.params, self.training.key))
+    def _own(self, state: TrainState) -> Any:
+        """An optimizer state that nobody else changes."""
+        optimizer, carry, key = self.plan.optimizer, state.carry, self.training.key
+        if state.epoch == state.step == 0:
+            return optimizer.init(carry.params, key)
+        return optimizer.load(optimizer.save(carry.opt_state), carry.params, key)
 
-    def _fetch(self, log: Log, *, drop: bool = True) -> None:
-        """Adds to the log what the steps since it was last done left on the device."""
+    def _log_now(self) -> Log:
+        """The log with what the last steps left on the device, as a value."""
+        log = self.log.copy()
+        self._fetch(log)
+        return log
+
+    def _fetch(self, log: Log) -> None:
+        """Adds to a log what the steps since the log's own left on the device."""
         partial = log.partial
         if self.columns:
-            losses, penalties = torch.stack([torch.cat(column) for column in zip(*self.columns, strict=True)]).double().cpu()
-            partial.losses += (losses + penalties).tolist()
-            partial.penalties += penalties.tolist()
+            stacked = torch.stack([torch.cat(column) for column in zip(*self.columns, strict=True)]).double().cpu()
+            partial.losses += stacked.sum(0).tolist()
+            partial.penalties += stacked[1].tolist()
         partial.reports += [{name: float(value) for name, value in report.items()} for report in self.reports]
         if self.step:
             partial.data_wait += self.training.batches.waited
-        if drop:
-            self.columns, self.reports = [], []

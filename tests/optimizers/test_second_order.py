@@ -17,10 +17,10 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers import conditional
 from deepobs_func.probes import LinearMap
 from deepobs_func.problems.measures import Measure
-from deepobs_func.runner import RunConfig, run
+from deepobs_func.runner import RunConfig
 from deepobs_func.runner.step import Carry, make_step
 from tests.optimizers import toy
-from tests.runner.small import small_problem
+from tests.runner.small import recorded, small_problem
 
 F64 = torch.float64
 MAKE = {
@@ -485,33 +485,33 @@ def small_text():
 def test_a_run_learns_and_its_repeat_is_the_same_bit_for_bit(name, make_problem, changes):
     problem = make_problem()
     made = config(problem.name, name, **changes)
-    first, again = run(made, problem), run(made, problem)
+    first, again = recorded(made, problem), recorded(made, problem)
     assert first.status == "finished"
     assert numbers(first) == numbers(again)
     assert first.train_losses[-1] < first.train_losses[0]
     if name in ("adahessian", "sophia_h"):
-        assert numbers(first) != numbers(run(replace(made, seed=43), problem))
+        assert numbers(first) != numbers(recorded(replace(made, seed=43), problem))
 
 
 def test_a_run_compiled_by_inductor_is_the_eager_one():
     """Sophia's, whose graph has a branch."""
     made = config("quadratic_deep", "sophia_h", epochs=2)
-    eager, compiled = (run(replace(made, compile=choice)) for choice in ("off", "on"))
+    eager, compiled = (recorded(replace(made, compile=choice)) for choice in ("off", "on"))
     np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-5)
 
 
 def test_a_run_records_what_its_optimizer_reports():
     problem = convex_problem()
-    record = run(RunConfig("small", "newton_cg", 1.0, output_dir=None, train_log_interval=2), problem)
+    record = recorded(RunConfig("small", "newton_cg", 1.0, output_dir=None, train_log_interval=2), problem)
     reports = record.extra["reports"]
     assert list(reports) == ["damping", "reduction_ratio", "cg_steps"]
     assert {len(column) for column in reports.values()} == {len(record.minibatch_train_losses)} == {6}
     assert reports["damping"][0] in (1.0, 1.5, 1 / 1.5)
-    assert "reports" not in run(RunConfig("small", "sgd", 0.1, output_dir=None), problem).extra
+    assert "reports" not in recorded(RunConfig("small", "sgd", 0.1, output_dir=None), problem).extra
 
 
 def test_the_reports_of_a_diverged_run_end_where_its_losses_do():
-    record = run(RunConfig("small", "sgd_cabs", 1e30, output_dir=None, train_log_interval=1), small_problem())
+    record = recorded(RunConfig("small", "sgd_cabs", 1e30, output_dir=None, train_log_interval=1), small_problem())
     assert record.status == "diverged"
     (column,) = record.extra["reports"].values()
     assert len(column) == len(record.minibatch_train_losses) == 9
@@ -528,10 +528,10 @@ def test_the_reports_of_a_diverged_run_end_where_its_losses_do():
 )
 def test_what_is_not_defined_is_refused_before_anything_starts(problem, optimizer, words):
     with pytest.raises(ConfigError, match=words):
-        run(RunConfig(problem, optimizer, 0.1, data="no_such_folder", output_dir=None))
+        recorded(RunConfig(problem, optimizer, 0.1, data="no_such_folder", output_dir=None))
 
 
 def test_every_hyperparameter_is_in_the_record():
-    record = run(config("quadratic_deep", "newton_cg", hyperparams={"cg_steps": 3}))
+    record = recorded(config("quadratic_deep", "newton_cg", hyperparams={"cg_steps": 3}))
     defaults = dict(optimizers.FUNCTIONAL["newton_cg"].defaults)
     assert record.hyperparams == defaults | {"cg_steps": 3}

@@ -11,7 +11,9 @@ from torch import nn
 
 from deepobs_func import datasets, problems
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner import RunConfig
+from deepobs_func.records import RunRecord
+from deepobs_func.runner import RunConfig, run
+from deepobs_func.runner.callbacks import Callback
 
 
 def small_problem() -> Problem:
@@ -40,3 +42,8 @@ def config(**changes: object) -> RunConfig:
     """A run of the small problem that writes nothing."""
     values: dict[str, object] = {"problem": "small", "optimizer": "sgd", "lr": 0.1, "output_dir": None}
     return RunConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def recorded(config: RunConfig, problem: Problem | None = None, *callbacks: Callback) -> RunRecord:
+    """The record of a run."""
+    return run(config, problem, callbacks=callbacks).record

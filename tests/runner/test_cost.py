@@ -23,7 +23,7 @@ from deepobs_func import optimizers, probes, problems, random
 from deepobs_func.base import Batch, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.choice import Choice
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.step import Carry, StepInput, TrainStep, make_train_step
 
 FILE = Path(__file__).with_name("costs.json")
@@ -75,7 +75,7 @@ def python_calls(call: Callable[[], object]) -> int:
     return count
 
 
-def train_step(problem: Problem, choice: Choice) -> Callable[[], object]:
+def train_step(problem: Problem, choice: Execution) -> Callable[[], object]:
     """A step of SGD on random data."""
     optimizer, key = optimizers.sgd(0.01), random.key(0)
     step: TrainStep = make_train_step(problem, optimizer, choice)
@@ -107,13 +107,13 @@ def kernels(problem: Problem) -> int:
     """That Inductor generates for two steps in one call."""
     torch._inductor.metrics.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
-        train_step(problem, Choice(compile=True, steps_per_call=2))()
+        train_step(problem, Execution(compile=True, steps_per_call=2))()
     return torch._inductor.metrics.generated_kernel_count
 
 
 def counted() -> dict[str, dict[str, int]]:
     """Everything, anew."""
-    steps = {name: train_step(problems.get(name), Choice()) for name in STEPS}
+    steps = {name: train_step(problems.get(name), Execution()) for name in STEPS}
     probed = {f"{name} {what}": call for name in PROBED for what, call in probe_calls(problems.get(name)).items()}
     return {
         "operations": {what: operations(call) for what, call in {**steps, **probed}.items()},
@@ -124,7 +124,7 @@ def counted() -> dict[str, dict[str, int]]:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_no_more_work_than_it_was(name: str) -> None:
-    call = train_step(problems.get(name), Choice())
+    call = train_step(problems.get(name), Execution())
     assert operations(call) <= KNOWN["operations"][name]
     assert python_calls(call) <= SLACK * KNOWN["python calls"][name]
 

@@ -13,12 +13,13 @@ from deepobs_func.datasets.loading import load
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import RunConfig, run
-from deepobs_func.runner.choice import Choice
+from deepobs_func.runner import RunConfig
+from deepobs_func.runner.batches import Resident
 from deepobs_func.runner.evaluation import Evaluator
-from deepobs_func.runner.feed import Resident
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import make_plan
 from deepobs_func.runner.step import Carry
+from tests.runner.small import recorded
 
 BATCH = 16
 
@@ -48,11 +49,11 @@ def numbers(record: RunRecord) -> list[object]:
 @pytest.mark.parametrize("protocol", ["default", "deepobs-1.1.2"])
 def test_the_same_configuration_gives_the_same_numbers(name: str, sizes: dict[str, object], protocol: str) -> None:
     made, problem = config(name, protocol=protocol), small(name, **sizes)
-    first, again = run(made, problem), run(made, problem)
+    first, again = recorded(made, problem), recorded(made, problem)
     assert numbers(first) == numbers(again)
     assert len(first.minibatch_train_losses) == 4
     assert first.train_losses[0] != first.train_losses[1]
-    assert numbers(first) != numbers(run(config(name, protocol=protocol, seed=43), problem))
+    assert numbers(first) != numbers(recorded(config(name, protocol=protocol, seed=43), problem))
 
 
 def test_the_training_set_is_evaluated_augmented_under_the_reference_s_protocol() -> None:
@@ -60,7 +61,7 @@ def test_the_training_set_is_evaluated_augmented_under_the_reference_s_protocol(
     problem = small("cifar10_3c3d", **IMAGES, train_eval_size=64)
     still = {"hyperparams": {}, "lr": 1e-30, "epochs": 1}
     default, reference = (
-        run(replace(config("cifar10_3c3d", protocol=p), **still), problem) for p in ("default", "deepobs-1.1.2")
+        recorded(replace(config("cifar10_3c3d", protocol=p), **still), problem) for p in ("default", "deepobs-1.1.2")
     )
     assert default.train_losses[0] == default.train_losses[1]
     assert reference.train_losses[0] != reference.train_losses[1]
@@ -72,9 +73,9 @@ def test_a_text_is_evaluated_with_its_state_carried_from_zero() -> None:
     plan, key = make_plan(config("tolstoi_char_rnn"), problem), random.key(0)
     data = load(problem.dataset, "synthetic").arranged(BATCH)
     params, _ = problem.init(0)
-    _, test = Evaluator(plan, Resident(plan, key, data), key, Choice())(
+    test = Evaluator(plan, Resident(plan, key, data), key, Execution())(
         0, Carry(params, None, ModelState({}, problem.zero_carry(BATCH)))
-    )
+    )["test"]
     losses, state = [], ModelState({}, {})
     for start in (0, BATCH):
         rows = slice(start, start + BATCH)

@@ -12,9 +12,9 @@ import torch
 
 from deepobs_func import records, tree
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import RunConfig, RunInterrupted, run
-from deepobs_func.runner.progress import Reporter
-from tests.runner.small import config, small_problem
+from deepobs_func.runner import RunConfig, RunInterrupted
+from deepobs_func.runner.events import Evaluated, Event
+from tests.runner.small import config, recorded, small_problem
 
 QUADRATIC = {"problem": "quadratic_deep", "optimizer": "sgd", "lr": 0.01, "epochs": 2, "output_dir": None}
 
@@ -30,7 +30,7 @@ def numbers(record: RunRecord) -> list[list[float] | None]:
 
 
 def test_quadratic_deep_starts_at_the_published_loss() -> None:
-    record = run(RunConfig(**QUADRATIC))
+    record = recorded(RunConfig(**QUADRATIC))
     assert record.test_losses[0] == pytest.approx(353.4467, abs=1e-3)
     assert record.test_losses[-1] < 200
 
@@ -40,8 +40,8 @@ def test_quadratic_deep_starts_at_the_published_loss() -> None:
 def test_the_same_configuration_gives_the_same_numbers(optimizer: str, protocol: str) -> None:
     """Bit for bit; and another seed gives others."""
     made = config(optimizer=optimizer, protocol=protocol)
-    first, again = run(made, small_problem()), run(made, small_problem())
-    other = run(config(optimizer=optimizer, protocol=protocol, seed=43), small_problem())
+    first, again = recorded(made, small_problem()), recorded(made, small_problem())
+    other = recorded(config(optimizer=optimizer, protocol=protocol, seed=43), small_problem())
     assert numbers(first) == numbers(again)
     assert numbers(first) != numbers(other)
     assert first.extra["run_id"] == again.extra["run_id"] != other.extra["run_id"]
@@ -54,7 +54,7 @@ def test_a_run_equals_a_plain_loop() -> None:
     from deepobs_func.runner.order import epoch_order
 
     problem = small_problem()
-    record = run(config(train_log_interval=1), problem)
+    record = recorded(config(train_log_interval=1), problem)
     x, y = (torch.from_numpy(array) for array in problem.dataset.function("reader")(problem.dataset, None, "train"))
     net = torch.nn.Linear(5, 3)
     net.load_state_dict(problem.init()[0])
@@ -73,10 +73,10 @@ def test_a_run_equals_a_plain_loop() -> None:
 
 def test_losses_are_reported_with_the_penalty_which_is_also_apart() -> None:
     problem = small_problem()
-    record = run(config(epochs=1), problem)
+    record = recorded(config(epochs=1), problem)
     params, _ = problem.init()
     assert record.extra["penalties"][0] == pytest.approx(float(problem.penalty(params)))
-    bare = run(config(epochs=1, weight_decay=0.0), small_problem())
+    bare = recorded(config(epochs=1, weight_decay=0.0), small_problem())
     assert record.test_losses[0] == pytest.approx(bare.test_losses[0] + record.extra["penalties"][0])
     assert len(record.extra["minibatch_penalties"]) == len(record.minibatch_train_losses)
 
@@ -84,7 +84,7 @@ def test_losses_are_reported_with_the_penalty_which_is_also_apart() -> None:
 def test_evaluation_counts_whole_batches_only() -> None:
     """70 test examples at batch 32: the first 64 count."""
     problem = small_problem()
-    record = run(config(epochs=1), problem)
+    record = recorded(config(epochs=1), problem)
     x, y = (torch.from_numpy(array) for array in problem.dataset.function("reader")(problem.dataset, None, "test"))
     net = torch.nn.Linear(5, 3)
     net.load_state_dict(problem.init()[0])
@@ -93,21 +93,21 @@ def test_evaluation_counts_whole_batches_only() -> None:
 
 
 def test_the_record_has_deepobs_s_entries() -> None:
-    record = run(config(train_log_interval=2), small_problem())
+    record = recorded(config(train_log_interval=2), small_problem())
     assert [len(column) for column in numbers(record)] == [4, 4, 6, 4, 4]
     assert (record.status, record.optimizer, record.testproblem) == ("finished", "sgd", "small")
     assert (record.num_epochs, record.batch_size, record.random_seed) == (3, 32, 42)
     assert record.weight_decay is None
     assert record.extra["data"] == {"source": "arrays", "synthetic": False}
     assert len(record.extra["timings"]["train"]) == 3
-    assert not record.extra["resolved"]["compile"]
-    assert "too few" in record.extra["resolved"]["reason"]
+    assert not record.extra["execution"]["compile"]
+    assert "too few" in record.extra["execution"]["reason"]
 
 
 def test_a_schedule_changes_the_rate_before_its_epoch() -> None:
     """With a factor of next to nothing from epoch 1 on, nothing moves after it."""
     for optimizer in ("sgd", "torch.optim.SGD"):
-        record = run(
+        record = recorded(
             config(optimizer=optimizer, lr_sched_epochs=(1,), lr_sched_factors=(1e-30,)),
             small_problem(),
         )
@@ -117,15 +117,15 @@ def test_a_schedule_changes_the_rate_before_its_epoch() -> None:
 
 @pytest.mark.parametrize(("ours", "theirs"), [("sgd", "SGD"), ("adam", "Adam"), ("rmsprop", "RMSprop")])
 def test_functional_and_foreign_twins_agree(ours: str, theirs: str) -> None:
-    first = run(config(optimizer=ours, lr=0.01), small_problem())
-    second = run(config(optimizer=f"torch.optim.{theirs}", lr=0.01), small_problem())
+    first = recorded(config(optimizer=ours, lr=0.01), small_problem())
+    second = recorded(config(optimizer=f"torch.optim.{theirs}", lr=0.01), small_problem())
     np.testing.assert_allclose(first.test_losses, second.test_losses, rtol=1e-5)
     assert second.optimizer == theirs
 
 
 def test_a_diverged_run_ends_early_and_is_filled_up() -> None:
     problem = small_problem()
-    record = run(config(lr=1e30, train_log_interval=1), problem)
+    record = recorded(config(lr=1e30, train_log_interval=1), problem)
     assert record.status == "diverged"
     assert [len(column) for column in numbers(record)] == [4, 4, 9, 4, 4]
     assert [len(record.extra[name]) for name in ("penalties", "minibatch_penalties")] == [4, 9]
@@ -134,24 +134,24 @@ def test_a_diverged_run_ends_early_and_is_filled_up() -> None:
     assert record.test_accuracies[1:] == [pytest.approx((y == 0).mean())] * 3
     seen = [loss for loss in record.minibatch_train_losses if not math.isnan(loss)]
     assert len(seen) < 4
-    assert record.extra["divergence"]["epoch"] == 0
+    assert record.extra["divergence"] == {"epoch": 1, "step": len(seen)}
 
 
 def test_a_diverged_run_goes_on_where_it_is_asked_to() -> None:
     for made in (config(lr=1e30, on_divergence="continue"), config(lr=1e30, protocol="deepobs-1.1.2")):
-        record = run(made, small_problem())
+        record = recorded(made, small_problem())
         assert record.status == "diverged"
         assert len(record.extra["timings"]["train"]) == 3
 
 
-class At(Reporter):
+class At:
     """Raises an exception after the evaluation of an epoch."""
 
     def __init__(self, epoch: int, error: BaseException) -> None:
         self.at, self.error, self.closed = epoch, error, False
 
-    def evaluated(self, epoch: int, record: RunRecord) -> None:
-        if epoch == self.at:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Evaluated) and event.epoch == self.at:
             raise self.error
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class At(Reporter):
 def test_an_interrupted_run_keeps_its_epochs(tmp_path: Path) -> None:
     reporter = At(2, KeyboardInterrupt())
     with pytest.raises(RunInterrupted, match="after 2 of 3 epochs") as caught:
-        run(config(output_dir=str(tmp_path / "results")), small_problem(), reporter)
+        recorded(config(output_dir=str(tmp_path / "results")), small_problem(), reporter)
     path = caught.value.record.path
     assert path.name.endswith(".json.partial")
     assert not list((tmp_path / "results").rglob("*.json"))
@@ -172,7 +172,7 @@ def test_an_interrupted_run_keeps_its_epochs(tmp_path: Path) -> None:
 
 def test_a_failed_run_keeps_its_epochs_and_its_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of luck"):
-        run(config(output_dir=str(tmp_path / "results")), small_problem(), At(1, RuntimeError("out of luck")))
+        recorded(config(output_dir=str(tmp_path / "results")), small_problem(), At(1, RuntimeError("out of luck")))
     (path,) = (tmp_path / "results").rglob("*.partial")
     kept = records.read(path)
     assert (kept.status, kept.extra["error"]) == ("failed", "RuntimeError: out of luck")
@@ -180,7 +180,7 @@ def test_a_failed_run_keeps_its_epochs_and_its_error(tmp_path: Path) -> None:
 
 def test_a_finished_run_lies_where_deepobs_looks(tmp_path: Path) -> None:
     output_dir = tmp_path / "results"
-    record = run(config(optimizer="momentum", output_dir=str(output_dir)), small_problem())
+    record = recorded(config(optimizer="momentum", output_dir=str(output_dir)), small_problem())
     setting = "num_epochs__3__batch_size__32__momentum__9.e-01__lr__1.e-01"
     assert record.path.parent == output_dir / "small" / "momentum" / setting
     content = json.loads(record.path.read_text())
@@ -190,7 +190,7 @@ def test_a_finished_run_lies_where_deepobs_looks(tmp_path: Path) -> None:
 
 
 def test_the_stand_in_is_marked(tmp_path: Path) -> None:
-    record = run(
+    record = recorded(
         RunConfig("mnist_logreg", "sgd", 0.1, epochs=1, data="synthetic", output_dir=str(tmp_path / "results"))
     )
     assert record.synthetic
@@ -201,8 +201,8 @@ def test_the_stand_in_is_marked(tmp_path: Path) -> None:
 def test_parameters_and_data_are_not_changed_by_the_warm_up() -> None:
     """The step that warms up is thrown away: the first mini-batch loss is that of the initial parameters."""
     problem = small_problem()
-    record = run(config(train_log_interval=1, optimizer="torch.optim.SGD"), problem)
+    record = recorded(config(train_log_interval=1, optimizer="torch.optim.SGD"), problem)
     params, _ = problem.init()
     before = tree.map(torch.clone, params)
-    assert record.minibatch_train_losses[0] == run(config(train_log_interval=1), problem).minibatch_train_losses[0]
+    assert record.minibatch_train_losses[0] == recorded(config(train_log_interval=1), problem).minibatch_train_losses[0]
     assert all(torch.equal(before[name], problem.init()[0][name]) for name in before)

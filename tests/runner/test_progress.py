@@ -7,23 +7,23 @@ import io
 import pytest
 from rich.console import Console
 
-from deepobs_func.runner import run
-from deepobs_func.runner.progress import MEASURING, Bar, Lines, Reporter, make_reporter, waiting
-from tests.runner.small import config, small_problem
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.progress import MEASURING, Bar, Lines, make_progress, waiting
+from tests.runner.small import config, recorded, small_problem
 
 
 def test_the_reporter_fits_the_console() -> None:
-    assert isinstance(make_reporter(Console(force_terminal=True), quiet=False), Bar)
-    assert isinstance(make_reporter(Console(force_terminal=False), quiet=False), Lines)
-    assert type(make_reporter(Console(force_terminal=True), quiet=True)) is Reporter
+    assert [type(each) for each in make_progress(Console(force_terminal=True), quiet=False)] == [Bar]
+    assert [type(each) for each in make_progress(Console(force_terminal=False), quiet=False)] == [Lines]
+    assert make_progress(Console(force_terminal=True), quiet=True) == []
 
 
 def test_lines_have_losses_accuracy_speed_and_time_left() -> None:
     console = Console(file=io.StringIO(), width=200)
-    record = run(config(epochs=2), small_problem(), Lines(console))
+    record = recorded(config(epochs=2), small_problem(), Lines(console))
     measuring, how, first, _, last = console.file.getvalue().splitlines()
     assert measuring == MEASURING
-    assert how == record.extra["resolved"]["reason"]
+    assert how == record.extra["execution"]["reason"]
     assert first.startswith(f"epoch 0/2  train {record.train_losses[0]:.4f}  test {record.test_losses[0]:.4f}")
     assert f"test accuracy {record.test_accuracies[2]:.2%}" in last
     assert "steps/s" in last
@@ -33,13 +33,13 @@ def test_lines_have_losses_accuracy_speed_and_time_left() -> None:
 def test_that_it_measures_is_said_only_where_it_does() -> None:
     for expected in (1, 0):
         console = Console(file=io.StringIO(), width=200)
-        run(config(epochs=1), small_problem(), Lines(console))
+        recorded(config(epochs=1), small_problem(), Lines(console))
         assert console.file.getvalue().count(MEASURING) == expected
 
 
 def test_the_bar_ends_full_with_the_last_accuracy() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    record = run(config(epochs=2, train_log_interval=1), small_problem(), Bar(console))
+    record = recorded(config(epochs=2, train_log_interval=1), small_problem(), Bar(console))
     shown = console.file.getvalue()
     assert "100%" in shown
     assert f"accuracy {record.test_accuracies[-1]:.2%}" in shown
@@ -57,6 +57,5 @@ def test_the_bar_ends_full_with_the_last_accuracy() -> None:
     ],
 )
 def test_waiting_is_said_from_a_tenth_of_the_last_epoch_on(waits: list[float] | None, said: str) -> None:
-    record = run(config(epochs=1), small_problem())
-    record.extra["timings"] = {"train": [10.0, 10.0]} | ({} if waits is None else {"data_wait": waits})
-    assert waiting(record) == said
+    log = Log(timings={"train": [10.0, 10.0]} | ({} if waits is None else {"data_wait": waits}))
+    assert waiting(log) == said

@@ -15,7 +15,7 @@ from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Pass
 from deepobs_func.nets.noise import Dropout
 from deepobs_func.problems.problem import call_with_pass, draw_declared
-from deepobs_func.runner.choice import Choice
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.step import Carry, StepInput, compiled, make_step, make_train_step
 from tests.runner.small import small_problem
 
@@ -67,7 +67,7 @@ def test_metrics_are_those_before_the_update() -> None:
 
 def test_runs_of_one_structure_share_a_step() -> None:
     problem = problems.get("quadratic_deep")
-    first, second = (make_train_step(problem, optimizers.adam(lr), Choice(compile=True)) for lr in (0.1, 0.2))
+    first, second = (make_train_step(problem, optimizers.adam(lr), Execution(compile=True)) for lr in (0.1, 0.2))
     assert first is second
 
 
@@ -80,7 +80,7 @@ def test_the_compiled_step_equals_the_eager_one(name: str) -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         results = []
         for compile in (False, True):
-            step = make_train_step(problem, optimizer, Choice(compile=compile))
+            step = make_train_step(problem, optimizer, Execution(compile=compile))
             carry = start(problem, optimizer)
             for index in range(4):
                 carry, _ = step(carry, StepInput(data, torch.arange(8)[None] + 8 * index, KEY[None]))
@@ -134,7 +134,7 @@ def test_the_noise_is_the_same_compiled_or_not(whole: bool) -> None:
     optimizer, data = optimizers.sgd(0.1), load(problem.dataset, "unused").train
     losses = []
     for compile in (False, True):
-        step = make_train_step(problem, optimizer, Choice(compile=compile and whole, compile_batch=compile))
+        step = make_train_step(problem, optimizer, Execution(compile=compile and whole, compile_batch=compile))
         losses.append(
             [
                 step(start(problem, optimizer), StepInput(data, torch.arange(8)[None], key[None]))[1].loss

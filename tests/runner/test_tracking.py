@@ -12,11 +12,12 @@ from deepobs_func import problems, random, records
 from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import PRESETS, QUANTITIES
-from deepobs_func.runner import RunConfig, run
-from deepobs_func.runner.choice import Choice
+from deepobs_func.runner import RunConfig
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import make_plan
 from deepobs_func.runner.step import Carry, StepInput, make_batch, make_train_step
 from deepobs_func.runner.tracking import is_due, tracked_names
+from tests.runner.small import recorded
 
 
 def config(**changes: Any) -> RunConfig:
@@ -30,7 +31,7 @@ def names(**changes: Any) -> tuple[str, ...]:
 
 
 def test_tracking_leaves_the_run_as_it_is() -> None:
-    plain, tracked = run(config()), run(config(track=("full",), track_every=3))
+    plain, tracked = recorded(config()), recorded(config(track=("full",), track_every=3))
     assert plain.minibatch_train_losses == tracked.minibatch_train_losses
     assert plain.test_losses == tracked.test_losses
     assert plain.extra["run_id"] == tracked.extra["run_id"]
@@ -39,7 +40,7 @@ def test_tracking_leaves_the_run_as_it_is() -> None:
 
 
 def test_every_quantity_of_every_third_step_is_in_the_record(tmp_path: Path) -> None:
-    record = run(config(track=("full",), track_every=3, output_dir=str(tmp_path)))
+    record = recorded(config(track=("full",), track_every=3, output_dir=str(tmp_path)))
     tracked = records.read(record.path).extra["tracked"]
     assert tracked["steps"] == [0, 3, 6, 9, 12]  # of 2 x 7
     assert tracked["every"] == 3
@@ -51,7 +52,7 @@ def test_every_quantity_of_every_third_step_is_in_the_record(tmp_path: Path) -> 
 
 def test_quantities_are_those_of_the_steps_own_batch() -> None:
     """One step of SGD on a quadratic whose Hessian is known; the update is `lr g`, the curvature H."""
-    tracked = run(config(track=("full",), track_every=100)).extra["tracked"]["quantities"]
+    tracked = recorded(config(track=("full",), track_every=100)).extra["tracked"]["quantities"]
     hessian = problems.get("quadratic_deep").init(0)[1].moments["hessian"].double()
     norm, size, alpha = (tracked[name][0] for name in ("grad_norm", "update_size", "alpha"))
     assert size == pytest.approx(0.01 * norm, rel=1e-4)
@@ -67,7 +68,7 @@ def test_quantities_are_those_of_the_steps_own_batch() -> None:
 
 def test_cabs_sees_the_learning_rate_of_its_step() -> None:
     changed = {"lr_sched_epochs": (1,), "lr_sched_factors": (0.1,)}
-    tracked = run(config(track=("cabs", "update_size", "grad_norm"), track_every=7, **changed)).extra["tracked"]
+    tracked = recorded(config(track=("cabs", "update_size", "grad_norm"), track_every=7, **changed)).extra["tracked"]
     size, norm = tracked["quantities"]["update_size"], tracked["quantities"]["grad_norm"]
     assert tracked["steps"] == [0, 7]
     assert [s / n for s, n in zip(size, norm, strict=True)] == pytest.approx([0.01, 0.001], rel=1e-3)
@@ -124,7 +125,7 @@ def test_the_tracked_batch_is_the_one_of_the_step(name: str) -> None:
     carried = {name: torch.randn_like(zeros) for name, zeros in problem.zero_carry(4).items()}
     carry = Carry(params, optimizer.init(params, key), state._replace(carry=carried))
     given = StepInput(split, torch.arange(4)[None], key[None])
-    _, metrics = make_train_step(problem, optimizer, Choice())(carry, given)
+    _, metrics = make_train_step(problem, optimizer, Execution())(carry, given)
     batch = make_batch(problem)(carry.state, given.one(0))
     assert float(problem.loss(params, batch).mean()) == pytest.approx(float(metrics.loss), rel=1e-5)
 
@@ -135,6 +136,6 @@ def test_no_recompilation_in_a_run_with_schedule_tracking_and_evaluation() -> No
     torch._dynamo.utils.counters.clear()
     scheduled = {"lr_sched_epochs": (1, 2), "lr_sched_factors": (0.5, 0.1), "epochs": 3}
     with torch._dynamo.config.patch(error_on_recompile=True):
-        run(config(compile="on", track=("economy",), track_every=5, **scheduled))
+        recorded(config(compile="on", track=("economy",), track_every=5, **scheduled))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]

@@ -17,16 +17,17 @@ from torch import Tensor
 from deepobs_func import random, records
 from deepobs_func.errors import DataError
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import RunInterrupted, feed, run
+from deepobs_func.runner import RunInterrupted, batches
+from deepobs_func.runner.batches import make_batches
 from deepobs_func.runner.config import PROTOCOLS
-from deepobs_func.runner.feed import make_feed
+from deepobs_func.runner.events import Evaluated, Event, Logged
 from deepobs_func.runner.order import epoch_order, train_eval_rows
 from deepobs_func.runner.plan import make_plan
-from deepobs_func.runner.progress import Bar, Lines, Reporter
+from deepobs_func.runner.progress import Bar, Lines
 from tests.datasets.imagenet_files import cut
 from tests.runner import small as small_set
 from tests.runner import test_data_kinds as kinds
-from tests.runner.small import small_problem
+from tests.runner.small import recorded, small_problem
 from tests.runner.streamed import BATCH, TEST, TRAIN, as_stream, config, pictures, write_pictures
 
 ONE_BATCH = {"train_size": 70, "test_size": 20}  # in the evaluation, so that both feeds evaluate equal chunks
@@ -49,7 +50,7 @@ def numbers(record: RunRecord) -> list[Any]:
 def test_streamed_data_give_the_numbers_of_resident_ones(name: str, protocol: str) -> None:
     problem = kinds.small(name, **ONE_BATCH, file_sizes=())
     made = kinds.config(name, protocol=protocol, epochs=2)
-    held, streamed = run(made, problem), run(made, as_stream(problem))
+    held, streamed = recorded(made, problem), recorded(made, as_stream(problem))
     assert numbers(held) == numbers(streamed)
     assert len(streamed.minibatch_train_losses) == 8
     assert ("data_wait" in held.extra["timings"], "data_wait" in streamed.extra["timings"]) == (False, True)
@@ -57,7 +58,7 @@ def test_streamed_data_give_the_numbers_of_resident_ones(name: str, protocol: st
 
 def test_more_than_one_batch_is_evaluated() -> None:
     made = small_set.config(batch_size=16)
-    held, streamed = run(made, small_problem()), run(made, as_stream(small_problem()))
+    held, streamed = recorded(made, small_problem()), recorded(made, as_stream(small_problem()))
     np.testing.assert_allclose(held.test_losses, streamed.test_losses, rtol=1e-6)
     np.testing.assert_allclose(held.train_losses, streamed.train_losses, rtol=1e-6)
     assert held.test_accuracies == streamed.test_accuracies
@@ -66,11 +67,11 @@ def test_more_than_one_batch_is_evaluated() -> None:
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_who_reads_changes_no_number(folder: Path, protocol: str) -> None:
     """Bit for bit, also from one run to the next; and another seed gives others."""
-    runs = [run(config(folder, protocol=protocol, workers=workers), pictures()) for workers in (0, 2, 2)]
+    runs = [recorded(config(folder, protocol=protocol, workers=workers), pictures()) for workers in (0, 2, 2)]
     assert numbers(runs[0]) == numbers(runs[1]) == numbers(runs[2])
-    assert [record.extra["resolved"]["workers"] for record in runs] == [0, 2, 2]
+    assert [record.extra["workers"] for record in runs] == [0, 2, 2]
     assert len(runs[0].minibatch_train_losses) == 2 * (TRAIN // BATCH)
-    other = run(config(folder, protocol=protocol, seed=43), pictures())
+    other = recorded(config(folder, protocol=protocol, seed=43), pictures())
     assert numbers(other)[:3] != numbers(runs[0])[:3]
 
 
@@ -78,24 +79,24 @@ def test_compiled_steps_take_the_same_streamed_batches() -> None:
     """With Inductor; the whole run compiles each function once."""
     problem = as_stream(small_problem())
     with torch._dynamo.config.patch(error_on_recompile=True):
-        compiled = run(small_set.config(compile="on"), problem)
-    np.testing.assert_allclose(compiled.test_losses, run(small_set.config(), problem).test_losses, rtol=1e-4)
+        compiled = recorded(small_set.config(compile="on"), problem)
+    np.testing.assert_allclose(compiled.test_losses, recorded(small_set.config(), problem).test_losses, rtol=1e-4)
 
 
 def test_the_training_set_is_evaluated_augmented_under_the_reference_s_protocol_only(folder: Path) -> None:
     """With no step to speak of, only the crops change from one evaluation to the next."""
-    default, reference = (run(config(folder, protocol=name, lr=1e-30), pictures()) for name in PROTOCOLS)
+    default, reference = (recorded(config(folder, protocol=name, lr=1e-30), pictures()) for name in PROTOCOLS)
     assert len(set(default.train_losses)) == 1
     assert len(set(reference.train_losses)) == 3
     assert set(default.test_losses) == set(reference.test_losses)
 
 
-# The feed
+# The batches
 
 
 def test_an_epoch_has_whole_batches_in_the_run_s_order_and_crops_of_its_own(folder: Path) -> None:
     plan, key = make_plan(config(folder, protocol="deepobs-1.1.2"), pictures()), random.key(42)
-    made = make_feed(plan, key)
+    made = make_batches(plan, key)
     first, second = list(made.epoch(0, 1)), list(made.epoch(1, 1))
     labels = torch.arange(3).repeat_interleave(TRAIN // 3) + 1  # rows are numbered class by class
     order = epoch_order(plan.protocol, plan.problem.dataset, key, 0, BATCH)
@@ -112,7 +113,7 @@ def test_an_epoch_has_whole_batches_in_the_run_s_order_and_crops_of_its_own(fold
 def test_what_is_evaluated_is_read_batch_by_batch() -> None:
     seen: list[Tensor] = []
     problem = as_stream(small_problem(), seen=seen.append)
-    made = make_feed(make_plan(small_set.config(batch_size=8), problem), random.key(0))
+    made = make_batches(make_plan(small_set.config(batch_size=8), problem), random.key(0))
     assert (made.chunk(10_000), seen) == (8, [])
     chunks = made.chunks("test", torch.arange(64).view(8, 8), random.key(0), False)
     (split, rows) = next(chunks)
@@ -125,11 +126,11 @@ def test_the_warm_up_reads_a_step_and_two_batches_of_each_evaluation() -> None:
     seen: list[Tensor] = []
     at: list[int] = []
 
-    class Counting(Reporter):
-        def evaluated(self, epoch: int, record: RunRecord) -> None:
+    def count(event: Event) -> None:
+        if isinstance(event, Evaluated):
             at.append(len(seen))
 
-    run(small_set.config(batch_size=8, epochs=1), as_stream(small_problem(), seen=seen.append), Counting())
+    recorded(small_set.config(batch_size=8, epochs=1), as_stream(small_problem(), seen=seen.append), count)
     assert at == [1 + 2 + 2 + 8 + 8, 1 + 2 + 2 + 8 + 8 + 12 + 8 + 8]
 
 
@@ -140,7 +141,7 @@ def test_waiting_for_data_is_in_the_record_and_said() -> None:
     console, terminal = Console(file=io.StringIO(), width=200), Console(file=io.StringIO(), width=200)
     terminal._force_terminal = True
     for reporter, shown in ((Lines(console), console), (Bar(terminal), terminal)):
-        record = run(small_set.config(epochs=2), as_stream(small_problem(), delay=0.03), reporter)
+        record = recorded(small_set.config(epochs=2), as_stream(small_problem(), delay=0.03), reporter)
         waits, trained = record.extra["timings"]["data_wait"], record.extra["timings"]["train"]
         assert len(waits) == len(trained) == 2
         assert all(3 * 0.03 <= wait <= train for wait, train in zip(waits, trained, strict=True))
@@ -149,7 +150,7 @@ def test_waiting_for_data_is_in_the_record_and_said() -> None:
 
 def test_nothing_is_said_where_the_data_keep_ahead() -> None:
     console = Console(file=io.StringIO(), width=200)
-    run(small_set.config(epochs=1), small_problem(), Lines(console))
+    recorded(small_set.config(epochs=1), small_problem(), Lines(console))
     assert "waiting" not in console.file.getvalue()
 
 
@@ -173,7 +174,7 @@ def test_a_gpu_s_own_clock_tells_how_long_it_waited(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
-    wait = feed._Wait(torch.device("cuda:1"))
+    wait = batches._Wait(torch.device("cuda:1"))
     for _ in range(3):
         with wait:
             pass
@@ -187,7 +188,7 @@ def test_a_diverged_run_is_filled_up() -> None:
     problem = small_problem()
     for changes, epochs in (({}, 1), ({"protocol": "deepobs-1.1.2"}, 3)):
         held, streamed = (
-            run(small_set.config(lr=1e30, **changes), made) for made in (problem, as_stream(small_problem()))
+            recorded(small_set.config(lr=1e30, **changes), made) for made in (problem, as_stream(small_problem()))
         )
         assert streamed.status == "diverged"
         assert len(streamed.extra["timings"]["train"]) == len(streamed.extra["timings"]["data_wait"]) == epochs
@@ -196,18 +197,16 @@ def test_a_diverged_run_is_filled_up() -> None:
         assert math.isnan(streamed.test_losses[-1])
 
 
-class Interrupting(Reporter):
+def interrupting(event: Event) -> None:
     """Ctrl-C in the middle of the second epoch."""
-
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
-        if (epoch, step) == (1, 1):
-            assert multiprocessing.active_children()
-            raise KeyboardInterrupt
+    if isinstance(event, Logged) and (event.epoch, event.step) == (1, 2):
+        assert multiprocessing.active_children()
+        raise KeyboardInterrupt
 
 
 def test_an_interrupted_run_keeps_its_epochs_and_no_workers(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted, match="after 1 of 2 epochs") as caught:
-        run(config(folder, workers=2, output_dir=str(tmp_path / "results")), pictures(), Interrupting())
+        recorded(config(folder, workers=2, output_dir=str(tmp_path / "results")), pictures(), interrupting)
     assert multiprocessing.active_children() == []
     kept = records.read(caught.value.record.path)
     assert (kept.status, len(kept.test_losses), len(kept.extra["timings"]["data_wait"])) == ("interrupted", 2, 1)
@@ -226,7 +225,7 @@ def test_a_broken_file_ends_the_run_in_the_middle_and_is_named(tmp_path: Path, w
     data = write_pictures(tmp_path / "data")
     path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
     with pytest.raises(DataError) as caught:
-        run(config(data, workers=workers, output_dir=str(tmp_path / "results")), pictures())
+        recorded(config(data, workers=workers, output_dir=str(tmp_path / "results")), pictures())
     assert str(caught.value).startswith(f"{path}: expected a whole JPEG image")
     assert multiprocessing.active_children() == []
     (kept,) = (tmp_path / "results").rglob("*.partial")
@@ -240,7 +239,7 @@ def test_a_failure_that_is_not_written_points_to_no_file(tmp_path: Path) -> None
     data = write_pictures(tmp_path / "data")
     cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
     with pytest.raises(DataError) as caught:
-        run(config(data), pictures())
+        recorded(config(data), pictures())
     assert not hasattr(caught.value, "__notes__")
 
 
@@ -253,10 +252,10 @@ def test_a_wrong_folder_is_found_before_anything_is_done(
     data = folder if changes else tmp_path
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match=words):
-        run(config(data, output_dir=str(tmp_path / "results")), pictures(**changes))
+        recorded(config(data, output_dir=str(tmp_path / "results")), pictures(**changes))
     assert not (tmp_path / "results").exists()
 
 
 def test_a_batch_larger_than_the_set_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"{TRAIN} training and {TEST} test examples, so a batch has at most {TEST}"):
-        run(config(folder, batch_size=8), pictures())
+        recorded(config(folder, batch_size=8), pictures())

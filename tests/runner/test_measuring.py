@@ -10,17 +10,17 @@ import torch
 
 from deepobs_func import problems
 from deepobs_func.errors import ConfigError
-from deepobs_func.records import RunRecord
-from deepobs_func.runner import choice as rules
-from deepobs_func.runner import loop, run
-from deepobs_func.runner.choice import Choice, Timing, choose
-from deepobs_func.runner.evaluation import Result
+from deepobs_func.runner import measuring as rules
+from deepobs_func.runner import run
+from deepobs_func.runner.evaluation import Evaluator
+from deepobs_func.runner.events import Evaluated, Event, Logged
+from deepobs_func.runner.execution import Execution
+from deepobs_func.runner.measuring import Timing, choose
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.precision import precision
-from deepobs_func.runner.progress import Reporter
 from deepobs_func.runner.step import Carry, laid_out
 from deepobs_func.runner.threads import num_threads
-from tests.runner.small import config, small_problem
+from tests.runner.small import config, recorded, small_problem
 
 
 class Clock:
@@ -30,9 +30,9 @@ class Clock:
         self, eager: float, compiled: float = 0.0, channels_last: float = 9e9, one_thread: float = 9e9
     ) -> None:
         self.eager, self.compiled, self.channels_last, self.one_thread = eager, compiled, channels_last, one_thread
-        self.asked: list[Choice] = []
+        self.asked: list[Execution] = []
 
-    def __call__(self, choice: Choice) -> Timing:
+    def __call__(self, choice: Execution) -> Timing:
         self.asked.append(choice)
         if choice.compile:
             return Timing(20.0, self.compiled)
@@ -41,7 +41,7 @@ class Clock:
         return Timing(0.0, self.channels_last if choice.channels_last else self.eager)
 
 
-def decided(clock: Clock, **changes: object) -> Choice:
+def decided(clock: Clock, **changes: object) -> Execution:
     plan, params = planned(**changes)
     return choose(plan, params, clock)
 
@@ -143,27 +143,23 @@ def test_short_steps_keep_to_one_thread_where_that_is_faster() -> None:
 def test_a_run_goes_on_the_chosen_threads_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    class Watch(Reporter):
-        """Looks in after every step, and after every evaluation."""
-
-        def step(self, epoch: int, step: int, losses: torch.Tensor) -> None:
-            seen.append(torch.get_num_threads())
-
-        def evaluated(self, epoch: int, record: RunRecord) -> None:
+    def watch(event: Event) -> None:
+        if isinstance(event, Evaluated | Logged):
             seen.append(-torch.get_num_threads())
 
-    class Evaluator(loop.Evaluator):
-        def __call__(self, epoch: int, carry: Carry) -> tuple[Result, Result]:
-            seen.append(torch.get_num_threads())
-            return super().__call__(epoch, carry)
+    evaluate = Evaluator.__call__
 
-    monkeypatch.setattr(loop, "choose", lambda *given: Choice(threads=1))
-    monkeypatch.setattr(loop, "Evaluator", Evaluator)
+    def watched(self: Evaluator, epoch: int, carry: Carry) -> object:
+        seen.append(torch.get_num_threads())
+        return evaluate(self, epoch, carry)
+
+    monkeypatch.setattr(Evaluator, "__call__", watched)
     with num_threads(2):
-        record = run(config(epochs=1, train_log_interval=3), small_problem(), Watch())
+        made = config(epochs=1, train_log_interval=3)
+        record = run(made, small_problem(), callbacks=[watch], execution=Execution(threads=1)).record
         assert torch.get_num_threads() == 2
-    assert seen == [1, -2, 1, 1, -2]
-    assert record.extra["resolved"]["threads"] == 1
+    assert seen == [1, -2, -2, 1, -2]
+    assert record.extra["execution"]["threads"] == 1
 
 
 def test_off_compiles_nothing() -> None:
@@ -184,8 +180,8 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
 def test_several_steps_a_call_are_the_same_steps() -> None:
     """In a whole run, compiled, with a schedule: six steps an epoch, three a call."""
     scheduled = {"lr_sched_epochs": (1,), "lr_sched_factors": (0.5,), "train_log_interval": 2, "batch_size": 16}
-    eager, compiled = (run(config(compile=compile, **scheduled), small_problem()) for compile in ("off", "on"))
-    assert compiled.extra["resolved"]["steps_per_call"] == 6
+    eager, compiled = (recorded(config(compile=compile, **scheduled), small_problem()) for compile in ("off", "on"))
+    assert compiled.extra["execution"]["steps_per_call"] == 6
     np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-5)
     np.testing.assert_allclose(compiled.test_losses, eager.test_losses, rtol=1e-5)
 
@@ -200,7 +196,9 @@ def test_the_order_of_the_axes_changes_rounding_alone(name: str) -> None:
 
 
 def test_half_precision_is_near_and_another_run() -> None:
-    full, half = (run(config(precision=name, epochs=1, compile="off"), small_problem()) for name in ("float32", "bf16"))
+    full, half = (
+        recorded(config(precision=name, epochs=1, compile="off"), small_problem()) for name in ("float32", "bf16")
+    )
     assert half.test_losses != full.test_losses
     np.testing.assert_allclose(half.test_losses, full.test_losses, rtol=0.05)
 
