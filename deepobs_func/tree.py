@@ -47,6 +47,31 @@ def scale(factor: float | Tensor, tree: Tree) -> Tree:
     return map(lambda leaf: (factor * leaf).to(leaf.dtype), tree)
 
 
+def add_scaled(a: Tree, sign: int, factor: Tensor, b: Tree) -> Tree:
+    """`a + sign factor b`, in one pass over the memory.
+
+    Args:
+        a: the tree that decides the dtypes.
+        sign: 1 or -1.
+        factor: 0-d, of any floating-point type.
+        b: a tree with the same keys.
+    """
+    if not can_go_together(a):
+        return map(lambda p, q: torch.addcmul(p, q, factor.to(p.dtype), value=sign), a, b)
+    factors = {dtype: factor.to(dtype) for dtype in {leaf.dtype for leaf in a.values()}}
+    leaves, others = list(a.values()), [b[name] for name in a]
+    sums = torch._foreach_addcmul(leaves, others, [factors[leaf.dtype] for leaf in leaves], value=sign)
+    return dict(zip(a, sums, strict=True))
+
+
+def can_go_together(tree: Tree) -> bool:
+    """Whether torch's functions of lists of tensors serve: in eager code, outside of every transform.
+
+    A call for all leaves takes the Python time of one.
+    """
+    return bool(tree) and not (torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None)
+
+
 def dot(a: Tree, b: Tree) -> Tensor:
     """The inner product `sum_k <a_k, b_k>`, a 0-d tensor; 0 for empty trees."""
     return sum((term.sum() for term in map(torch.mul, a, b).values()), torch.zeros(()))

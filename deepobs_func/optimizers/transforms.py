@@ -139,14 +139,14 @@ def _make_update(links: tuple[Link, ...], schedule: Schedule) -> Callable[..., t
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
         direction, slots, step, keys = oracle.grad(), [], state.step + 1, iter(state.keys)
-        lr = state.hyper["lr"] * schedule(state.step)
+        lr = state.hyper["lr"] if schedule == constant() else state.hyper["lr"] * schedule(state.step)
         for link, slot in zip(links, state.slots, strict=True):
             hyper = {name: state.hyper[unique] for name, unique in link.names}
             if link.observe is not None:
                 slot = link.observe(View(oracle, params, hyper, step, lr, next(keys)), slot)
             direction, slot = link.update(direction, slot, params, hyper, step)
             slots.append(slot)
-        params = tree.map(lambda p, d: torch.addcmul(p, d, lr.to(p.dtype), value=-1), params, direction)
+        params = tree.add_scaled(params, -1, lr, direction)
         return params, OptState(state.hyper, step, tuple(slots), state.keys)
 
     return update

@@ -75,7 +75,8 @@ def _make_objective(problem: Problem) -> Objective:
     def objective(params: Params, batch: Batch) -> tuple[Tensor, tuple[Metrics, ModelState]]:
         losses, state = problem.loss_and_state(params, batch)
         metrics = Metrics(losses.mean(), problem.penalty(params))
-        return metrics.loss + metrics.penalty, (metrics, state)
+        value = metrics.loss if problem.weight_decay is None else metrics.loss + metrics.penalty
+        return value, (metrics, state)
 
     return objective
 

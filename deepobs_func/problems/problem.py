@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from deepobs_func import random
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
+from deepobs_func.nets.calling import call
 from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
 from deepobs_func.nets.noise import Noise
 from deepobs_func.probes.rows import HVPMode
@@ -29,7 +29,7 @@ Tap = Callable[[Layer, Tensor, Tensor], Tensor]
 
 def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
     """Calls one of this package's nets, which take the `Pass` beside their input."""
-    return functional_call(net, tensors, (x, p), strict=True)
+    return call(net, tensors, (x, p))
 
 
 def draw_declared(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[Params, Tensors]:

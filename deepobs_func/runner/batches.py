@@ -48,7 +48,7 @@ class Batches(abc.ABC):
 
     @property
     def waited(self) -> float:
-        """Seconds, in the epoch under way, for which the device had nothing to do because its next batch was not there."""
+        """Seconds, in the epoch under way, for which the device waited for its next batch."""
         return 0.0
 
     def epoch(self, epoch: int, steps_per_call: int, start: int = 0) -> Generator[StepInput]:

@@ -51,8 +51,8 @@ Answer = Stop | Mapping[str, float] | None
 """What a callback returns: nothing, numbers to record under their names, or that the run is to end."""
 
 Callback = Callable[[Event], Answer]
-"""`event -> answer`. An object may have two more methods: `watches(step) -> bool`, which steps it wants to see one by one
-as `Stepped` events, and `close()`, called when the run ends, however it does."""
+"""`event -> answer`. An object may have two more methods: `watches(step) -> bool`, which steps it wants to see one by
+one as `Stepped` events, and `close()`, called when the run ends, however it does."""
 
 
 def watching(callbacks: Sequence[Callback]) -> Callable[[int], bool] | None:
@@ -89,8 +89,8 @@ def stop_at(quantity: str, target: float) -> Callback:
     """Ends a run at the first evaluation at which a quantity has come to its target.
 
     Args:
-        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has come to its target where
-            it is at least that, a loss where it is at most that.
+        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has come to its target
+            where it is at least that, a loss where it is at most that.
         target: the value.
 
     Raises:

@@ -216,7 +216,7 @@ def _like(template: Any, value: Any) -> Any:
 
 
 def _to(value: Any, device: torch.device) -> Any:
-    """A tree on a device. A foreign optimizer's generator states stay where they are needed: its own load sees to it."""
+    """A tree on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What is kept of a run while it goes: checkpoints, when they are due, and where; and whether it is finished already."""
+"""What is kept of a run while it goes: checkpoints, when they are due and where they lie."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def checkpoint_folder(record: RunRecord, output_dir: str | Path) -> Path:
 class Checkpoints:
     """Writes checkpoints when they are due, and keeps the furthest ones.
 
-    By default one is written at the end of an epoch where a minute has passed since the last, and when a signal ends the
-    run; all go when the run is finished. With `checkpoint_every`, one is written every so many epochs or steps, and at
-    the end, and the last `keep` stay.
+    By default one is written at the end of an epoch where a minute has passed since the last, and when a signal ends
+    the run; all go when the run is finished. With `checkpoint_every`, one is written every so many epochs or steps, and
+    at the end, and the last `keep` stay.
 
     Args:
         plan: the run.

@@ -50,7 +50,7 @@ class Log:
         divergence: where the objective first was not finite: the epoch, counted from 1 (0 is the evaluation before
             training), and the step in it, from 0, or None where the evaluation after that epoch found it.
         stop: why a callback ended the run; "" where none did.
-        timings: seconds; `warm_up` in all, `train`, `data_wait` and `track` of each epoch, `evaluate` of each evaluation.
+        timings: seconds; `warm_up`, once; `train`, `data_wait`, `track` of each epoch; `evaluate` of each evaluation.
         partial: the epoch under way.
     """
 

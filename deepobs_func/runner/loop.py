@@ -57,7 +57,7 @@ class Run:
         """
         if self.training is None or self.state is None:
             raise UserError(
-                f"The run was finished already ({self.record.path}), and its parameters were not loaded. Load them from "
+                f"The run was finished already ({self.record.path}); its parameters were not loaded. Load them from "
                 "a checkpoint with deepobs_func.load, or run it anew without resume=True."
             )
         return self.training.eval_params(self.state)
@@ -180,10 +180,7 @@ class _Running:
 
     def _written(self, status: str = "", error: str = "") -> RunRecord:
         """Writes the record of what was done so far."""
-        if self.iteration is None:
-            record = make_record(self.plan, Log())
-        else:
-            record = self.iteration.record()
+        record = make_record(self.plan, Log()) if self.iteration is None else self.iteration.record()
         record.extra |= {"status": status} if status else {}
         record.extra |= {"error": error} if error else {}
         if self.checkpoints and self.checkpoints.failure:

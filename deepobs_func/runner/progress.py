@@ -113,7 +113,7 @@ class Shown:
 
 
 def silence_stdout() -> None:
-    """Nobody reads standard output: what is written there is dropped, so that nothing fails of it, at the exit either."""
+    """Drops what is written to standard output, which nobody reads, so that nothing fails of it, at the exit either."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # it is no file of the system's, or closed

@@ -128,6 +128,8 @@ def _make_train_step(
             x, y = gather(split, batch_rows, draws)
             carry, found = step(carry, Batch(x, y, noise, carry.state))
             metrics.append(found)
+        if len(metrics) == 1:
+            return carry, Metrics(*(value.unsqueeze(0) for value in metrics[0]))
         return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
 
     together = compiled(steps, problem) if whole else steps

@@ -70,7 +70,7 @@ class Recording:
         return self.array(name, 1) * v
 
 
-def recorded(optimizer, steps):
+def stepped_by(optimizer, steps):
     params = {name: torch.from_numpy(np.asarray(np.random.RandomState(5).normal(size=s))) for name, s in SHAPES.items()}
     first = {name: leaf.numpy().copy() for name, leaf in params.items()}
     state, oracles = optimizer.init(params, random.key(3)), []
@@ -89,7 +89,7 @@ def assert_same(params, expected):
 def test_adahessian_is_its_formula(power):
     lr, beta1, beta2, epsilon, decay = 0.1, 0.8, 0.9, 1e-3, 0.05
     optimizer = optimizers.adahessian(lr, beta1, beta2, epsilon, power, decay)
-    expected, oracles, params = recorded(optimizer, steps=6)
+    expected, oracles, params = stepped_by(optimizer, steps=6)
     m, v = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in range(2))
     for t, oracle in enumerate(oracles, start=1):
         (u,) = oracle.vectors
@@ -108,7 +108,7 @@ def test_adahessian_is_its_formula(power):
 def test_sophia_is_its_formula_and_asks_for_the_hessian_now_and_then():
     lr, beta1, beta2, gamma, epsilon, decay, every = 0.1, 0.8, 0.9, 2.0, 1e-3, 0.05, 3
     optimizer = optimizers.sophia_h(lr, beta1, beta2, gamma, epsilon, decay, every)
-    expected, oracles, params = recorded(optimizer, steps=8)
+    expected, oracles, params = stepped_by(optimizer, steps=8)
     assert [len(oracle.vectors) for oracle in oracles] == [1, 0, 0, 1, 0, 0, 1, 0]
     m, h = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in range(2))
     clipped = []
@@ -125,7 +125,7 @@ def test_sophia_is_its_formula_and_asks_for_the_hessian_now_and_then():
 
 
 def test_the_vectors_of_the_steps_are_independent():
-    _, oracles, _ = recorded(optimizers.adahessian(0.1), steps=3)
+    _, oracles, _ = stepped_by(optimizers.adahessian(0.1), steps=3)
     vectors = [np.concatenate([leaf.ravel() for leaf in oracle.vectors[0].values()]) for oracle in oracles]
     assert not any((one == other).all() for one in vectors for other in vectors if one is not other)
 
