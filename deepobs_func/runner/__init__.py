@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepobs_func.runner.config import RunConfig
+from deepobs_func import lazy
+from deepobs_func.runner.config import RunConfig as RunConfig
 
 if TYPE_CHECKING:
     from deepobs_func.runner.loop import RunInterrupted as RunInterrupted
@@ -13,17 +13,10 @@ if TYPE_CHECKING:
     from deepobs_func.runner.step import compiled as compiled
     from deepobs_func.runner.step import make_step as make_step
 
-__all__ = ["RunConfig", "RunInterrupted", "compiled", "make_step", "run"]
-
-_LAZY = {
+_PATHS = {
     "run": "deepobs_func.runner.loop:run",
     "RunInterrupted": "deepobs_func.runner.loop:RunInterrupted",
     "compiled": "deepobs_func.runner.step:compiled",
     "make_step": "deepobs_func.runner.step:make_step",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["RunConfig"])

@@ -90,7 +90,7 @@ def _write(record: RunRecord, config: RunConfig) -> None:
     """Writes the record; an interrupted run in which nothing was done leaves none."""
     if config.output_dir is not None and (record.train_losses or record.status == "failed"):
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
-        record.path = records.write(record, config.output_dir)
+        record.path, record.note = records.write_anywhere(record, config.output_dir)
 
 
 class _Training:
