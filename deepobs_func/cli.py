@@ -16,8 +16,9 @@ from click.shell_completion import CompletionItem
 import deepobs_func
 from deepobs_func import datasets, optimizers, problems
 from deepobs_func.cli_types import Every, Names, Numbers, Value
-from deepobs_func.errors import ConfigError, UserError
+from deepobs_func.errors import ConfigError, UserError, as_flag
 from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.records import output_path
 from deepobs_func.runner.config import (
     COMPILE,
     MEMORY_FORMATS,
@@ -26,6 +27,7 @@ from deepobs_func.runner.config import (
     TRACK_BN,
     RunConfig,
     default_data,
+    resolve,
     unknown_optimizer,
 )
 
@@ -209,15 +211,17 @@ def run_command(quiet: bool, **options: Any) -> None:
     Every hyperparameter of the optimizer is an option: --momentum 0.99, --betas 0.9,0.99, --nesterov True. One that
     has the name of a flag is --opt.NAME. With --optimizer NAME --help they are listed.
     """
+    hyperparams = {name.removeprefix(_PREFIX): options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
+    given = {name: value for name, value in hyperparams.items() if value is not None}
+    config = RunConfig(**options, hyperparams=given)
+    resolve(config)  # what is wrong in itself is said before torch is imported
+
     from rich.console import Console
 
     from deepobs_func.runner import RunInterrupted, run
     from deepobs_func.runner.progress import make_reporter
 
-    hyperparams = {name.removeprefix(_PREFIX): options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
-    given = {name: value for name, value in hyperparams.items() if value is not None}
     signal.signal(signal.SIGTERM, _terminate)
-    config = RunConfig(**options, hyperparams=given)
     try:
         record = run(config, reporter=make_reporter(Console(), quiet=quiet))
     except RunInterrupted as interrupt:
@@ -229,6 +233,8 @@ def run_command(quiet: bool, **options: Any) -> None:
     if record.status == "diverged" and not quiet:
         where = record.extra["divergence"]
         click.echo(f"Diverged in epoch {where['epoch']}: the objective was not finite.")
+    if record.note:
+        click.echo(record.note, err=True)
     click.echo(record.path)
 
 
@@ -279,7 +285,7 @@ def demo_command(data: str, output_dir: str) -> None:
     from deepobs_func.demo import demo, processes
 
     with processes() as map_runs:
-        demo(Console(), data, Path(output_dir), map_runs)
+        demo(Console(), data, output_path(output_dir), map_runs)
 
 
 def main() -> None:
@@ -288,7 +294,7 @@ def main() -> None:
     try:
         sys.exit(cli.main(prog_name="deepobs", standalone_mode=False))
     except UserError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {error.told(as_flag)}", err=True)
         for note in getattr(error, "__notes__", ()):  # where the record of a run is that failed in the middle
             click.echo(note, err=True)
         sys.exit(2)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import uuid
 from pathlib import Path
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def publish(source: Path, target: Path) -> bool:
-    """Gives a finished file a name that nothing has yet, atomically where the file system has hard links.
+    """Gives a finished file a name that nothing has yet, atomically.
 
     Args:
         source: a whole file; it stays where it is.
@@ -20,7 +22,7 @@ def publish(source: Path, target: Path) -> bool:
         False where the name is taken; then nothing was changed.
 
     Raises:
-        OSError: the file system refused.
+        OSError: the file system refused, or is full; what was half written is removed.
     """
     try:
         os.link(source, target)
@@ -29,20 +31,57 @@ def publish(source: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        return _copy(source, target)
+        return _publish_copy(source, target)
     return True
 
 
-def _copy(source: Path, target: Path) -> bool:
-    """The same on another disk, or on a file system without hard links: what is half written is removed."""
+def write_new(path: Path, content: bytes) -> None:
+    """Writes a file that is not there yet, down to the disk; one that cannot be written whole is removed.
+
+    Raises:
+        OSError: the file system refused, or is full.
+    """
     try:
-        stream = target.open("xb")
+        with path.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _publish_copy(source: Path, target: Path) -> bool:
+    """The same from another disk, or on a file system without hard links, by way of a copy beside the target."""
+    copy = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    write_new(copy, source.read_bytes())
+    try:
+        os.link(copy, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _rename(copy, target)
+    finally:
+        copy.unlink(missing_ok=True)
+    return True
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Renames, but not over another file: whoever makes the claim first has the name."""
+    claim = target.with_name(f".{uuid.uuid5(uuid.NAMESPACE_URL, target.name).hex}.claim")
+    try:
+        claim.touch(exist_ok=False)
     except FileExistsError:
         return False
     try:
-        with stream:
-            stream.write(source.read_bytes())
-    except BaseException:
-        target.unlink()
-        raise
+        if target.exists():
+            return False
+        source.rename(target)
+    finally:
+        claim.unlink()
     return True

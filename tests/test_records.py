@@ -353,7 +353,7 @@ def test_check_writable_with_a_file_in_the_place_of_a_folder(tmp_path: Path, tak
     (tmp_path / taken).write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     output_dir = tmp_path / "results"
-    with pytest.raises(ConfigError, match=r"results cannot be written .*--output-dir"):
+    with pytest.raises(ConfigError, match=r"results cannot be written .*output_dir"):
         records.check_writable(records.folder_of(make_record(), output_dir), output_dir)
     assert (tmp_path / taken).read_text() == "mine"
     assert sorted(tmp_path.rglob("*")) == before

@@ -10,11 +10,12 @@ import pytest
 import deepobs_func
 
 PACKAGE = Path(deepobs_func.__file__).parent
-GROUND = {"base", "tree", "random", "errors", "files", "memory", "onednn", "operators"}
+GROUND = {"base", "tree", "random", "errors", "files", "lazy", "memory", "onednn", "operators"}
 ALLOWED = {
     "base": set(),
     "errors": set(),
     "files": set(),
+    "lazy": set(),
     "memory": set(),
     "onednn": set(),
     "operators": set(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func import lazy
+from deepobs_func.datasets.spec import DatasetSpec as DatasetSpec
 from deepobs_func.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from deepobs_func.datasets.loading import Dataset as Dataset
     from deepobs_func.datasets.loading import Split as Split
     from deepobs_func.datasets.loading import load as load
-
-__all__ = ["Dataset", "DatasetSpec", "Split", "from_arrays", "load", "names", "spec"]
 
 _IDX_FILES = tuple(
     f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -152,12 +150,13 @@ _SPECS = {
         ),
     )
 }
-_LAZY = {
+_PATHS = {
     "Dataset": "deepobs_func.datasets.loading:Dataset",
     "Split": "deepobs_func.datasets.loading:Split",
     "from_arrays": "deepobs_func.datasets.arrays:from_arrays",
     "load": "deepobs_func.datasets.loading:load",
 }
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["DatasetSpec", "names", "spec"])
 
 
 def names() -> list[str]:
@@ -174,9 +173,3 @@ def spec(name: str) -> DatasetSpec:
     if name not in _SPECS:
         raise ConfigError(unknown("data set", name, _SPECS))
     return _SPECS[name]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.errors import ConfigError, DataError
+from deepobs_func.errors import ConfigError, DataError, option
 from deepobs_func.files import publish
 
 SYNTHETIC = "synthetic"
@@ -145,7 +145,7 @@ def _folder(spec: DatasetSpec, data: str | Path) -> Path | None:
     if spec.generated or _is_stand_in(spec, data):
         return None
     if not str(data):
-        raise DataError("The data folder is empty. Name a folder with --data, or 'synthetic'.")
+        raise DataError(f"The data folder is empty. Name a folder with {option('data')}, or 'synthetic'.")
     data = Path(data).expanduser()
     return locate(spec, data) or _fetch(spec, data)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import numbers
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deepobs_func.errors import ConfigError, unknown
+from deepobs_func import lazy
+from deepobs_func.errors import ConfigError, option, unknown
 
 if TYPE_CHECKING:
     from deepobs_func.optimizers.base import Optimizer as Optimizer
@@ -97,7 +97,7 @@ FUNCTIONAL = {
     )
 }
 
-_LAZY = {
+_PATHS = {
     **{name: row.make for name, row in FUNCTIONAL.items()},
     **{
         name: f"deepobs_func.optimizers.transforms:{name}"
@@ -106,7 +106,7 @@ _LAZY = {
     **{name: f"deepobs_func.optimizers.schedules:{name}" for name in ("steps", "exponential", "cosine", "warm_up")},
     "Optimizer": "deepobs_func.optimizers.base:Optimizer",
 }
-__all__ = ["FUNCTIONAL", "OptimizerRow", *_LAZY]
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["FUNCTIONAL", "OptimizerRow", "names"])
 
 
 @dataclass(frozen=True)
@@ -180,15 +180,9 @@ def check_lr(lr: float) -> None:
         ConfigError: it is zero, negative or not finite.
     """
     if not (lr > 0 and math.isfinite(lr)):
-        raise ConfigError(f"--lr {lr}: a learning rate must be positive and finite.")
+        raise ConfigError(f"{option('lr')} {lr}: a learning rate must be positive and finite.")
 
 
 def names() -> list[str]:
     """The names of the functional optimizers."""
     return list(FUNCTIONAL)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,9 @@ What can be tracked in a run is listed without importing torch (`probes.rows`); 
 
 from __future__ import annotations
 
-import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deepobs_func import lazy
 
 if TYPE_CHECKING:
     from deepobs_func.probes.curvature import ggnvp as ggnvp
@@ -46,11 +47,5 @@ _ROOMS = {
     "solve": ("conjugate_gradients",),
     "spectrum": ("lanczos_eigenvalues", "spectral_density"),
 }
-_LAZY = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
-__all__ = list(_LAZY)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_PATHS = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import functools
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepobs_func import datasets
+from deepobs_func import datasets, lazy
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.problems import cifar, imagenet, mnist, synthetic, tolstoi
-from deepobs_func.problems.rows import Deviation, Row
+from deepobs_func.problems.rows import Deviation as Deviation
+from deepobs_func.problems.rows import Row as Row
 
 if TYPE_CHECKING:
     from deepobs_func.problems.custom import from_module as from_module
     from deepobs_func.problems.problem import Problem as Problem
 
-__all__ = ["Deviation", "Problem", "Row", "from_module", "get", "names", "row"]
-
 _ROWS = {row.name: row for row in (*mnist.ROWS, *cifar.ROWS, *imagenet.ROWS, *tolstoi.ROWS, *synthetic.ROWS)}
-_LAZY = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
+_PATHS = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["Deviation", "Row", "get", "names", "row"])
 
 
 def names() -> list[str]:
@@ -64,9 +64,3 @@ def get(name: str) -> Problem:
         compile_step=data.compile_step,
         hvp_mode=data.hvp_mode,
     )
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepobs_func.runner.config import RunConfig
+from deepobs_func import lazy
+from deepobs_func.runner.config import RunConfig as RunConfig
 
 if TYPE_CHECKING:
     from deepobs_func.runner.execution import Execution as Execution
@@ -25,11 +25,5 @@ _ROOMS = {
     "step": ("compiled", "make_step"),
     "training": ("TrainState", "Training"),
 }
-_LAZY = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
-__all__ = ["RunConfig", *_LAZY]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return pkgutil.resolve_name(_LAZY[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_PATHS = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["RunConfig"])

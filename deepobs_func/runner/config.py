@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import numbers
-import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
-from deepobs_func import optimizers
-from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.rows import chosen
+from deepobs_func import optimizers, problems
+from deepobs_func.errors import ConfigError, option, unknown
+from deepobs_func.probes.rows import QUANTITIES, Row, chosen
+from deepobs_func.runner import config_types as types
 
 Divergence = Literal["stop", "continue"]
 
@@ -66,7 +65,7 @@ class RunConfig:
         lr_sched_epochs, lr_sched_factors: from epoch e on, the learning rate is `lr * factor`; both or neither.
         protocol: `"default"` or `"deepobs-1.1.2"`.
         data: the data folder, or `"synthetic"`.
-        output_dir: the results tree; None writes nothing.
+        output_dir: the results tree; None writes nothing. Here and in `data`, `~` is the user's home.
         device: `"auto"`, or a torch device such as `"cpu"` or `"cuda:1"`.
         compile: `"auto"` (measured, see `runner.choice`), `"on"` or `"off"`.
         memory_format: of images and the kernels of convolutions, `"contiguous"`, `"channels_last"`, or `"auto"` for the
@@ -74,7 +73,7 @@ class RunConfig:
         precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
             `"bf16"` (autocast; parameters and losses stay float32).
         train_log_interval: mini-batch losses are recorded every so many steps.
-        track: names of quantities to track (`probes.rows`), or of presets.
+        track: names of quantities to track (`probes.rows`), or of presets; also one text, with commas.
         track_every: each so many steps are tracked; `"log"` for about ten in each decade.
         track_bn: what per-example gradients mean where batch norm couples the examples: `"coupled"`, `"frozen"` or
             `"eval"`.
@@ -94,8 +93,8 @@ class RunConfig:
     lr_sched_epochs: Sequence[int] | None = None
     lr_sched_factors: Sequence[float] | None = None
     protocol: str = "default"
-    data: str = field(default_factory=default_data)
-    output_dir: str | None = "results"
+    data: str | os.PathLike[str] = field(default_factory=default_data)
+    output_dir: str | os.PathLike[str] | None = "results"
     device: str = "auto"
     compile: str = "auto"
     memory_format: str = "auto"
@@ -103,7 +102,7 @@ class RunConfig:
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
-    track: Sequence[str] = ()
+    track: Sequence[str] | str = ()
     track_every: int | str = 10
     track_bn: str | None = None
 
@@ -113,6 +112,32 @@ _NOT_IN_ID = (
     *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
     *("compile", "memory_format"),
 )
+
+_TYPES: Mapping[str, types.Convert] = {
+    "problem": types.problem,
+    "optimizer": types.optimizer,
+    "lr": types.number,
+    "hyperparams": types.mapping,
+    "epochs": types.optional(types.whole),
+    "batch_size": types.optional(types.whole),
+    "seed": types.whole,
+    "weight_decay": types.optional(types.number),
+    "lr_sched_epochs": types.optional(types.several(types.whole)),
+    "lr_sched_factors": types.optional(types.several(types.number)),
+    "protocol": types.text,
+    "data": types.path,
+    "output_dir": types.optional(types.path),
+    "device": types.device,
+    "compile": types.choice(COMPILE),
+    "memory_format": types.choice(MEMORY_FORMATS),
+    "precision": types.choice(PRECISIONS),
+    "train_log_interval": types.whole,
+    "on_divergence": types.optional(types.choice(("stop", "continue"))),
+    "workers": types.optional(types.whole),
+    "track": types.names,
+    "track_every": types.whole_or("log"),
+    "track_bn": types.optional(types.choice(TRACK_BN)),
+}
 
 
 class ProblemData(Protocol):
@@ -128,51 +153,33 @@ class ProblemData(Protocol):
     def weight_decay(self) -> float | None: ...
 
 
-def resolve(config: RunConfig, problem: ProblemData) -> RunConfig:
-    """The configuration with every default filled in.
+def resolve(config: RunConfig, problem: ProblemData | None = None) -> RunConfig:
+    """The configuration with every default filled in and every value of its type. Imports no torch, reads no file.
+
+    Args:
+        config: what to run.
+        problem: what it is checked against; by default the row of the problem that it names.
 
     Raises:
-        ConfigError: a value is out of range or two values do not go together; the message names value, what is
-            allowed, and the mend.
+        ConfigError: a value is of the wrong type or out of range, or two values do not go together; the message names
+            field, value, what is allowed, and the mend.
     """
+    config = replace(config, **{name: convert(name, getattr(config, name)) for name, convert in _TYPES.items()})
+    problem = problem or problems.row(config.problem)
     protocol = protocol_of(config)
     if config.problem != problem.name:
         raise ConfigError(f"The configuration is of the problem {config.problem!r}, but {problem.name!r} was given.")
     resolved = replace(
         config,
-        lr=_number("--lr", config.lr),
-        seed=_whole("--seed", config.seed),
-        epochs=_whole("--epochs", problem.epochs if config.epochs is None else config.epochs),
-        batch_size=_whole("--batch-size", problem.batch_size if config.batch_size is None else config.batch_size),
-        train_log_interval=_whole("--train-log-interval", config.train_log_interval),
+        epochs=problem.epochs if config.epochs is None else config.epochs,
+        batch_size=problem.batch_size if config.batch_size is None else config.batch_size,
         hyperparams=_hyperparams(config),
-        track=tuple(config.track),
-        track_every="log" if config.track_every == "log" else _whole("--track-every", config.track_every),
-        lr_sched_epochs=_several(_whole, "--lr-sched-epochs", config.lr_sched_epochs),
-        lr_sched_factors=_several(_number, "--lr-sched-factors", config.lr_sched_factors),
         on_divergence=config.on_divergence or protocol.on_divergence,
-        workers=None if config.workers is None else _whole("--workers", config.workers),
     )
     _check_numbers(resolved)
     _check_schedule(resolved)
-    if config.weight_decay is not None:
-        if problem.weight_decay is None:
-            raise ConfigError(
-                f"{problem.name} has no L2 penalty, so it takes no --weight-decay (given: {config.weight_decay}). "
-                "An optimizer that has a weight decay of its own takes it as --opt.weight_decay."
-            )
-        if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
-            raise ConfigError(f"--weight-decay {config.weight_decay}: it must be 0 or more.")
+    _check_weight_decay(resolved, problem)
     _check_tracking(resolved)
-    for flag, value, allowed in (
-        ("--compile", config.compile, COMPILE),
-        ("--memory-format", config.memory_format, MEMORY_FORMATS),
-        ("--precision", config.precision, PRECISIONS),
-    ):
-        if value not in allowed:
-            raise ConfigError(unknown(f"choice for {flag}", value, allowed))
-    if resolved.on_divergence not in ("stop", "continue"):
-        raise ConfigError(unknown("choice for --on-divergence", str(config.on_divergence), ("stop", "continue")))
     return resolved
 
 
@@ -189,8 +196,8 @@ def protocol_of(config: RunConfig) -> RunProtocol:
 
 def as_plain_data(config: RunConfig) -> dict[str, Any]:
     """The whole configuration, as JSON can hold it."""
-    values = {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
-    return values | {"hyperparams": {name: _plain(value) for name, value in config.hyperparams.items()}}
+    values = {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+    return values | {"hyperparams": {name: plain(value) for name, value in config.hyperparams.items()}}
 
 
 def identity(config: RunConfig, **resolved: Any) -> dict[str, Any]:
@@ -198,22 +205,37 @@ def identity(config: RunConfig, **resolved: Any) -> dict[str, Any]:
 
     Args:
         config: with every default filled in.
-        resolved: replaces what was left to be chosen (the type of the device, the weight decay), and adds
-            the source of the data.
+        resolved: replaces what was left to be chosen (the type of the device, the weight decay, a class's defaults),
+            and adds the source of the data and the digests of code.
     """
     return {name: value for name, value in as_plain_data(config).items() if name not in _NOT_IN_ID} | resolved
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, int | float | str | bool | None) else repr(value)
+        return [plain(item) for item in value]
+    return value if isinstance(value, int | float | str | bool | None) else types.without_addresses(value)
 
 
 def unknown_optimizer(name: str) -> str:
     """Says that no functional optimizer has the name."""
     message = unknown("optimizer", name, optimizers.names())
     return f"{message} Or give the import path of a class, such as torch.optim.AdamW."
+
+
+def undefined(row: Row, config: RunConfig) -> str:
+    """Why a quantity cannot be tracked under a configuration, as far as that tells; "" where it can."""
+    if row.plain_sgd and not _is_plain_sgd(config):
+        return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
+    if config.batch_size is not None and config.batch_size < row.least:
+        return f"it needs the variance over a batch of {row.least} or more; the batch size is {config.batch_size}."
+    return ""
+
+
+def _is_plain_sgd(config: RunConfig) -> bool:
+    of_torch = config.optimizer.startswith("torch.optim.") and config.optimizer.endswith(".SGD")
+    return config.optimizer in ("sgd", "sgd_cabs") or (of_torch and not config.hyperparams.get("momentum"))
 
 
 def _hyperparams(config: RunConfig) -> dict[str, Any]:
@@ -230,65 +252,56 @@ def _hyperparams(config: RunConfig) -> dict[str, Any]:
     return {name: optimizers.checked(name, values[name]) for name in row.defaults}
 
 
-def _whole(flag: str, value: Any) -> int:
-    """Python's and NumPy's whole numbers, as an int."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise ConfigError(f"{flag} {value!r}: it must be a whole number.")
-
-
-def _number(flag: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ConfigError(f"{flag} {value!r}: it must be a number.")
-    return float(value)
-
-
-T = TypeVar("T")
-
-
-def _several(convert: Callable[[str, Any], T], flag: str, values: Sequence[Any] | None) -> tuple[T, ...] | None:
-    return None if values is None else tuple(convert(flag, value) for value in values)
-
-
 def _check_numbers(config: RunConfig) -> None:
     optimizers.check_lr(config.lr)
-    for flag, value in (
-        ("--epochs", config.epochs),
-        ("--batch-size", config.batch_size),
-        ("--train-log-interval", config.train_log_interval),
-    ):
-        if value is None or value < 1:
-            raise ConfigError(f"{flag} {value}: it must be a whole number from 1.")
+    for name in ("epochs", "batch_size", "train_log_interval"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{option(name)} {getattr(config, name)}: it must be a whole number from 1.")
     if config.workers is not None and config.workers < 0:
-        raise ConfigError(f"--workers {config.workers}: it must be a whole number from 0.")
+        raise ConfigError(f"{option('workers')} {config.workers}: it must be a whole number from 0.")
     if not 0 <= config.seed < 2**64:
-        raise ConfigError(f"--seed {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
+        raise ConfigError(f"{option('seed')} {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
+
+
+def _check_weight_decay(config: RunConfig, problem: ProblemData) -> None:
+    if config.weight_decay is None:
+        return
+    if problem.weight_decay is None:
+        raise ConfigError(
+            f"{problem.name} has no L2 penalty, so it takes no {option('weight_decay')} "
+            f"(given: {config.weight_decay}). An optimizer that has a weight decay of its own takes it as "
+            f"{option('hyperparams.weight_decay')}."
+        )
+    if config.weight_decay < 0 or not math.isfinite(config.weight_decay):
+        raise ConfigError(f"{option('weight_decay')} {config.weight_decay}: it must be 0 or more.")
 
 
 def _check_tracking(config: RunConfig) -> None:
-    chosen(config.track)
+    for name in chosen(config.track):
+        reason = undefined(QUANTITIES[name], config)
+        if reason and name in config.track:  # not only as one of a preset, which leaves out what is not defined
+            raise ConfigError(f"{option('track')} {name}: {reason}")
     if config.track_every != "log" and int(config.track_every) < 1:
-        raise ConfigError(f"--track-every {config.track_every}: it must be a whole number from 1, or log.")
-    if config.track_bn is not None and config.track_bn not in TRACK_BN:
-        raise ConfigError(unknown("choice for --track-bn", config.track_bn, TRACK_BN))
+        raise ConfigError(f"{option('track_every')} {config.track_every}: it must be a whole number from 1, or log.")
 
 
 def _check_schedule(config: RunConfig) -> None:
     epochs, factors = config.lr_sched_epochs, config.lr_sched_factors
+    when, what = option("lr_sched_epochs"), option("lr_sched_factors")
     if (epochs is None) != (factors is None):
-        raise ConfigError("--lr-sched-epochs and --lr-sched-factors go together: give both or neither.")
+        raise ConfigError(f"{when} and {what} go together: give both or neither.")
     if epochs is None or factors is None:
         return
     if not epochs:
-        raise ConfigError("--lr-sched-epochs and --lr-sched-factors need at least one value each.")
+        raise ConfigError(f"{when} and {what} need at least one value each.")
     if len(epochs) != len(factors):
-        raise ConfigError(
-            f"--lr-sched-epochs has {len(epochs)} values and --lr-sched-factors {len(factors)}: give as many of each."
-        )
+        raise ConfigError(f"{when} has {len(epochs)} values and {what} {len(factors)}: give as many of each.")
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
-        raise ConfigError(f"--lr-sched-epochs {' '.join(map(str, epochs))}: they must increase, from 1 or later.")
+        raise ConfigError(f"{when} {' '.join(map(str, epochs))}: they must increase, from 1 or later.")
+    if config.epochs is not None and epochs[0] >= config.epochs:
+        raise ConfigError(
+            f"{when} {' '.join(map(str, epochs))}: a run of {option('epochs')} {config.epochs} ends before the "
+            f"learning rate changes; the first must be below {config.epochs}."
+        )
     if any(not (factor > 0 and math.isfinite(factor)) for factor in factors):
-        raise ConfigError(f"--lr-sched-factors {' '.join(map(str, factors))}: each must be positive and finite.")
+        raise ConfigError(f"{what} {' '.join(map(str, factors))}: each must be positive and finite.")

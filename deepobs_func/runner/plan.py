@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pkgutil
 import shutil
@@ -10,15 +11,17 @@ from typing import Any
 
 import torch
 
+import deepobs_func
 from deepobs_func import optimizers, problems, records
 from deepobs_func.datasets.loading import SYNTHETIC
-from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.errors import ConfigError, option, unknown
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, load_class
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, protocol_of, resolve
+from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, plain, protocol_of, resolve
+from deepobs_func.runner.identity import class_code, own_code
 
 MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
 
@@ -78,7 +81,9 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
     Raises:
         ConfigError: the configuration cannot be run.
     """
-    config = resolve(config, problem or problems.row(config.problem))
+    from deepobs_func.runner.tracking import tracked_names  # by way of the step, it imports this module
+
+    config = resolve(config, problem)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     if config.precision == "bf16":
         found = found.with_autocast(torch.bfloat16)
@@ -93,11 +98,12 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
         most = smaller if spec.sequence_length is None else (smaller - 1) // spec.sequence_length
         what = "examples" if spec.sequence_length is None else "characters"
         raise ConfigError(
-            f"--batch-size {config.batch_size}: {spec.title} has {spec.train_size} training and {spec.test_size} test "
-            f"{what}, so a batch has at most {most}."
+            f"{option('batch_size')} {config.batch_size}: {spec.title} has {spec.train_size} training and "
+            f"{spec.test_size} test {what}, so a batch has at most {most}."
         )
     optimizer = _optimizer(config, steps_per_epoch)
     optimizer.check(found)
+    tracked_names(config, found)
     return Plan(
         config=config,
         problem=found,
@@ -112,11 +118,18 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
 def empty_record(plan: Plan) -> RunRecord:
     """The record before the first evaluation."""
     config, accuracies, data = plan.config, plan.problem.has_accuracy, _data_source(plan)
+    cls = None if config.optimizer in optimizers.FUNCTIONAL else load_class(config.optimizer)
+    optimizer = config.optimizer if cls is None else records.class_name(cls)
+    hyperparams, defaults = _all_hyperparams(config, cls)
+    code = own_code(plan.problem, cls, hyperparams)
     known = identity(
         config,
         device=plan.device.type,
         weight_decay=plan.problem.weight_decay,
         data_source=data["source"],
+        optimizer=optimizer,
+        hyperparams={name: plain(value) for name, value in hyperparams.items()},
+        code={"deepobs_func": deepobs_func.__version__, **code, "class": None if cls is None else class_code(cls)},
     )
     return RunRecord(
         train_losses=[],
@@ -124,7 +137,7 @@ def empty_record(plan: Plan) -> RunRecord:
         minibatch_train_losses=[],
         train_accuracies=[] if accuracies else None,
         test_accuracies=[] if accuracies else None,
-        optimizer=_optimizer_name(config),
+        optimizer=optimizer,
         testproblem=plan.problem.name,
         weight_decay=config.weight_decay,
         batch_size=plan.batch_size,
@@ -134,19 +147,39 @@ def empty_record(plan: Plan) -> RunRecord:
         lr_sched_factors=None if config.lr_sched_factors is None else list(config.lr_sched_factors),
         random_seed=config.seed,
         train_log_interval=config.train_log_interval,
-        hyperparams=dict(config.hyperparams),
+        hyperparams=hyperparams,
         extra={
+            "protocol": plan.protocol.name,
             "data": data,
             "configuration": as_plain_data(config),
+            "defaults": defaults,
+            "code": code,
             "run_id": records.run_id(known),
             "environment": {**records.environment(), **_torch_environment(plan.device)},
         },
     )
 
 
-def _optimizer_name(config: RunConfig) -> str:
-    """The name of the folder: that of a functional optimizer, or a class's own."""
-    return config.optimizer if config.optimizer in optimizers.FUNCTIONAL else load_class(config.optimizer).__name__
+def _all_hyperparams(config: RunConfig, cls: type | None) -> tuple[dict[str, Any], list[str]]:
+    """All hyperparameters, given or by default, and the names of those that are as a class has them by default."""
+    if cls is None:
+        return dict(config.hyperparams), []
+    found = {**_class_defaults(cls), **config.hyperparams}
+    as_default = {name: value for name, value in _class_defaults(cls).items() if _is_same(found[name], value)}
+    return found | as_default, sorted(as_default)
+
+
+def _class_defaults(cls: type) -> dict[str, Any]:
+    return {name: value for name, value in constructor_defaults(cls).items() if value is not inspect.Parameter.empty}
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    """Whether a value is the default, as JSON would have both: 0 is 0.0, a list is a tuple, True is not 1."""
+    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
+        return len(value) == len(default) and all(map(_is_same, value, default))
+    if isinstance(value, bool) or isinstance(default, bool):
+        return value is default
+    return value is default or (isinstance(value, int | float | str) and value == default)
 
 
 def _data_source(plan: Plan) -> dict[str, Any]:
@@ -165,9 +198,13 @@ def has_compiler() -> bool:
 def _check_execution(config: RunConfig, device: torch.device) -> None:
     """Whether the machine can do what was asked for."""
     if config.compile == "on" and not has_compiler():
-        raise ConfigError("--compile on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off.")
+        raise ConfigError(
+            f"{option('compile')} on needs a C++ compiler (g++ or clang++) on the PATH. Install one, or use off."
+        )
     if config.precision == "tf32" and device.type != "cuda":
-        raise ConfigError(f"--precision tf32 is a format of NVIDIA GPUs; on {device.type} take float32 or bf16.")
+        raise ConfigError(
+            f"{option('precision')} tf32 is a format of NVIDIA GPUs; on {device.type} take float32 or bf16."
+        )
 
 
 def _workers(choice: int | None) -> int:
@@ -186,7 +223,7 @@ def _device(name: str) -> torch.device:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an assertion
         reason = str(error).splitlines()[0].removesuffix(".")
-        raise ConfigError(f"--device {name} cannot be used: {reason}. Try 'auto' or 'cpu'.") from error
+        raise ConfigError(f"{option('device')} {name} cannot be used: {reason}. Try 'auto' or 'cpu'.") from error
     return device
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from deepobs_func import random
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, option
 from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
 from deepobs_func.probes.tracked import Step, track
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.config import RunConfig
+from deepobs_func.runner.config import RunConfig, undefined
 from deepobs_func.runner.events import Event, Stepped
 from deepobs_func.runner.plan import Plan
 
@@ -28,33 +28,23 @@ def tracked_names(config: RunConfig, problem: Problem) -> tuple[str, ...]:
     for name in chosen(config.track):
         reason = _undefined(name, config, problem)
         if reason and name in asked:
-            raise ConfigError(f"--track {name}: {reason}")
+            raise ConfigError(f"{option('track')} {name}: {reason}")
         if not reason:
             names.append(name)
     per_example = [name for name in names if QUANTITIES[name].per_example]
     if per_example and not problem.separable and config.track_bn is None:
         raise ConfigError(
-            f"--track {per_example[0]}: {problem.name} couples the examples of a batch through batch norm. Say what "
-            "its per-example gradients mean with --track-bn coupled, frozen or eval."
+            f"{option('track')} {per_example[0]}: {problem.name} couples the examples of a batch through batch norm. "
+            f"Say what its per-example gradients mean with {option('track_bn')} coupled, frozen or eval."
         )
     return tuple(names)
 
 
 def _undefined(name: str, config: RunConfig, problem: Problem) -> str:
     """Why a quantity is not defined for a run; "" where it is."""
-    row = QUANTITIES[name]
-    if row.plain_sgd and not _is_plain_sgd(config):
-        return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
-    if config.batch_size is not None and config.batch_size < row.least:
-        return f"it needs the variance over a batch of {row.least} or more; the batch size is {config.batch_size}."
-    if row.ggn and problem.measure.sample is None:
+    if QUANTITIES[name].ggn and problem.measure.sample is None:
         return f"{problem.name} has no GGN; tic_trace takes the Hessian's trace instead."
-    return ""
-
-
-def _is_plain_sgd(config: RunConfig) -> bool:
-    of_torch = config.optimizer.startswith("torch.optim.") and config.optimizer.endswith(".SGD")
-    return config.optimizer in ("sgd", "sgd_cabs") or (of_torch and not config.hyperparams.get("momentum"))
+    return undefined(QUANTITIES[name], config)
 
 
 def is_due(step: int, every: int | str) -> bool:
