@@ -181,7 +181,7 @@ class _Training:
         return Carry(params, self.plan.optimizer.init(params, self.key), carry.state)
 
     def _throwaway(self, carry: Carry) -> Carry:
-        """At the start of a pass, with a state that a foreign optimizer may change."""
+        """At the start of a pass, with a state that a torch optimizer may change."""
         return self._from_zero(carry)._replace(opt_state=self.plan.optimizer.init(carry.params, self.key))
 
     def _train_epoch(self, epoch: int, carry: Carry) -> Carry:
@@ -237,6 +237,7 @@ class _Training:
 
     def _evaluate(self, epoch: int, carry: Carry) -> None:
         start = time.perf_counter()
+        carry = carry._replace(params=self.plan.optimizer.eval_params(carry.opt_state, carry.params))
         with num_threads(self.threads):
             penalty = float(self.plan.problem.penalty(carry.params))
             train, test = self.evaluator(epoch, carry)
