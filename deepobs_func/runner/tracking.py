@@ -11,6 +11,8 @@ import torch
 from deepobs_func import random
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers import FUNCTIONAL
+from deepobs_func.optimizers.torch_optim import load_class
 from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
 from deepobs_func.probes.tracked import Step, track
 from deepobs_func.problems.problem import Problem
@@ -57,8 +59,11 @@ def _undefined(name: str, config: RunConfig, problem: Problem) -> str:
 
 
 def _is_plain_sgd(config: RunConfig) -> bool:
-    of_torch = config.optimizer.startswith("torch.optim.") and config.optimizer.endswith(".SGD")
-    return config.optimizer in ("sgd", "sgd_cabs") or (of_torch and not config.hyperparams.get("momentum"))
+    """Whether the update is `-lr g`: by the class itself, whatever path leads to it. A subclass may do anything."""
+    if config.optimizer in FUNCTIONAL:
+        return config.optimizer in ("sgd", "sgd_cabs")
+    changed = any(config.hyperparams.get(name) for name in ("momentum", "maximize"))
+    return load_class(config.optimizer) is torch.optim.SGD and not changed
 
 
 def is_due(step: int, every: int | str) -> bool:
@@ -79,7 +84,6 @@ class Tracker:
 
     Attributes:
         tracked: what stands in the record: the quantities by name, each a list, and the steps that they are of.
-        seconds: what it has cost so far.
     """
 
     def __init__(
@@ -89,7 +93,6 @@ class Tracker:
         self._names = tracked_names(config, problem)
         self._key = random.fold_in(key, random.PROBE)
         self._make_batch = make_batch(problem)
-        self.seconds = 0.0
         self.tracked: dict[str, Any] = {
             "every": config.track_every,
             "bn": config.track_bn,
@@ -111,9 +114,7 @@ class Tracker:
         self.tracked["steps"].append(step)
         for name, value in values.items():
             self.tracked["quantities"][name].append(value)
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        return seconds
+        return time.perf_counter() - start
 
     def _step(self, step: int, batch: Batch, before: Params, after: Params) -> Step:
         return Step(
