@@ -56,7 +56,7 @@ class Closure:
             value = self._oracle.loss_at(dict(self._leaves))
             grads = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
         for leaf, grad in zip(leaves, grads, strict=True):
-            leaf.grad = grad
+            leaf.grad = grad.clone()  # no view, so that a class may call `detach_`
 
 
 def copied(leaves: Mapping[str, Tensor]) -> Params:

@@ -97,11 +97,13 @@ class _Encoder:
             items = [self(item, f"{place}[{index}]") for index, item in enumerate(value)]
             if type(value) is list:
                 return items
+            if isinstance(value, (set, frozenset)):
+                items.sort(key=repr)  # the order of a set is not its own
             if type(value) in (tuple, set, frozenset):
                 return {KIND: type(value).__name__, "items": items}
             if isinstance(value, deque):
                 return {KIND: "deque", "items": items, "maxlen": value.maxlen}
-            return {KIND: "named", "class": _path(value), "items": items}
+            return {KIND: "sequence", "class": _path(value), "items": items}
         if hasattr(value, "__dict__") and not hasattr(type(value), "__next__"):
             return {KIND: "object", "class": _path(value), "attributes": self.attributes(value, place)}
         raise SnapshotError(f"{place} is a {type(value).__name__}")
@@ -207,10 +209,11 @@ class _Decoder:
         if kind == "deque":
             self._made[index] = deque(made, maxlen=tree["maxlen"])
         else:
-            self._made[index] = self._class(tree["class"], twin, place)(*made) if kind == "named" else kinds[kind](made)
+            cls = self._class(tree["class"], twin, place) if kind == "sequence" else kinds[kind]
+            self._made[index] = cls(*made) if hasattr(cls, "_fields") else cls(made)
         return self._made[index]
 
-    _tuple = _set = _frozenset = _deque = _named = _immutable
+    _tuple = _set = _frozenset = _deque = _sequence = _immutable
 
     def _mapping(self, tree: Any, twin: Any, place: str) -> dict[Any, Any]:
         made = self._register(twin if isinstance(twin, dict) else self._empty(tree))

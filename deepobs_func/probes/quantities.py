@@ -1,7 +1,8 @@
 """Gradient-noise quantities: one short pure function each, of the statistics that it needs.
 
 With B examples, `g_n` is the gradient of example n's loss, `g` their mean, `K` their Gram matrix; S their covariance,
-divided by B. All are of the loss without the penalty. Where a quantity takes `total`, that is `sum_n g_n`, and
+divided by B. All are of the loss without the penalty; where batch norm couples the examples, in whatever mode `g_n` was
+computed. Where a quantity takes `total`, that is `sum_n g_n`, and
 `scatter` is `sum_n (g_n - g)^2`, both trees, as `probes.statistics` gives them. Differences of nearly equal numbers
 (a trace of S far below `|g|^2`) are only as good as the dtype; take float64 there.
 
@@ -117,7 +118,8 @@ def alpha(start: LineSample, end: LineSample, length: Float[Tensor, ""]) -> Scal
     ends of the step, t = 0 and t = length, each weighted by the inverse of its sample variance over the batch (at least
     1e-10). Then `alpha = t / (-b / 2c) - 1`, and -1 where the fit is concave: it still goes downhill.
 
-    Cockpit takes the next mini-batch at the end of a step; here both ends are seen on the batch of the step.
+    Cockpit takes the next mini-batch at the end of a step; here both ends are seen on the batch of the step. Losses and
+    slopes must be of one function: where batch norm couples the examples, of one mode.
 
     Raises:
         ConfigError: there is one example, which has no sample variance.

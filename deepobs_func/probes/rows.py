@@ -19,6 +19,13 @@ HVPMode = Literal["reverse-over-forward", "reverse-over-reverse", "forward-over-
 class Row:
     """A quantity that can be tracked in a run.
 
+    Its definition does not depend on what else is tracked. `theta_t` and `theta_(t+1)` are the parameters around the
+    step, and everything is of the batch of the step. L is the mean loss of the batch in the training phase, without the
+    penalty; g is its gradient and H its Hessian, both at `theta_t` and, where batch norm couples the examples, through
+    the statistics of the batch. `l_n`, `g_n` and their mean `g_bar` are losses and gradients of single examples: where
+    batch norm couples the examples, in the mode that the run names (`--track-bn`, as of `probes.statistics`). Without
+    such a coupling, and in the mode `coupled`, g_bar is g.
+
     Attributes:
         name: on the command line and in the record.
         summary: one line, with the formula.
@@ -42,22 +49,27 @@ QUANTITIES = {
     row.name: row
     for row in (
         Row("grad_norm", "|g|, g the gradient of the mean loss", per_example=False),
-        Row("distance", "|theta - theta_0|, from where the run started", per_example=False),
+        Row("distance", "|theta_(t+1) - theta_0|, from where the run started", per_example=False),
         Row("update_size", "|theta_(t+1) - theta_t|", per_example=False),
-        Row("alpha", "-1 no step, 0 the minimum of a local quadratic, 1 its other side", least=2),
-        Row("norm_test", "sqrt(V / (B |g|^2)), V the variance of g_n", ("gram",), least=2),
-        Row("inner_test", "sqrt(V / (B |g|^4)), V the variance of g_n . g", ("gram",), least=2),
-        Row("ortho_test", "sqrt(V / (B |g|^2)), V that of g_n orthogonal to g", ("gram",), least=2),
-        Row("noise_scale", "tr S / |g|^2, S the covariance of g_n", ("gram",)),
-        Row("cabs", "lr tr S / mean loss, the batch size that CABS advises", ("gram",), plain_sgd=True),
-        Row("early_stopping", "1 - B mean_j g_j^2 / (s_j^2 + 1e-5)", ("grad", "scatter"), least=2),
-        Row("mean_gsnr", "mean_j g_j^2 / (var_j + 1e-5)", ("grad", "scatter")),
+        Row("alpha", "-1 no step, 0 the minimum of a local quadratic of mean l_n, 1 its other side", least=2),
+        Row("norm_test", "sqrt(V / (B |g_bar|^2)), V the variance of g_n", ("gram",), least=2),
+        Row("inner_test", "sqrt(V / (B |g_bar|^4)), V the variance of g_n . g_bar", ("gram",), least=2),
+        Row("ortho_test", "sqrt(V / (B |g_bar|^2)), V that of g_n orthogonal to g_bar", ("gram",), least=2),
+        Row("noise_scale", "tr S / |g_bar|^2, S the covariance of g_n", ("gram",)),
+        Row("cabs", "lr tr S / mean l_n, the batch size that CABS advises", ("gram",), plain_sgd=True),
+        Row("early_stopping", "1 - B mean_j g_bar_j^2 / (s_j^2 + 1e-5), s^2 of g_n", ("grad", "scatter"), least=2),
+        Row("mean_gsnr", "mean_j g_bar_j^2 / (var_j + 1e-5), var of g_n", ("grad", "scatter")),
         Row("grad_hist_1d", "100 bins of g_nj in [-2, 2]"),
         Row("grad_hist_2d", "40 x 50 bins of g_nj in [-1, 1] and theta_j in [-2, 2]"),
-        Row("hess_max_ev", "the largest eigenvalue of the Hessian, Lanczos", per_example=False),
-        Row("hess_trace", "the trace of the Hessian, Hutchinson with 10 vectors", per_example=False),
-        Row("tic_trace", "mean_n |g_n|^2 / (tr H + 1e-7)", ("gram",)),
-        Row("tic_diag", "sum_j mean_n g_nj^2 / (h_j + 1e-7), h the GGN's diagonal", ("grad", "scatter"), ggn=True),
+        Row("hess_max_ev", "the largest eigenvalue of H, Lanczos", per_example=False),
+        Row("hess_trace", "the trace of H, Hutchinson with 10 vectors", per_example=False),
+        Row("tic_trace", "mean_n |g_n|^2 / (tr H + 1e-7), tr H that of hess_trace", ("gram",)),
+        Row(
+            "tic_diag",
+            "sum_j mean_n g_nj^2 / (h_j + 1e-7), h the diagonal of the GGN of L",
+            ("grad", "scatter"),
+            ggn=True,
+        ),
     )
 }
 

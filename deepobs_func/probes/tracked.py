@@ -14,6 +14,7 @@ from deepobs_func import random, tree
 from deepobs_func.base import Batch, Params
 from deepobs_func.probes import quantities
 from deepobs_func.probes.estimators import diagonal, trace
+from deepobs_func.probes.examples import examples
 from deepobs_func.probes.per_example import Statistics, gradients_in_chunks, per_example_dots, statistics
 from deepobs_func.probes.quantities import LineSample
 from deepobs_func.probes.rows import QUANTITIES
@@ -33,8 +34,9 @@ class Step:
         start: the parameters at the start of the run.
         lr: of the step.
         key: for what is sampled.
-        names: the quantities that will be asked for, so that their statistics are computed together.
-        bn: as of `probes.statistics`.
+        names: the quantities that will be asked for, so that their statistics are computed together. They do not
+            decide what a quantity is; see `probes.rows.Row`.
+        bn: the mode of losses and gradients of single examples, as of `probes.statistics`.
     """
 
     problem: Any
@@ -60,9 +62,7 @@ class Step:
 
     @functools.cached_property
     def grad(self) -> Params:
-        """The gradient of the mean loss: from what is there, or by a pass of its own."""
-        if "grad" in {need for name in self.names for need in QUANTITIES[name].needs}:
-            return tree.scale(1 / self.size, self.statistics.grad or {})
+        """The gradient of the mean loss, with coupled examples; of a pass of its own, whatever else is tracked."""
         return torch.func.grad(lambda params: self.problem.loss(params, self.batch).mean())(self.before)
 
     @property
@@ -70,10 +70,21 @@ class Step:
         """B."""
         return len(self.batch.x)
 
+    @functools.cached_property
+    def line(self) -> tuple[Batch, str | None]:
+        """The batch and the mode in which losses and slopes are seen at both ends of the step: one function of theta.
+
+        In the mode `frozen` the moments are those of the batch at the start of the step, at its end too.
+        """
+        if self.bn != "frozen" or self.problem.separable:
+            return self.batch, self.bn
+        return self.batch._replace(state=self.problem.batch_moments(self.before, self.batch)), "eval"
+
     def sample(self, params: Params, direction: Params) -> LineSample:
-        """The losses and their slopes at one end of the step."""
-        slopes = per_example_dots(self.problem, params, self.batch, direction, bn=self.bn)
-        return LineSample(self.problem.loss(params, self.batch), slopes)
+        """The losses of the examples and their slopes at one end of the step."""
+        batch, bn = self.line
+        losses = examples(self.problem, params, batch, bn=bn).losses_at(params)
+        return LineSample(losses, per_example_dots(self.problem, params, batch, direction, bn=bn))
 
 
 def track(step: Step) -> dict[str, Any]:

@@ -226,16 +226,11 @@ def unknown_optimizer(name: str) -> str:
 
 def undefined(row: Row, config: RunConfig) -> str:
     """Why a quantity cannot be tracked under a configuration, as far as that tells; "" where it can."""
-    if row.plain_sgd and not _is_plain_sgd(config):
+    if row.plain_sgd and config.optimizer in optimizers.FUNCTIONAL and config.optimizer not in ("sgd", "sgd_cabs"):
         return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
     if config.batch_size is not None and config.batch_size < row.least:
         return f"it needs the variance over a batch of {row.least} or more; the batch size is {config.batch_size}."
     return ""
-
-
-def _is_plain_sgd(config: RunConfig) -> bool:
-    of_torch = config.optimizer.startswith("torch.optim.") and config.optimizer.endswith(".SGD")
-    return config.optimizer in ("sgd", "sgd_cabs") or (of_torch and not config.hyperparams.get("momentum"))
 
 
 def _hyperparams(config: RunConfig) -> dict[str, Any]:

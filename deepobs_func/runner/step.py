@@ -69,12 +69,12 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     """Makes one training step, `(carry, batch) -> (carry, metrics)`.
 
     The model state of the carry replaces that of the batch. For a functional optimizer the step is pure and can be
-    compiled or `vmap`ped as a whole; for a foreign one `compile=True` compiles the gradient inside.
+    compiled or `vmap`ped as a whole; for one of torch `compile=True` compiles the gradient inside.
 
     Args:
         problem: what is minimised.
         optimizer: how.
-        compile: whether to compile the gradient of a foreign optimizer's step.
+        compile: whether to compile the gradient of a torch optimizer's step.
         plain: whether the gradient is `torch.autograd`'s, through fused kernels; then the step goes through neither
             `vmap` nor `compile`.
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from deepobs_func import random
 from deepobs_func.errors import ConfigError, option
+from deepobs_func.optimizers import FUNCTIONAL
+from deepobs_func.optimizers.torch_optim import load_class
 from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
 from deepobs_func.probes.tracked import Step, track
 from deepobs_func.problems.problem import Problem
@@ -44,7 +48,18 @@ def _undefined(name: str, config: RunConfig, problem: Problem) -> str:
     """Why a quantity is not defined for a run; "" where it is."""
     if QUANTITIES[name].ggn and problem.measure.sample is None:
         return f"{problem.name} has no GGN; tic_trace takes the Hessian's trace instead."
-    return undefined(QUANTITIES[name], config)
+    row = QUANTITIES[name]
+    if row.plain_sgd and not _is_plain_sgd(config):
+        return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
+    return undefined(row, config)
+
+
+def _is_plain_sgd(config: RunConfig) -> bool:
+    """Whether the update is `-lr g`: by the class itself, whatever path leads to it. A subclass may do anything."""
+    if config.optimizer in FUNCTIONAL:
+        return config.optimizer in ("sgd", "sgd_cabs")
+    changed = any(config.hyperparams.get(name) for name in ("momentum", "maximize"))
+    return load_class(config.optimizer) is torch.optim.SGD and not changed
 
 
 def is_due(step: int, every: int | str) -> bool:

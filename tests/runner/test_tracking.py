@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from deepobs_func import problems, random, records
+from deepobs_func import datasets, problems, random, records
 from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.problems import measures
 from deepobs_func.runner import RunConfig
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import make_plan
@@ -92,6 +95,57 @@ def test_what_is_not_defined_is_an_error_by_name_and_left_out_of_a_preset() -> N
         names(problem="svhn_wrn164", track=("grad_norm", "norm_test"))
     assert names(problem="svhn_wrn164", track=("norm_test",), track_bn="frozen") == ("norm_test",)
     assert names(problem="svhn_wrn164", track=("grad_norm",)) == ("grad_norm",)
+
+
+TWINS = [
+    ("sgd", "torch.optim.SGD", {}, {}),
+    ("momentum", "torch.optim.SGD", {"momentum": 0.9}, {"momentum": 0.9}),
+    ("adam", "torch.optim.Adam", {}, {}),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "own", "hyper"), TWINS, ids=[ours for ours, *_ in TWINS])
+def test_a_torch_twin_has_the_same_quantities(
+    ours: str, theirs: str, own: dict[str, Any], hyper: dict[str, Any]
+) -> None:
+    """The parameters before a step are where they were, and those after it where the next step finds them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    generator = np.random.default_rng(0)
+    data = generator.normal(size=(96, 5)).astype(np.float32), generator.integers(0, 3, size=96)
+    mine = problems.from_module(
+        net, measures.cross_entropy, datasets.from_arrays("mine", data, data), name="mine", batch_size=16
+    )
+    settings = {"track": ("full",), "compile": "off", "lr": 0.02, "track_every": 3}
+    for name, problem in (("mine", mine), ("quadratic_deep", None)):
+        first, second = (
+            recorded(config(problem=name, optimizer=optimizer, hyperparams=given, **settings), problem).extra["tracked"]
+            for optimizer, given in ((ours, own), (theirs, hyper))
+        )
+        assert first["steps"] == second["steps"]
+        assert first["quantities"].keys() == second["quantities"].keys()
+        assert all(size > 0 for size in second["quantities"]["update_size"])
+        for quantity, values in first["quantities"].items():
+            seen, expected = np.array(second["quantities"][quantity]), np.array(values)
+            if "hist" in quantity:  # an element at the edge of a bin may round to the other side
+                assert np.abs(seen - expected).sum() <= 1e-3 * expected.sum()
+            else:
+                np.testing.assert_allclose(seen, expected, rtol=2e-4, atol=1e-4, err_msg=quantity)
+
+
+class Renamed(torch.optim.SGD):
+    """A subclass of which nothing is known."""
+
+
+def test_plain_sgd_is_the_class_itself_by_whatever_path() -> None:
+    assert names(optimizer="torch.optim.sgd.SGD", track=("cabs",)) == ("cabs",)
+    assert names(optimizer="tests.runner.test_tracking.PlainSGD", track=("cabs",)) == ("cabs",)
+    for path, hyper in (("torch.optim.SGD", {"maximize": True}), ("tests.runner.test_tracking.Renamed", {})):
+        with pytest.raises(ConfigError, match="not for"):
+            names(optimizer=path, hyperparams=hyper, track=("cabs",))
+
+
+PlainSGD = torch.optim.SGD
 
 
 def test_mistakes_are_named() -> None:
