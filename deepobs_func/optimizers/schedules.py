@@ -105,6 +105,32 @@ def cosine(total: int, final: float = 0.0) -> Cosine:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """See `linear`."""
+
+    total: int
+    final: float
+
+    def __call__(self, step: Tensor) -> Tensor:
+        progress = (step.to(torch.float64) / self.total).clamp(max=1.0)
+        return 1 + (self.final - 1) * progress
+
+
+def linear(total: int, final: float = 0.0) -> Linear:
+    """A line from 1 at step 0 to `final` at step `total`, and constant after it.
+
+    Raises:
+        ValueError: `total` is below 1.
+
+    >>> [float(linear(4)(torch.tensor(step))) for step in (0, 1, 4, 9)]
+    [1.0, 0.75, 0.0, 0.0]
+    """
+    if total < 1:
+        raise ValueError(f"A linear schedule needs total >= 1, not {total}.")
+    return Linear(total, final)
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """See `warm_up`."""
 

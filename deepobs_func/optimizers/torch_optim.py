@@ -35,24 +35,35 @@ WRAPPED = ("optimizer", "base_optimizer")
 """Constructor arguments that are another optimizer class."""
 
 
+def load_object(path: str) -> Any:
+    """What an import path names: a class, a function, or an optimizer.
+
+    Args:
+        path: `package.module:name` or `package.module.name`.
+
+    Raises:
+        ConfigError: the path leads nowhere; the message says how far it did.
+    """
+    module_path, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    try:
+        module = importlib.import_module(module_path)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise ConfigError(
+            f"The optimizer {path!r} cannot be imported: {_cause(error)}. Give package.module.Class or "
+            "package.module:function, importable from the current folder or installed."
+        ) from error
+    if not hasattr(module, name):
+        raise ConfigError(unknown(f"name in {module_path}:", name, [key for key in vars(module) if key[0] != "_"]))
+    return getattr(module, name)
+
+
 def load_class(path: str) -> Class:
     """The optimizer class of an import path, e.g. `torch.optim.AdamW` or `my_package.MyOptimizer`.
 
     Raises:
         ConfigError: the path does not lead to a subclass of `torch.optim.Optimizer`; the message says how far it did.
     """
-    module_path, _, name = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_path)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise ConfigError(
-            f"The optimizer {path!r} cannot be imported: {_cause(error)}. Give package.module.Class, importable from "
-            "the current folder or installed."
-        ) from error
-    if not hasattr(module, name):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(unknown(f"class in {module_path}:", name, classes))
-    found = getattr(module, name)
+    found = load_object(path)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ConfigError(f"{path} is not a subclass of torch.optim.Optimizer but {found!r}.")
     return found

@@ -22,12 +22,15 @@ LONGEST = 255  # bytes in the name of a file or folder, on every file system in 
 DEEPOBS = "deepobs-1.1.2"  # the protocol whose names are DeepOBS's own
 _ON_DIVERGENCE = {"default": "stop", DEEPOBS: "continue"}  # what a protocol says, so that no name has to
 
+_CHANGES = ("schedule", "warm_up", "clip_norm", "clip_value", "valid")  # of the optimizer and the data, by name
+
 _PLAIN_VALUE = re.compile(r"[A-Za-z][A-Za-z0-9.+=-]*(_[A-Za-z0-9.+=-]+)*")
 _PLAIN_KEY = re.compile(r"_?[A-Za-z0-9]+(_[A-Za-z0-9]+)*_?")
 _PLAIN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,()=+-]*(?<!\.)")
 _WORDS_OF_NUMBERS = ("True", "False", "None", "nan", "inf")
 _KEYS = (
     *("num_epochs", "batch_size", "weight_decay", "lr", "lr_schedule"),
+    *("schedule", "warm_up", "decay_factor", "clip_norm", "clip_value", "valid"),
     *("protocol", "on_divergence", "precision", "data", "code"),
 )
 
@@ -64,7 +67,7 @@ def setting_name(record: RunRecord) -> str:
     """The folder name of a setting: DeepOBS's, and at the end what DeepOBS does not know.
 
     `num_epochs__N__batch_size__B__[weight_decay__W__]name__value__...lr__LR`, hyperparameters sorted by name, or
-    `lr_schedule__0_LR_E1_LR1...`. Then `protocol__default`, `on_divergence__...` (where it is not the protocol's),
+    `lr_schedule__0_LR_E1_LR1...`. Then schedule, warm-up, clipping and validation, and `protocol__default`, `on_divergence__...` (where it is not the protocol's),
     `precision__bf16`, `data__synthetic` and `code__HASH` (of a problem or an optimizer of the user's own). A run of the
     protocol `deepobs-1.1.2` in float32 on real data has DeepOBS's name. Numbers have ten digits, as in DeepOBS.
 
@@ -119,7 +122,9 @@ def _elements(record: RunRecord) -> Iterator[_Element]:
 def _variant(record: RunRecord) -> dict[str, str]:
     """In what a run differs from DeepOBS's own runs."""
     extra, configuration = record.extra, record.extra.get("configuration", {})
-    found: dict[str, str] = {}
+    found = {name: _value2str(configuration[name]) for name in _CHANGES if configuration.get(name)}
+    if configuration.get("schedule") == "exponential":
+        found["decay_factor"] = _value2str(configuration["decay_factor"])
     protocol = extra.get("protocol", DEEPOBS)
     if protocol != DEEPOBS:
         found["protocol"] = _value2str(protocol)

@@ -38,7 +38,7 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        head: `configuration`, `run_id`, `execution`, `environment`, `epoch`, `step`, `log` as plain data.
+        head: `configuration`, `identity`, `run_id`, `execution`, `environment`, `epoch`, `step`, `log`, as plain data.
         tree: `{"params", "opt_state", "moments", "carry"}`, on the CPU.
     """
 
@@ -88,9 +88,12 @@ def save(path: Path, training: Training, state: TrainState) -> None:
     }
     head = {
         "format": FORMAT,
-        **plan.identity_record(),
+        "configuration": plan.plain_configuration(),
+        "identity": plan.identity,
+        "run_id": plan.run_id,
+        "environment": plan.environment,
         "execution": training.execution.as_plain_data(),
-        "execution_id": training.execution.id,
+        "execution_id": training.execution.id(plan.device),
         "epoch": state.epoch,
         "step": state.step,
         "log": state.log.as_plain_data(),
@@ -134,17 +137,17 @@ def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
     Raises:
         ConfigError: it is of another configuration, version or machine; the message says what differs.
     """
-    ours, theirs = plan.identity_record(), checkpoint.head
-    if ours["run_id"] != theirs["run_id"]:
-        there = {name: theirs["identity"].get(name) for name in ours["identity"]}
-        pairs = [(name, there[name], value) for name, value in ours["identity"].items() if there[name] != value]
+    theirs = checkpoint.head
+    if plan.run_id != theirs["run_id"]:
+        there = {name: theirs["identity"].get(name) for name in plan.identity}
+        pairs = [(name, there[name], value) for name, value in plan.identity.items() if there[name] != value]
         listed = "; ".join(f"{name} {was!r} there, {now!r} here" for name, was, now in pairs)
         raise ConfigError(
             f"{checkpoint.path} is of another run: {listed or 'its identity'} differs. Start anew in another output "
             "folder, or give the same configuration."
         )
-    here, where = ours["environment"], theirs["environment"]
-    changed = [name for name in ("torch", "machine", "device", "processor") if here.get(name) != where.get(name)]
+    here, where = plan.environment, theirs["environment"]
+    changed = [name for name in ("torch", "machine", "device") if here.get(name) != where.get(name)]
     if changed:
         listed = "; ".join(f"{name} {where.get(name)!r} there, {here.get(name)!r} here" for name in changed)
         raise ConfigError(

@@ -80,6 +80,17 @@ class RunConfig:
         on_divergence: `"stop"`, `"continue"`, or None for the protocol's choice.
         workers: processes that read streamed data (ImageNet), 0 for none beside the run's own; None for one less than
             there are cores, up to 16. No number depends on it; data that are held on the device need none.
+        schedule: of the learning rate, instead of `lr_sched_factors`: `"cosine"` or `"linear"`, to 0 at the end of the
+            run; `"exponential"`, times `decay_factor` after each epoch, step by step; `"steps"`, times `decay_factor` at
+            each of `lr_sched_epochs`; `"published"`, the one that the problem's authors used.
+        warm_up: epochs in which the learning rate grows linearly before the schedule, whole or not.
+        decay_factor: see `schedule`.
+        clip_norm, clip_value: the largest norm of the gradient over all parameters; the largest magnitude of an element.
+        valid: training examples that are set aside to validate on, characters of a text; True for as many as the test
+            set has.
+        checkpoint_every: epochs between two checkpoints, or `"500steps"`; `"auto"` for the ends of epochs, a minute
+            apart, and signals, all removed when the run is finished; `"never"`.
+        keep: how many of the last checkpoints stay.
     """
 
     problem: str
@@ -105,13 +116,22 @@ class RunConfig:
     track: Sequence[str] | str = ()
     track_every: int | str = 10
     track_bn: str | None = None
+    schedule: str | None = None
+    warm_up: float = 0.0
+    decay_factor: float = 0.1
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    valid: int | bool = 0
+    checkpoint_every: str | int = "auto"
+    keep: int = 1
 
 
 # Paths, what changes no number, and what changes their rounding alone: not part of a run's id.
 _NOT_IN_ID = (
     *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
-    *("compile", "memory_format"),
+    *("compile", "memory_format", "checkpoint_every", "keep"),
 )
+SCHEDULES = ("cosine", "linear", "exponential", "steps", "published")
 
 _TYPES: Mapping[str, types.Convert] = {
     "problem": types.problem,
@@ -137,6 +157,14 @@ _TYPES: Mapping[str, types.Convert] = {
     "track": types.names,
     "track_every": types.whole_or("log"),
     "track_bn": types.optional(types.choice(TRACK_BN)),
+    "schedule": types.optional(types.choice(SCHEDULES)),
+    "warm_up": types.number,
+    "decay_factor": types.number,
+    "clip_norm": types.optional(types.number),
+    "clip_value": types.optional(types.number),
+    "valid": types.whole_or_flag,
+    "checkpoint_every": types.every,
+    "keep": types.whole,
 }
 
 
@@ -153,12 +181,13 @@ class ProblemData(Protocol):
     def weight_decay(self) -> float | None: ...
 
 
-def resolve(config: RunConfig, problem: ProblemData | None = None) -> RunConfig:
+def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimizer: bool = False) -> RunConfig:
     """The configuration with every default filled in and every value of its type. Imports no torch, reads no file.
 
     Args:
         config: what to run.
         problem: what it is checked against; by default the row of the problem that it names.
+        own_optimizer: whether the optimizer is given beside, so that the configuration has a name for it.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range, or two values do not go together; the message names
@@ -169,11 +198,12 @@ def resolve(config: RunConfig, problem: ProblemData | None = None) -> RunConfig:
     protocol = protocol_of(config)
     if config.problem != problem.name:
         raise ConfigError(f"The configuration is of the problem {config.problem!r}, but {problem.name!r} was given.")
+    config = _schedule_by_name(config, problem)
     resolved = replace(
         config,
         epochs=problem.epochs if config.epochs is None else config.epochs,
         batch_size=problem.batch_size if config.batch_size is None else config.batch_size,
-        hyperparams=_hyperparams(config),
+        hyperparams=dict(config.hyperparams) if own_optimizer else _hyperparams(config),
         on_divergence=config.on_divergence or protocol.on_divergence,
     )
     _check_numbers(resolved)
@@ -237,7 +267,7 @@ def _hyperparams(config: RunConfig) -> dict[str, Any]:
     """All hyperparameters of a functional optimizer; those given for a class."""
     row = optimizers.FUNCTIONAL.get(config.optimizer)
     if row is None:
-        if "." not in config.optimizer:
+        if not {".", ":"} & set(config.optimizer):
             raise ConfigError(unknown_optimizer(config.optimizer))
         return dict(config.hyperparams)
     for name in config.hyperparams:
@@ -254,8 +284,46 @@ def _check_numbers(config: RunConfig) -> None:
             raise ConfigError(f"{option(name)} {getattr(config, name)}: it must be a whole number from 1.")
     if config.workers is not None and config.workers < 0:
         raise ConfigError(f"{option('workers')} {config.workers}: it must be a whole number from 0.")
+    for name in ("clip_norm", "clip_value"):
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{option(name)} {value}: it must be positive and finite.")
+    if not 0 <= config.warm_up < math.inf or (config.epochs is not None and config.warm_up >= config.epochs):
+        raise ConfigError(
+            f"{option('warm_up')} {config.warm_up}: it must be at least 0 and below {config.epochs} epochs."
+        )
+    if not 0 < config.decay_factor < math.inf:
+        raise ConfigError(f"{option('decay_factor')} {config.decay_factor}: it must be positive and finite.")
+    if config.keep < 1:
+        raise ConfigError(f"{option('keep')} {config.keep}: it must be a whole number from 1.")
     if not 0 <= config.seed < 2**64:
         raise ConfigError(f"{option('seed')} {config.seed}: it must be a whole number from 0 to 2**64 - 1.")
+
+
+def _schedule_by_name(config: RunConfig, problem: ProblemData) -> RunConfig:
+    """The configuration with the epochs and factors of a schedule that has some."""
+    if config.schedule == "published":
+        pairs = tuple(getattr(problem, "schedule", ()))
+        if not pairs:
+            raise ConfigError(f"{option('schedule')} published: none is known for {problem.name}. Take another one.")
+        if config.lr_sched_epochs is not None or config.lr_sched_factors is not None:
+            raise ConfigError(f"{option('schedule')} published has its own epochs and factors; give none beside it.")
+        epochs, factors = zip(*pairs, strict=True)
+        return replace(config, schedule=None, lr_sched_epochs=epochs, lr_sched_factors=factors)
+    if config.schedule == "steps":
+        if not config.lr_sched_epochs or config.lr_sched_factors is not None:
+            raise ConfigError(
+                f"{option('schedule')} steps needs {option('lr_sched_epochs')}, at each of which the rate is multiplied "
+                f"by {option('decay_factor')}, and takes no {option('lr_sched_factors')}."
+            )
+        factors = tuple(config.decay_factor ** (index + 1) for index in range(len(config.lr_sched_epochs)))
+        return replace(config, schedule=None, lr_sched_factors=factors)
+    if config.schedule is not None and (config.lr_sched_epochs is not None or config.lr_sched_factors is not None):
+        raise ConfigError(
+            f"{option('schedule')} {config.schedule} takes no {option('lr_sched_epochs')} and no "
+            f"{option('lr_sched_factors')}; give one or the other."
+        )
+    return config
 
 
 def _check_weight_decay(config: RunConfig, problem: ProblemData) -> None:

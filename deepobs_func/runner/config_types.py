@@ -77,6 +77,33 @@ def whole_or(word: str) -> Convert:
     return convert
 
 
+def whole_or_flag(field: str, value: Any) -> int | bool:
+    """A whole number from 0, or True or False."""
+    if isinstance(value, bool):
+        return value
+    count = whole(field, value)
+    if count < 0:
+        raise _refused(field, value, "it must be a whole number from 0, or True")
+    return count
+
+
+_EVERY = re.compile(r"([1-9]\d*)(steps|epochs)?")
+
+
+def every(field: str, value: Any) -> Any:
+    """`"auto"`, `"never"`, or a number of epochs or steps: `20`, `"20"`, `"500steps"`; as `(20, "epochs")`."""
+    if isinstance(value, str) and value in ("auto", "never"):
+        return value
+    if isinstance(value, tuple | list) and len(value) == 2:
+        value = f"{value[0]}{value[1]}"
+    found = None if isinstance(value, bool) else _EVERY.fullmatch(str(value))
+    if found is None:
+        raise _refused(
+            field, value, "it must be a number of epochs, such as 20, of steps, such as 500steps, auto or never"
+        )
+    return int(found[1]), found[2] or "epochs"
+
+
 def number(field: str, value: Any) -> float:
     """Python's and NumPy's real numbers, as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

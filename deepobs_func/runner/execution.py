@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 
 from deepobs_func import records
 from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.runner.identity import machine
 from deepobs_func.runner.precision import precision
 from deepobs_func.runner.threads import num_threads
 
@@ -58,19 +58,9 @@ class Execution:
         """What record and checkpoint hold."""
         return dataclasses.asdict(self)
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the bits beside the configuration: these choices, the machine, threads and versions."""
-        choices = {name: value for name, value in self.as_plain_data().items() if name != "reason"}
-        return choices | {
-            "torch": torch.__version__,
-            "threads": self.threads or torch.get_num_threads(),
-            "machine": [platform.machine(), processor()],
-        }
-
-    @property
-    def id(self) -> str:
-        """The SHA-256 of `identity()`: runs of equal `run_id` and equal `execution_id` have equal numbers."""
-        return records.run_id(self.identity())
+    def id(self, device: torch.device) -> str:
+        """The `execution_id` on this machine: runs of equal `run_id` and equal `execution_id` have equal numbers."""
+        return records.execution_id(self.as_plain_data() | machine(device))
 
     @classmethod
     def from_plain_data(cls, values: Any, source: str) -> Execution:
@@ -136,11 +126,3 @@ def synchronize(device: torch.device) -> None:
     """Waits for what a device still computes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def processor() -> str:
-    """The name of the processor, as the system has it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())

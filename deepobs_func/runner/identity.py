@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deepobs_func import datasets, problems
+from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import class_name
 from deepobs_func.runner.digest import digest
@@ -21,12 +22,12 @@ from deepobs_func.runner.packages import installed
 _NOT_CODE = {"name", "weight_decay", "epochs", "batch_size", "autocast", "onednn", "fused", "compile_step"}
 
 
-def own_code(problem: Problem, cls: type | None, hyperparams: Mapping[str, Any]) -> dict[str, str]:
+def own_code(problem: Problem, optimizer: Any, hyperparams: Mapping[str, Any]) -> dict[str, str]:
     """What of a run is computed by code that neither this package nor `torch.optim` has; `{}` where nothing is.
 
     Args:
         problem: the problem.
-        cls: the class of the optimizer; None for a functional one.
+        optimizer: the class, the factory or the functional optimizer; None for one of this package's.
         hyperparams: all of them. Those that are functions or objects are code.
 
     Returns:
@@ -35,12 +36,16 @@ def own_code(problem: Problem, cls: type | None, hyperparams: Mapping[str, Any])
     found = {}
     if not _is_named(problem):
         found["problem"] = problem_code(problem)
-    if cls is not None and "." in class_name(cls):
-        found["optimizer"] = class_code(cls)
+    if optimizer is not None and not _is_torch_s(optimizer):
+        found["optimizer"] = optimizer_code(optimizer)
     objects = {name: value for name, value in hyperparams.items() if not _is_plain(value)}
     if objects:
         found["hyperparams"] = digest(objects)
     return found
+
+
+def _is_torch_s(optimizer: Any) -> bool:
+    return isinstance(optimizer, type) and "." not in class_name(optimizer)
 
 
 def problem_code(problem: Problem) -> str:
@@ -52,9 +57,10 @@ def problem_code(problem: Problem) -> str:
     return digest(parts)
 
 
-def class_code(cls: type) -> str:
-    """The package and version of an installed class, e.g. `"torch 2.13.0"`; else a digest of the class's code."""
-    return installed(cls.__module__) or digest(cls)
+def optimizer_code(optimizer: Any) -> str:
+    """The package and version of an installed class or function, e.g. `"torch 2.13.0"`; else a digest of its code."""
+    package = None if isinstance(optimizer, Optimizer) else installed(optimizer.__module__)
+    return package or digest(optimizer)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

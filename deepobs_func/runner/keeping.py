@@ -20,7 +20,7 @@ AUTO_SECONDS = 60.0
 
 def checkpoint_folder(record: RunRecord, output_dir: str | Path) -> Path:
     """Where the checkpoints of a run lie: in the state folder, under the record's own relative path."""
-    folder = records.partial_folder(record, output_dir)
+    folder = records.state_dir(output_dir) / records.relative_folder(record)
     return folder / f"random_seed__{record.random_seed}__{record.extra['run_id'][:16]}"
 
 

@@ -108,7 +108,7 @@ def run(
     output_dir, checkpoints = plan.config.output_dir, None
     if output_dir is not None:
         empty = make_record(plan, Log())
-        records.check_writable(empty, output_dir)
+        records.check_writable(records.folder_of(empty, output_dir), output_dir)
         if resume and (done := finished(plan, empty, output_dir)) is not None:
             return Run(done, plan)
         checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
@@ -187,5 +187,5 @@ class _Running:
             record.extra["checkpoint_failed"] = self.checkpoints.failure
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         if self.plan.config.output_dir is not None:
-            records.write(record, self.plan.config.output_dir)
+            record.path, record.note = records.write_anywhere(record, self.plan.config.output_dir)
         return record

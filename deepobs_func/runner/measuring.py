@@ -25,7 +25,8 @@ from deepobs_func import onednn
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import report_nothing
-from deepobs_func.runner.execution import Execution, processor
+from deepobs_func.runner.execution import Execution
+from deepobs_func.runner.identity import processor
 from deepobs_func.runner.plan import Plan, has_compiler
 
 # Before anything is compiled, this is what is hoped for: that it takes so many seconds and saves this share of a step

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import os
-import pkgutil
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,17 @@ from typing import Any
 import torch
 
 import deepobs_func
-from deepobs_func import optimizers, problems, records
+from deepobs_func import problems, records
 from deepobs_func.datasets.loading import SYNTHETIC
-from deepobs_func.errors import ConfigError, option, unknown
+from deepobs_func.errors import ConfigError, option
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, load_class
+from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.problems.problem import Problem
-from deepobs_func.records import RunRecord
 from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, plain, protocol_of, resolve
-from deepobs_func.runner.identity import class_code, own_code
+from deepobs_func.runner.identity import optimizer_code, own_code
+from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
+from deepobs_func.runner.tracked_names import tracked_names
 
 MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
 
@@ -33,27 +33,33 @@ class Plan:
     Attributes:
         config: with every default filled in.
         problem: at the run's weight decay.
-        optimizer: with its schedule in steps.
+        chosen: the optimizer, and what the record says of it.
+        schedule: the factor of the learning rate by step; None where it is constant.
         protocol: how the data are visited.
         device: where everything lives.
         steps_per_epoch: whole batches in the training set.
         workers: processes that read streamed data; None where the data are held on the device.
+        tracked: the quantities that are tracked.
     """
 
     config: RunConfig
     problem: Problem
-    optimizer: Optimizer
+    chosen: ChosenOptimizer
+    schedule: Schedule | None
     protocol: RunProtocol
     device: torch.device
     steps_per_epoch: int
     workers: int | None
+    tracked: tuple[str, ...] = ()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What steps, with its schedule."""
+        return self.chosen.optimizer
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an update, counted from 0, under the schedule of the configuration."""
-        config, factor = self.config, 1.0
-        for epoch, value in zip(config.lr_sched_epochs or (), config.lr_sched_factors or (), strict=True):
-            factor = value if step >= epoch * self.steps_per_epoch else factor
-        return config.lr * factor
+        return self.config.lr * (1.0 if self.schedule is None else float(self.schedule(torch.tensor(step))))
 
     @property
     def logged_steps(self) -> int:
@@ -62,38 +68,107 @@ class Plan:
 
     @property
     def epochs(self) -> int:
+        """Of the whole run."""
         assert self.config.epochs is not None, "a resolved configuration has epochs"
         return self.config.epochs
 
     @property
     def batch_size(self) -> int:
+        """B."""
         assert self.config.batch_size is not None, "a resolved configuration has a batch size"
         return self.config.batch_size
 
+    @functools.cached_property
+    def code(self) -> dict[str, str]:
+        """Digests of what computes the run that is the user's own; see `runner.identity.own_code`."""
+        return own_code(self.problem, self.chosen.code, self.chosen.hyperparams)
 
-def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers of the run, beside how it is executed; `run_id` is its hash."""
+        return identity(
+            self.config,
+            device=self.device.type,
+            weight_decay=self.problem.weight_decay,
+            data_source=self.data_source["source"],
+            optimizer=self.chosen.name,
+            hyperparams={name: plain(value) for name, value in self.chosen.hyperparams.items()},
+            code={"deepobs_func": deepobs_func.__version__, **self._optimizer_code(), **self.code},
+        )
+
+    def _optimizer_code(self) -> dict[str, str]:
+        return {} if self.chosen.code is None else {"optimizer": optimizer_code(self.chosen.code)}
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The hash of `identity`."""
+        return records.run_id(self.identity)
+
+    @functools.cached_property
+    def data_source(self) -> dict[str, Any]:
+        """Where the data come from, known before they are loaded: the folder's name tells a stand-in apart."""
+        if self.problem.dataset.generated:
+            return {"source": self.problem.dataset.source, "synthetic": False}
+        synthetic = self.config.data == SYNTHETIC
+        return {"source": SYNTHETIC if synthetic else "files", "synthetic": synthetic}
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The machine, and the versions on it."""
+        is_cuda = self.device.type == "cuda"
+        return {
+            **records.environment(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(self.device) if is_cuda else self.device.type,
+        }
+
+    def plain_configuration(self) -> dict[str, Any]:
+        """The whole configuration, as JSON can hold it."""
+        return as_plain_data(self.config)
+
+
+def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any = None) -> Plan:
     """Resolves and checks a configuration.
 
     Args:
         config: what to run.
         problem: a problem of the user's own, whose name the configuration has; by default the named one.
+        optimizer: an optimizer of the user's own: a functional one, or a callable from named parameters to a torch
+            optimizer; `config.optimizer` is then its name. By default the one that the name says.
 
     Raises:
         ConfigError: the configuration cannot be run.
     """
-    from deepobs_func.runner.tracking import tracked_names  # by way of the step, it imports this module
-
-    config = resolve(config, problem)
+    config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     if config.precision == "bf16":
         found = found.with_autocast(torch.bfloat16)
     device = _device(config.device)
     _check_execution(config, device)
-    assert config.epochs is not None, "a resolved configuration has epochs"
+    steps_per_epoch = _steps_per_epoch(config, found)
+    schedule = _schedule(config, steps_per_epoch)
+    chosen = choose_optimizer(config, optimizer, schedule, found.shapes)
+    chosen.optimizer.check(found)
+    return Plan(
+        config=config,
+        problem=found,
+        chosen=chosen,
+        schedule=schedule,
+        protocol=protocol_of(config),
+        device=device,
+        steps_per_epoch=steps_per_epoch,
+        workers=_workers(config.workers) if found.dataset.streamed else None,
+        tracked=tracked_names(config, found, chosen),
+    )
+
+
+def _steps_per_epoch(config: RunConfig, problem: Problem) -> int:
+    """Whole batches in the training set; there is one at least, in the test set too."""
     assert config.batch_size is not None, "a resolved configuration has a batch size"
-    spec = found.dataset
-    steps_per_epoch = spec.batches(spec.train_size, config.batch_size)
-    if min(steps_per_epoch, spec.batches(spec.test_size, config.batch_size)) == 0:
+    spec = problem.dataset
+    steps = spec.batches(spec.train_size, config.batch_size)
+    if min(steps, spec.batches(spec.test_size, config.batch_size)) == 0:
         smaller = min(spec.train_size, spec.test_size)
         most = smaller if spec.sequence_length is None else (smaller - 1) // spec.sequence_length
         what = "examples" if spec.sequence_length is None else "characters"
@@ -101,93 +176,24 @@ def make_plan(config: RunConfig, problem: Problem | None = None) -> Plan:
             f"{option('batch_size')} {config.batch_size}: {spec.title} has {spec.train_size} training and "
             f"{spec.test_size} test {what}, so a batch has at most {most}."
         )
-    optimizer = _optimizer(config, steps_per_epoch)
-    optimizer.check(found)
-    tracked_names(config, found)
-    return Plan(
-        config=config,
-        problem=found,
-        optimizer=optimizer,
-        protocol=protocol_of(config),
-        device=device,
-        steps_per_epoch=steps_per_epoch,
-        workers=_workers(config.workers) if spec.streamed else None,
-    )
+    return steps
 
 
-def empty_record(plan: Plan) -> RunRecord:
-    """The record before the first evaluation."""
-    config, accuracies, data = plan.config, plan.problem.has_accuracy, _data_source(plan)
-    cls = None if config.optimizer in optimizers.FUNCTIONAL else load_class(config.optimizer)
-    optimizer = config.optimizer if cls is None else records.class_name(cls)
-    hyperparams, defaults = _all_hyperparams(config, cls)
-    code = own_code(plan.problem, cls, hyperparams)
-    known = identity(
-        config,
-        device=plan.device.type,
-        weight_decay=plan.problem.weight_decay,
-        data_source=data["source"],
-        optimizer=optimizer,
-        hyperparams={name: plain(value) for name, value in hyperparams.items()},
-        code={"deepobs_func": deepobs_func.__version__, **code, "class": None if cls is None else class_code(cls)},
-    )
-    return RunRecord(
-        train_losses=[],
-        test_losses=[],
-        minibatch_train_losses=[],
-        train_accuracies=[] if accuracies else None,
-        test_accuracies=[] if accuracies else None,
-        optimizer=optimizer,
-        testproblem=plan.problem.name,
-        weight_decay=config.weight_decay,
-        batch_size=plan.batch_size,
-        num_epochs=plan.epochs,
-        learning_rate=config.lr,
-        lr_sched_epochs=None if config.lr_sched_epochs is None else list(config.lr_sched_epochs),
-        lr_sched_factors=None if config.lr_sched_factors is None else list(config.lr_sched_factors),
-        random_seed=config.seed,
-        train_log_interval=config.train_log_interval,
-        hyperparams=hyperparams,
-        extra={
-            "protocol": plan.protocol.name,
-            "data": data,
-            "configuration": as_plain_data(config),
-            "defaults": defaults,
-            "code": code,
-            "run_id": records.run_id(known),
-            "environment": {**records.environment(), **_torch_environment(plan.device)},
-        },
-    )
-
-
-def _all_hyperparams(config: RunConfig, cls: type | None) -> tuple[dict[str, Any], list[str]]:
-    """All hyperparameters, given or by default, and the names of those that are as a class has them by default."""
-    if cls is None:
-        return dict(config.hyperparams), []
-    found = {**_class_defaults(cls), **config.hyperparams}
-    as_default = {name: value for name, value in _class_defaults(cls).items() if _is_same(found[name], value)}
-    return found | as_default, sorted(as_default)
-
-
-def _class_defaults(cls: type) -> dict[str, Any]:
-    return {name: value for name, value in constructor_defaults(cls).items() if value is not inspect.Parameter.empty}
-
-
-def _is_same(value: Any, default: Any) -> bool:
-    """Whether a value is the default, as JSON would have both: 0 is 0.0, a list is a tuple, True is not 1."""
-    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
-        return len(value) == len(default) and all(map(_is_same, value, default))
-    if isinstance(value, bool) or isinstance(default, bool):
-        return value is default
-    return value is default or (isinstance(value, int | float | str) and value == default)
-
-
-def _data_source(plan: Plan) -> dict[str, Any]:
-    """Where the data will come from, known before they are loaded: the folder's name tells a stand-in apart."""
-    if plan.problem.dataset.generated:
-        return {"source": plan.problem.dataset.source, "synthetic": False}
-    synthetic = plan.config.data == SYNTHETIC
-    return {"source": SYNTHETIC if synthetic else "files", "synthetic": synthetic}
+def _schedule(config: RunConfig, steps_per_epoch: int) -> Schedule | None:
+    """The factor of the learning rate by step; None where it is constant."""
+    assert config.epochs is not None, "a resolved configuration has epochs"
+    warm_up = round(config.warm_up * steps_per_epoch)
+    then: Schedule | None = None
+    if config.schedule in ("cosine", "linear"):
+        total = max(1, config.epochs * steps_per_epoch - warm_up)
+        then = schedules.cosine(total) if config.schedule == "cosine" else schedules.linear(total)
+    elif config.schedule == "exponential":
+        then = schedules.exponential(config.decay_factor, steps_per_epoch)
+    elif config.lr_sched_epochs is not None and config.lr_sched_factors is not None:
+        pairs = zip(config.lr_sched_epochs, config.lr_sched_factors, strict=True)
+        reached = [(epoch * steps_per_epoch - warm_up, factor) for epoch, factor in pairs if epoch < config.epochs]
+        then = schedules.steps(tuple(step for step, _ in reached), tuple(factor for _, factor in reached))
+    return schedules.warm_up(warm_up, then) if warm_up else then
 
 
 def has_compiler() -> bool:
@@ -225,33 +231,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].removesuffix(".")
         raise ConfigError(f"{option('device')} {name} cannot be used: {reason}. Try 'auto' or 'cpu'.") from error
     return device
-
-
-def _optimizer(config: RunConfig, steps_per_epoch: int) -> Optimizer:
-    schedule = None
-    if config.lr_sched_epochs is not None and config.lr_sched_factors is not None:
-        assert config.epochs is not None, "a resolved configuration has epochs"
-        pairs = zip(config.lr_sched_epochs, config.lr_sched_factors, strict=True)
-        reached = [(epoch * steps_per_epoch, factor) for epoch, factor in pairs if epoch < config.epochs]
-        schedule = schedules.steps(tuple(step for step, _ in reached), tuple(factor for _, factor in reached))
-    if config.optimizer in optimizers.FUNCTIONAL:
-        make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
-        return make(config.lr, **config.hyperparams, schedule=schedule)
-    cls = load_class(config.optimizer)
-    _check_class_hyperparams(config, constructor_defaults(cls))
-    return from_class(cls, config.lr, config.hyperparams, schedule)
-
-
-def _check_class_hyperparams(config: RunConfig, allowed: dict[str, Any]) -> None:
-    for name in config.hyperparams:
-        if name not in allowed:
-            raise ConfigError(unknown(f"hyperparameter of {config.optimizer}:", name, allowed))
-
-
-def _torch_environment(device: torch.device) -> dict[str, Any]:
-    is_cuda = device.type == "cuda"
-    return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
-    }

@@ -7,7 +7,7 @@ from typing import Any
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.log import Log
-from deepobs_func.runner.plan import Plan, empty_record
+from deepobs_func.runner.plan import Plan
 
 
 def make_record(plan: Plan, log: Log, execution: Execution | None = None) -> RunRecord:
@@ -21,47 +21,61 @@ def make_record(plan: Plan, log: Log, execution: Execution | None = None) -> Run
     Returns:
         The record; a log that is still running makes one with status `"interrupted"`.
     """
-    record, log = empty_record(plan), log.copy()
-    interval = plan.config.train_log_interval
-    record.train_losses, record.test_losses = log.losses.get("train", []), log.losses.get("test", [])
-    if plan.problem.has_accuracy:
-        record.train_accuracies, record.test_accuracies = (
-            log.accuracies.get("train", []),
-            log.accuracies.get("test", []),
-        )
-    record.minibatch_train_losses = log.minibatch_losses + log.partial.losses[::interval]
-    record.extra |= {
-        "status": "interrupted" if log.status == "running" else log.status,
+    config, chosen, log = plan.config, plan.chosen, log.copy()
+    interval, accuracies = config.train_log_interval, plan.problem.has_accuracy
+    return RunRecord(
+        train_losses=log.losses.get("train", []),
+        test_losses=log.losses.get("test", []),
+        minibatch_train_losses=log.minibatch_losses + log.partial.losses[::interval],
+        train_accuracies=log.accuracies.get("train", []) if accuracies else None,
+        test_accuracies=log.accuracies.get("test", []) if accuracies else None,
+        optimizer=chosen.name,
+        testproblem=plan.problem.name,
+        weight_decay=config.weight_decay,
+        batch_size=plan.batch_size,
+        num_epochs=plan.epochs,
+        learning_rate=config.lr,
+        lr_sched_epochs=None if config.lr_sched_epochs is None else list(config.lr_sched_epochs),
+        lr_sched_factors=None if config.lr_sched_factors is None else list(config.lr_sched_factors),
+        random_seed=config.seed,
+        train_log_interval=interval,
+        hyperparams=dict(chosen.hyperparams),
+        extra=_about(plan, execution) | _found(log, interval),
+    )
+
+
+def _about(plan: Plan, execution: Execution | None) -> dict[str, Any]:
+    """What was run, and how."""
+    about = {
         "protocol": plan.protocol.name,
-        "timings": log.timings,
-        "penalties": log.penalties,
-        "minibatch_penalties": log.minibatch_penalties + log.partial.penalties[::interval],
-        **_execution(plan, execution),
-        **{name: value for name, value in _optional(log).items() if value},
+        "data": dict(plan.data_source),
+        "configuration": plan.plain_configuration(),
+        "defaults": list(plan.chosen.defaults),
+        "code": dict(plan.code),
+        "run_id": plan.run_id,
+        "environment": plan.environment,
     }
-    return record
+    if execution is not None:
+        about |= {"execution": execution.as_plain_data(), "execution_id": execution.id(plan.device)}
+    return about | ({} if plan.workers is None else {"workers": plan.workers})
 
 
-def _execution(plan: Plan, execution: Execution | None) -> dict[str, Any]:
-    if execution is None:
-        return {}
-    workers = {} if plan.workers is None else {"workers": plan.workers}
-    return {"execution": execution.as_plain_data(), "execution_id": execution.id, **workers}
-
-
-def _optional(log: Log) -> dict[str, Any]:
-    """What stands in a record where there is some."""
-    valid = {
-        f"valid_{name}": column["valid"]
-        for name, column in (("losses", log.losses), ("accuracies", log.accuracies))
-        if "valid" in column
-    }
-    return {
-        **valid,
+def _found(log: Log, interval: int) -> dict[str, Any]:
+    """What was found that DeepOBS does not have; what may be missing stands there where there is some."""
+    columns = (("losses", log.losses), ("accuracies", log.accuracies))
+    optional = {
+        **{f"valid_{name}": column["valid"] for name, column in columns if "valid" in column},
         "divergence": log.divergence,
         "reports": log.reports,
         "tracked": log.tracked,
         "metrics": log.metrics,
         "calls": log.calls,
         "stopped": log.stop,
+    }
+    return {
+        "status": "interrupted" if log.status == "running" else log.status,
+        "timings": log.timings,
+        "penalties": log.penalties,
+        "minibatch_penalties": log.minibatch_penalties + log.partial.penalties[::interval],
+        **{name: value for name, value in optional.items() if value},
     }

@@ -161,7 +161,10 @@ def test_a_callback_s_numbers_are_in_the_record() -> None:
         if not isinstance(event, Evaluated):
             return None
         right = lambda logits, batch: (logits.topk(2).indices == batch.y[:, None]).any(1).double()
-        return {"top2": event.mean(right), "top1": event.mean(lambda logits, batch: (logits.argmax(1) == batch.y).double())}
+        return {
+            "top2": event.mean(right),
+            "top1": event.mean(lambda logits, batch: (logits.argmax(1) == batch.y).double()),
+        }
 
     record = run(config(epochs=2), small_problem(), callbacks=[top2]).record
     assert [(epoch, step) for epoch, step, _ in record.extra["metrics"]["top2"]] == [(0, 0), (1, 0), (2, 0)]
@@ -184,7 +187,9 @@ def test_a_budget_of_seconds_ends_a_run() -> None:
 
 
 def test_callbacks_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"Unknown quantity to stop at: 'test_acuracy'\. Did you mean 'test_accuracy'"):
+    with pytest.raises(
+        ConfigError, match=r"Unknown quantity to stop at: 'test_acuracy'\. Did you mean 'test_accuracy'"
+    ):
         stop_at("test_acuracy", 0.5)
     with pytest.raises(ConfigError, match=r"A callback returned 3\. It may return None"):
         run(config(), small_problem(), callbacks=[lambda event: 3])  # type: ignore[list-item, return-value]

@@ -1,0 +1,63 @@
+"""Clipping in front of an optimizer that is no composition of transforms: it sees an oracle whose gradient is clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepobs_func.base import Params
+from deepobs_func.optimizers.base import Optimizer, Oracle
+from deepobs_func.optimizers.transforms import Transform
+
+Change = Callable[[Params], Params]
+
+
+class _Clipped:
+    """An oracle with another gradient; all else is the oracle's own."""
+
+    def __init__(self, oracle: Oracle, change: Change) -> None:
+        self._oracle, self._change = oracle, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._oracle, name)
+
+    def grad(self) -> Params:
+        """The gradient after the transforms."""
+        return self._change(self._oracle.grad())
+
+    def at(self, params: Params) -> Any:
+        """The oracle at another point, clipped alike."""
+        return _Clipped(self._oracle.at(params), self._change)
+
+
+def clipped(optimizer: Optimizer, transforms: Sequence[Transform]) -> Optimizer:
+    """The optimizer behind transforms of the gradient that remember nothing, such as `clip_by_global_norm`.
+
+    Args:
+        optimizer: any.
+        transforms: in the order in which they are applied; none leaves the optimizer as it is.
+    """
+    if not transforms:
+        return optimizer
+
+    def change(grads: Params) -> Params:
+        like = next(iter(grads.values()))
+        for transform in transforms:
+            hyper = {
+                name: torch.tensor(value, dtype=torch.float64, device=like.device)
+                for name, value in transform.hyper.items()
+            }
+            grads, _ = transform.update(grads, {}, grads, hyper, _no_step(like))
+        return grads
+
+    def update(oracle: Oracle, opt_state: Any, params: Params) -> tuple[Params, Any]:
+        return optimizer.update(_Clipped(oracle, change), opt_state, params)  # type: ignore[arg-type]
+
+    return optimizer._replace(update=update)
+
+
+def _no_step(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=like.device)

@@ -1,0 +1,53 @@
+"""Which quantities a run tracks: those asked for by name, and what of a preset is defined for it."""
+
+from __future__ import annotations
+
+import torch
+
+from deepobs_func.errors import ConfigError, option
+from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
+from deepobs_func.problems.problem import Problem
+from deepobs_func.runner.config import RunConfig, undefined
+from deepobs_func.runner.optimizing import ChosenOptimizer
+
+
+def tracked_names(config: RunConfig, problem: Problem, optimizer: ChosenOptimizer) -> tuple[str, ...]:
+    """The names of the quantities.
+
+    Raises:
+        ConfigError: one that was asked for by name is not defined for this run; or batch norm couples the examples and
+            no choice was made.
+    """
+    asked = {name for name in config.track if name not in PRESETS}
+    names = []
+    for name in chosen(config.track):
+        reason = _undefined(name, config, problem, optimizer)
+        if reason and name in asked:
+            raise ConfigError(f"{option('track')} {name}: {reason}")
+        if not reason:
+            names.append(name)
+    per_example = [name for name in names if QUANTITIES[name].per_example]
+    if per_example and not problem.separable and config.track_bn is None:
+        raise ConfigError(
+            f"{option('track')} {per_example[0]}: {problem.name} couples the examples of a batch through batch norm. "
+            f"Say what its per-example gradients mean with {option('track_bn')} coupled, frozen or eval."
+        )
+    return tuple(names)
+
+
+def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: ChosenOptimizer) -> str:
+    """Why a quantity is not defined for a run; "" where it is."""
+    row = QUANTITIES[name]
+    if row.plain_sgd and not _is_plain_sgd(config, optimizer):
+        return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
+    if row.ggn and problem.measure.sample is None:
+        return f"{problem.name} has no GGN; tic_trace takes the Hessian's trace instead."
+    return undefined(row, config)
+
+
+def _is_plain_sgd(config: RunConfig, optimizer: ChosenOptimizer) -> bool:
+    """Whether the update is `-lr g`: by the class itself, whatever path leads to it. A subclass may do anything."""
+    if optimizer.code is None:
+        return config.optimizer in ("sgd", "sgd_cabs")
+    changed = any(config.hyperparams.get(name) for name in ("momentum", "maximize"))
+    return optimizer.code is torch.optim.SGD and not changed
