@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.imports import cause
 
 T = TypeVar("T")
 
@@ -92,8 +93,8 @@ class Registry(Mapping[str, T], Generic[T]):
             value: Any = point.load()
         except Exception as error:  # another package's module may raise anything
             raise ConfigError(
-                f"The {self._kind} entry point {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: "
-                f"{error}. Mend or uninstall the package that brings it."
+                f"The {self._kind} entry point {point.name!r} ({point.value}) cannot be loaded: {cause(error)}. "
+                f"Mend or uninstall the package that brings it."
             ) from error
         entries = list(value) if isinstance(value, list | tuple) else [value]
         for entry in entries:

@@ -8,10 +8,7 @@ run's key.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepobs_func import random
 from deepobs_func.base import Params
-from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.errors import ConfigError
+from deepobs_func.imports import cause, load_object
 from deepobs_func.optimizers.base import Optimizer, Oracle
 from deepobs_func.optimizers.gradients import Closure, Leaves, copied, differentiates, takes_closure
 from deepobs_func.optimizers.schedules import Schedule
@@ -35,35 +33,13 @@ WRAPPED = ("optimizer", "base_optimizer")
 """Constructor arguments that are another optimizer class."""
 
 
-def load_object(path: str) -> Any:
-    """What an import path names: a class, a function, or an optimizer.
-
-    Args:
-        path: `package.module:name` or `package.module.name`.
-
-    Raises:
-        ConfigError: the path leads nowhere; the message says how far it did.
-    """
-    module_path, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
-    try:
-        module = importlib.import_module(module_path)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise ConfigError(
-            f"The optimizer {path!r} cannot be imported: {_cause(error)}. Give package.module.Class or "
-            "package.module:function, importable from the current folder or installed."
-        ) from error
-    if not hasattr(module, name):
-        raise ConfigError(unknown(f"name in {module_path}:", name, [key for key in vars(module) if key[0] != "_"]))
-    return getattr(module, name)
-
-
 def load_class(path: str) -> Class:
     """The optimizer class of an import path, e.g. `torch.optim.AdamW` or `my_package.MyOptimizer`.
 
     Raises:
         ConfigError: the path does not lead to a subclass of `torch.optim.Optimizer`; the message says how far it did.
     """
-    found = load_object(path)
+    found = load_object(path, "optimizer")
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ConfigError(f"{path} is not a subclass of torch.optim.Optimizer but {found!r}.")
     return found
@@ -247,7 +223,7 @@ def _made(make: Make, leaves: Leaves, called: str) -> tuple[torch.optim.Optimize
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's constructor raises is the user's to read
-        raise ConfigError(f"{called} raised {_cause(error)}.") from error
+        raise ConfigError(f"{called} raised {cause(error)}.") from error
     instance, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(instance, torch.optim.Optimizer):
         raise ConfigError(f"{called} made {made!r}; it must be a torch.optim.Optimizer, or that and a scheduler.")
@@ -300,7 +276,7 @@ def _step(state: TorchState, oracle: Oracle, params: Params, called: str) -> Non
         if state.graph or not any(words in str(error) for words in ("grad_fn", "does not require grad")):
             raise
         raise ConfigError(
-            f"{called} differentiates its gradients, which was not seen in its code ({_cause(error)}). Call "
+            f"{called} differentiates its gradients, which was not seen in its code ({cause(error)}). Call "
             "torch.autograd.grad in step() or in a function that it names, or take the functional adahessian, sophia_h."
         ) from error
     if state.scheduler is not None:
@@ -343,9 +319,3 @@ def _set_generator_state(params: Params, states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     for device, state in zip(_devices(params), states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)
-
-
-def _cause(error: Exception) -> str:
-    """An error's own words, and where it was raised."""
-    frames = traceback.extract_tb(sys.exc_info()[2])
-    return f"{type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno})"

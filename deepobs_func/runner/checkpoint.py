@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deepobs_func import random
 from deepobs_func.base import ModelState
 from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.runner.execution import Execution
@@ -57,13 +58,16 @@ class Checkpoint:
         Raises:
             ConfigError: the checkpoint is of another run.
         """
-        plan = training.plan
-        check_same_run(self, plan)
-        tree = _to(self.tree, plan.device)
-        template = plan.optimizer.save(plan.optimizer.init(tree["params"], training.key))
-        opt_state = plan.optimizer.load(_like(template, tree["opt_state"]), tree["params"], training.key)
-        carry = Carry(tree["params"], opt_state, ModelState(tree["moments"], tree["carry"]))
-        return TrainState(carry, self.head["epoch"], self.head["step"], Log.from_plain_data(self.head["log"]))
+        check_same_run(self, training.plan)
+        log = Log.from_plain_data(self.head["log"])
+        return TrainState(self.carry(training.plan), self.head["epoch"], self.head["step"], log)
+
+    def carry(self, plan: Plan) -> Carry:
+        """Parameters, optimizer state and model state, on the device of a plan."""
+        tree, key = _to(self.tree, plan.device), random.key(plan.config.seed, plan.device)
+        template = plan.optimizer.save(plan.optimizer.init(tree["params"], key))
+        opt_state = plan.optimizer.load(_like(template, tree["opt_state"]), tree["params"], key)
+        return Carry(tree["params"], opt_state, ModelState(tree["moments"], tree["carry"]))
 
 
 def save(path: Path, training: Training, state: TrainState) -> None:
@@ -91,6 +95,7 @@ def save(path: Path, training: Training, state: TrainState) -> None:
         "configuration": plan.plain_configuration(),
         "identity": plan.identity,
         "run_id": plan.run_id,
+        "source": plan.source,
         "environment": plan.environment,
         "execution": training.execution.as_plain_data(),
         "execution_id": training.execution.id(plan.device),

@@ -81,11 +81,12 @@ class RunConfig:
         workers: processes that read streamed data (ImageNet), 0 for none beside the run's own; None for one less than
             there are cores, up to 16. No number depends on it; data that are held on the device need none.
         schedule: of the learning rate, instead of `lr_sched_factors`: `"cosine"` or `"linear"`, to 0 at the end of the
-            run; `"exponential"`, times `decay_factor` after each epoch, step by step; `"steps"`, times `decay_factor` at
-            each of `lr_sched_epochs`; `"published"`, the one that the problem's authors used.
+            run; `"exponential"`, times `decay_factor` after each epoch, step by step; `"steps"`, times `decay_factor`
+            at each of `lr_sched_epochs`; `"published"`, the one that the problem's authors used.
         warm_up: epochs in which the learning rate grows linearly before the schedule, whole or not.
         decay_factor: see `schedule`.
-        clip_norm, clip_value: the largest norm of the gradient over all parameters; the largest magnitude of an element.
+        clip_norm, clip_value: the largest norm of the gradient over all parameters; the largest magnitude of an
+            element.
         valid: training examples that are set aside to validate on, characters of a text; True for as many as the test
             set has.
         checkpoint_every: epochs between two checkpoints, or `"500steps"`; `"auto"` for the ends of epochs, a minute
@@ -181,6 +182,15 @@ class ProblemData(Protocol):
     def weight_decay(self) -> float | None: ...
 
 
+def typed(config: RunConfig) -> RunConfig:
+    """The configuration with every value of its type.
+
+    Raises:
+        ConfigError: a value is of the wrong type.
+    """
+    return replace(config, **{name: convert(name, getattr(config, name)) for name, convert in _TYPES.items()})
+
+
 def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimizer: bool = False) -> RunConfig:
     """The configuration with every default filled in and every value of its type. Imports no torch, reads no file.
 
@@ -193,7 +203,7 @@ def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimi
         ConfigError: a value is of the wrong type or out of range, or two values do not go together; the message names
             field, value, what is allowed, and the mend.
     """
-    config = replace(config, **{name: convert(name, getattr(config, name)) for name, convert in _TYPES.items()})
+    config = typed(config)
     problem = problem or problems.row(config.problem)
     protocol = protocol_of(config)
     if config.problem != problem.name:
@@ -211,6 +221,11 @@ def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimi
     _check_weight_decay(resolved, problem)
     _check_tracking(resolved)
     return resolved
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a problem or an optimizer is an import path: no name has a dot or a colon."""
+    return bool({".", ":"} & set(name))
 
 
 def protocol_of(config: RunConfig) -> RunProtocol:
@@ -267,7 +282,7 @@ def _hyperparams(config: RunConfig) -> dict[str, Any]:
     """All hyperparameters of a functional optimizer; those given for a class."""
     row = optimizers.FUNCTIONAL.get(config.optimizer)
     if row is None:
-        if not {".", ":"} & set(config.optimizer):
+        if not is_path(config.optimizer):
             raise ConfigError(unknown_optimizer(config.optimizer))
         return dict(config.hyperparams)
     for name in config.hyperparams:
@@ -313,8 +328,8 @@ def _schedule_by_name(config: RunConfig, problem: ProblemData) -> RunConfig:
     if config.schedule == "steps":
         if not config.lr_sched_epochs or config.lr_sched_factors is not None:
             raise ConfigError(
-                f"{option('schedule')} steps needs {option('lr_sched_epochs')}, at each of which the rate is multiplied "
-                f"by {option('decay_factor')}, and takes no {option('lr_sched_factors')}."
+                f"{option('schedule')} steps needs {option('lr_sched_epochs')}, at each of which the rate is "
+                f"multiplied by {option('decay_factor')}, and takes no {option('lr_sched_factors')}."
             )
         factors = tuple(config.decay_factor ** (index + 1) for index in range(len(config.lr_sched_epochs)))
         return replace(config, schedule=None, lr_sched_factors=factors)

@@ -14,7 +14,7 @@ from deepobs_func.errors import UserError
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import signals
+from deepobs_func.runner import checkpoint, signals
 from deepobs_func.runner.callbacks import Callback, answered, watching
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.events import Finished
@@ -104,17 +104,17 @@ def run(
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. What was done so far is written with status `"interrupted"`, with a
             checkpoint from which `resume=True` goes on.
     """
-    plan = make_plan(config, problem, optimizer)
-    output_dir, checkpoints = plan.config.output_dir, None
-    if output_dir is not None:
-        empty = make_record(plan, Log())
-        records.check_writable(records.folder_of(empty, output_dir), output_dir)
-        if resume and (done := finished(plan, empty, output_dir)) is not None:
-            return Run(done, plan)
-        checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
-    with signals.caught(), ExitStack() as stack:
+    with signals.caught(), SHIELD.raised(), ExitStack() as stack:
         for callback in callbacks:
             stack.callback(getattr(callback, "close", lambda: None))
+        plan = make_plan(config, problem, optimizer)
+        output_dir, checkpoints = plan.config.output_dir, None
+        if output_dir is not None:
+            empty = make_record(plan, Log())
+            records.check_writable(records.folder_of(empty, output_dir), output_dir)
+            if resume and (done := finished(plan, empty, output_dir)) is not None:
+                return Run(done, plan)
+            checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
         return _Running(plan, callbacks, checkpoints).run(execution, resume)
 
 
@@ -161,15 +161,18 @@ class _Running:
         _announce(self.callbacks, "start", self.plan)
         callbacks = [*([Tracker(self.plan)] if self.plan.config.track else []), *self.callbacks]
         kept = self.checkpoints.latest() if self.checkpoints and resume else None
-        training = Training(
-            self.plan,
-            execution or (kept and kept.execution),
-            watch=watching(callbacks),
-            measuring=lambda: _announce(self.callbacks, "measuring"),
-        )
+        if kept:
+            checkpoint.check_same_run(kept, self.plan)
+        with SHIELD.raised(False):  # nothing is to be lost yet
+            training = Training(
+                self.plan,
+                execution or (kept and kept.execution),
+                watch=watching(callbacks),
+                measuring=lambda: _announce(self.callbacks, "measuring"),
+            )
         _announce(self.callbacks, "chosen", training.execution)
         self.iteration = training(kept.state(training) if kept else training.start())
-        with SHIELD.raised(), closing(self.iteration):
+        with closing(self.iteration):
             for event in self.iteration:
                 stop = answered(event, callbacks)
                 if stop is not None and not isinstance(event, Finished):

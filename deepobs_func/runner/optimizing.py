@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from deepobs_func import optimizers, records
 from deepobs_func.errors import ConfigError, option, unknown
+from deepobs_func.imports import load_object
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.clipping import clipped
 from deepobs_func.optimizers.schedules import Schedule
-from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, from_factory, load_object
+from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, from_factory
 from deepobs_func.optimizers.transforms import Transform, clip_by_global_norm, clip_by_value
 from deepobs_func.runner.config import RunConfig
 
@@ -63,7 +64,7 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
         make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
         functional = make(config.lr, **config.hyperparams, before=before, schedule=schedule)
         return ChosenOptimizer(functional, config.optimizer, dict(config.hyperparams), [], None)
-    found, name = (load_object(config.optimizer), None) if given is None else (given, config.optimizer)
+    found, name = (load_object(config.optimizer, "optimizer"), None) if given is None else (given, config.optimizer)
     if isinstance(found, Optimizer):
         _check_value(config, schedule)
         return ChosenOptimizer(clipped(found, before), name or config.optimizer, dict(config.hyperparams), [], found)

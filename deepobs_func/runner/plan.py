@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,12 +14,23 @@ import torch
 import deepobs_func
 from deepobs_func import problems, records
 from deepobs_func.datasets.loading import SYNTHETIC
-from deepobs_func.errors import ConfigError, option
+from deepobs_func.errors import ConfigError, UserError, option
+from deepobs_func.imports import cause, load_object
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.config import RunConfig, RunProtocol, as_plain_data, identity, plain, protocol_of, resolve
+from deepobs_func.runner.config import (
+    RunConfig,
+    RunProtocol,
+    as_plain_data,
+    identity,
+    is_path,
+    plain,
+    protocol_of,
+    resolve,
+    typed,
+)
 from deepobs_func.runner.identity import optimizer_code, own_code
 from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
 from deepobs_func.runner.tracked_names import tracked_names
@@ -40,6 +52,7 @@ class Plan:
         steps_per_epoch: whole batches in the training set.
         workers: processes that read streamed data; None where the data are held on the device.
         tracked: the quantities that are tracked.
+        source: where `problem` and `optimizer` come from, where that is no name: an import path, or `"value"`.
     """
 
     config: RunConfig
@@ -51,6 +64,7 @@ class Plan:
     steps_per_epoch: int
     workers: int | None
     tracked: tuple[str, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -140,6 +154,13 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     Raises:
         ConfigError: the configuration cannot be run.
     """
+    config, source = typed(config), {}
+    for what, value in (("problem", problem), ("optimizer", optimizer)):
+        if value is not None:
+            source[what] = "value"
+    if problem is None and is_path(config.problem):
+        source["problem"], problem = config.problem, _problem_at(config.problem)
+        config = replace(config, problem=problem.name)
     config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     if config.precision == "bf16":
@@ -160,7 +181,26 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         steps_per_epoch=steps_per_epoch,
         workers=_workers(config.workers) if found.dataset.streamed else None,
         tracked=tracked_names(config, found, chosen),
+        source=source,
     )
+
+
+def _problem_at(path: str) -> Problem:
+    """The problem of an import path: the problem itself, or what a function makes when it is called."""
+    found = load_object(path, "problem")
+    if callable(found) and not isinstance(found, Problem):
+        try:
+            found = found()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            raise ConfigError(f"{option('problem')} {path}: it raised {cause(error)}.") from error
+    if not isinstance(found, Problem):
+        raise ConfigError(
+            f"{option('problem')} {path}: it is {found!r}; it must be a Problem, such as problems.from_module makes, "
+            "or a function without arguments that returns one."
+        )
+    return found
 
 
 def _steps_per_epoch(config: RunConfig, problem: Problem) -> int:

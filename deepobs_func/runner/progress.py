@@ -112,6 +112,14 @@ class Shown:
         """Nothing, where there is no bar."""
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints a line, if anybody reads it."""
+    try:
+        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+    except (OSError, ValueError):
+        silence_stdout()
+
+
 def silence_stdout() -> None:
     """Drops what is written to standard output, which nobody reads, so that nothing fails of it, at the exit either."""
     try:

@@ -53,6 +53,7 @@ def _about(plan: Plan, execution: Execution | None) -> dict[str, Any]:
         "defaults": list(plan.chosen.defaults),
         "code": dict(plan.code),
         "run_id": plan.run_id,
+        "source": dict(plan.source),
         "environment": plan.environment,
     }
     if execution is not None:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+
+def complete(names: Sequence[str]) -> Any:
+    """Completes one of some names."""
+
+    def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+    return complete_name
 
 
 class Value(click.ParamType[Any]):
@@ -65,6 +76,19 @@ class Names(click.ParamType[tuple[str, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A tuple of names."""
         return tuple(part for part in value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+class Whole(click.ParamType[int | bool]):
+    """A whole number; True where the flag stands alone."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An int, or True."""
+        try:
+            return value if isinstance(value, bool) else int(value)
+        except ValueError:
+            return self.fail(f"{value!r} is no whole number.", param, ctx)
 
 
 class Every(click.ParamType[int | str]):

@@ -1,0 +1,5 @@
+"""`python -m deepobs_func` is `deepobs`."""
+
+from deepobs_func.cli import main
+
+main()

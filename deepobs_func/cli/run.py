@@ -1,0 +1,266 @@
+"""`deepobs run` and `deepobs resume`: one run, from its options to its record."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deepobs_func import optimizers, problems
+from deepobs_func.cli.types import Every, Names, Numbers, Value, Whole, complete
+from deepobs_func.errors import ConfigError
+from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.runner import signals
+from deepobs_func.runner.config import (
+    COMPILE,
+    MEMORY_FORMATS,
+    PRECISIONS,
+    PROTOCOLS,
+    SCHEDULES,
+    TRACK_BN,
+    RunConfig,
+    default_data,
+    is_path,
+    resolve,
+    unknown_optimizer,
+)
+
+_LISTS = ("--lr-sched-epochs", "--lr-sched-factors", "--decay-epochs")
+_TRACK = "Quantities of some steps, with commas: grad_norm,norm_test or a preset, economy or full; see deepobs list."
+_PREFIX = "opt_"  # of the names under which hyperparameters are parsed
+
+
+class RunCommand(click.Command):
+    """`deepobs run`, which takes an option for every hyperparameter of the optimizer that is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Finds the optimizer first, since it decides which options there are."""
+        args = _join_lists(args)
+        optimizer = _named_optimizer(args)
+        ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            taken = ", ".join(_hyperparameters(optimizer)) or "none beside --lr"
+            raise click.NoSuchOption(
+                error.option_name,
+                f"No such option {error.option_name!r}. Hyperparameters of {optimizer}: {taken}.",
+                error.possibilities,
+                ctx,
+            ) from error
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fixed options and those of the optimizer."""
+        return [*super().get_params(ctx), *ctx.meta.get("hyperparameters", [])]
+
+
+def _join_lists(args: Sequence[str]) -> list[str]:
+    """`--flag 50 100` becomes `--flag 50,100` for the flags that take several numbers."""
+    result: list[str] = []
+    in_list = False
+    for arg in args:
+        if in_list and _is_number(arg):
+            separator = "" if result[-1].endswith("=") else ","
+            result[-1] += separator + arg
+        else:
+            in_list = arg in _LISTS
+            result.append(f"{arg}=" if in_list else arg)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    """Whether the text is a number, or several with commas between them."""
+    try:
+        return all(float(part) is not None for part in text.split(","))
+    except ValueError:
+        return False
+
+
+def _named_optimizer(args: Sequence[str]) -> str | None:
+    for index, arg in enumerate(args):
+        if arg == "--optimizer" and index + 1 < len(args):
+            return args[index + 1]
+        if arg.startswith("--optimizer="):
+            return arg.partition("=")[2]
+    return None
+
+
+def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
+    if optimizer in optimizers.FUNCTIONAL:
+        return optimizers.FUNCTIONAL[optimizer].defaults
+    if optimizer is None:
+        return {}
+    if not is_path(optimizer):
+        raise ConfigError(unknown_optimizer(optimizer))
+    from deepobs_func.imports import load_object
+    from deepobs_func.optimizers.base import Optimizer
+    from deepobs_func.runner.optimizing import factory_defaults
+
+    found = load_object(optimizer, "optimizer")
+    return factory_defaults(found) if callable(found) and not isinstance(found, Optimizer) else {}
+
+
+def _hyperparameter_options(optimizer: str | None, fixed: Sequence[click.Parameter]) -> list[click.Option]:
+    """One option for each hyperparameter, `--NAME` and `--opt.NAME`; only the latter where a flag has the name."""
+    taken = {name.replace("-", "_") for parameter in fixed for name in parameter.opts}
+    options = []
+    for name, default in _hyperparameters(optimizer).items():
+        flags = [f"--opt.{name}"] if f"__{name}" in taken else [f"--{name}", f"--opt.{name}"]
+        shown = "required" if default is inspect.Parameter.empty else f"default: {default}"
+        help = f"Hyperparameter of {optimizer}; {shown}."
+        options.append(click.Option([*flags, f"{_PREFIX}{name}"], type=Value(default), help=help, metavar="VALUE"))
+    return options
+
+
+def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what a run shows and when it ends, which `run` and `resume` share."""
+    options = (
+        click.option("--stop-at", metavar="QUANTITY=VALUE", help="End at a target: test_accuracy=0.9, valid_loss=0.1."),
+        click.option("--max-seconds", type=float, help="End after so many seconds of training."),
+        click.option("--log-json", metavar="FILE", help="A line of JSON for each evaluation, at the end of the file."),
+        click.option("--tensorboard", metavar="DIR", help="Write losses, accuracies and what is tracked."),
+        click.option("--quiet", "-q", is_flag=True, help="Print nothing but the file's name."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("run", cls=RunCommand)
+@click.argument("problem", shell_complete=complete(problems.names()))
+@click.option(
+    "--optimizer",
+    required=True,
+    metavar="NAME|PATH",
+    help=f"{', '.join(optimizers.names())}, or the import path of a torch.optim.Optimizer class or of a function "
+    "that makes an optimizer (my_file:make).",
+    shell_complete=complete(optimizers.names()),
+)
+@click.option("--lr", type=float, required=True, help="Learning rate.")
+@click.option("--epochs", "-N", type=int, help="Default: the problem's published value.")
+@click.option("--batch-size", "--bs", type=int, help="Default: the problem's published value.")
+@click.option("--seed", "-r", type=int, default=42, show_default=True)
+@click.option("--weight-decay", "--wd", type=float, help="The problem's L2 factor. Default: the problem's own.")
+@click.option("--schedule", metavar="NAME", help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+@click.option("--warm-up", type=float, default=0.0, metavar="EPOCHS", help="Linear growth before the schedule.")
+@click.option("--decay-epochs", type=Numbers(int), metavar="E1 E2 ...", help="Where --schedule steps decays.")
+@click.option("--decay-factor", type=float, default=0.1, show_default=True, help="Of --schedule steps, exponential.")
+@click.option("--lr-sched-epochs", type=Numbers(int), metavar="E1 E2 ...", help="The learning rate changes here,")
+@click.option("--lr-sched-factors", type=Numbers(float), metavar="F1 F2 ...", help="to lr times these factors.")
+@click.option("--clip-norm", type=float, help="The largest norm of the gradient.")
+@click.option("--clip-value", type=float, help="The largest magnitude of an element of the gradient.")
+@click.option("--protocol", default="default", show_default=True, help=f"{' or '.join(PROTOCOLS)}.")
+@click.option(
+    "--valid", type=Whole(), is_flag=False, flag_value=True, default=0, metavar="[N]", help="Set examples aside."
+)
+@click.option("--data", default=default_data, metavar="DIR|synthetic", help="Data folder, or the stand-in.")
+@click.option("--output-dir", default="results", show_default=True, help="The results tree.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--compile", default="auto", show_default=True, help=f"{', '.join(COMPILE)}.")
+@click.option("--execution", "execution", metavar="FILE", help="Execute it as a record, or a file, says.")
+@click.option("--memory-format", default="auto", show_default=True, help=f"Of images: {', '.join(MEMORY_FORMATS)}.")
+@click.option("--precision", default="float32", show_default=True, help=f"{', '.join(PRECISIONS)}.")
+@click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
+@click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
+@click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")
+@click.option(
+    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=complete([*QUANTITIES, *PRESETS])
+)
+@click.option("--track-every", type=Every(), default=10, show_default=True, metavar="N|log", help="Steps between two.")
+@click.option("--track-bn", metavar="MODE", help=f"On nets with batch norm: {', '.join(TRACK_BN)}.")
+@click.option(
+    "--checkpoint-every", default="auto", show_default=True, metavar="N|Nsteps|auto|never", help="Epochs or steps."
+)
+@click.option("--keep", type=int, default=1, show_default=True, help="How many checkpoints stay.")
+@click.option("--resume", is_flag=True, help="Go on where the same command was; do nothing where it is finished.")
+@_while_it_goes
+def run_command(execution: str | None, decay_epochs: tuple[int, ...] | None, resume: bool, **options: Any) -> None:
+    """Run one optimizer on one test problem and write its record.
+
+    PROBLEM is a name (deepobs list) or the import path of a problem or of a function that makes one
+    (my_package.my_file:problem). Every hyperparameter of the optimizer is an option: --momentum 0.99, --betas
+    0.9,0.99, --nesterov True. One that has the name of a flag is --opt.NAME. With --optimizer NAME --help they are
+    listed.
+    """
+    with signals.caught(), signals.SHIELD.raised():  # a signal waits until there is a run that can keep what it did
+        given = {name: options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
+        hyperparams = {name.removeprefix(_PREFIX): value for name, value in given.items() if value is not None}
+        shown = {name: options.pop(name) for name in ("stop_at", "max_seconds", "log_json", "tensorboard", "quiet")}
+        if decay_epochs is not None:
+            options["lr_sched_epochs"] = decay_epochs
+        config = RunConfig(**options, hyperparams=hyperparams)
+        if not is_path(config.problem):
+            resolve(config)  # what is wrong in itself is said before torch is imported
+        _run(config, execution, resume, **shown)
+
+
+@click.command("resume")
+@click.argument("path", type=click.Path(path_type=Path))
+@_while_it_goes
+def resume_command(path: Path, **shown: Any) -> None:
+    """Go on with a run from a checkpoint, or from the partial record of a run that was interrupted.
+
+    PATH is a file *.safetensors or *.json.partial in the state folder beside the results tree.
+    """
+    with signals.caught(), signals.SHIELD.raised():
+        from deepobs_func.runner.resuming import configuration_of
+
+        _run(configuration_of(path), None, True, **shown)
+
+
+def _run(
+    config: RunConfig,
+    execution: str | None,
+    resume: bool,
+    stop_at: str | None,
+    max_seconds: float | None,
+    log_json: str | None,
+    tensorboard: str | None,
+    quiet: bool,
+) -> None:
+    """Runs it, and says where its record is."""
+    from rich.console import Console
+
+    from deepobs_func.runner import Execution, RunInterrupted, callbacks, run
+    from deepobs_func.runner.progress import make_progress, say
+
+    shown: list[Any] = make_progress(Console(), quiet=quiet)
+    if stop_at is not None:
+        shown.append(callbacks.stop_at(*_target(stop_at)))
+    if max_seconds is not None:
+        shown.append(callbacks.max_seconds(max_seconds))
+    if log_json is not None:
+        shown.append(callbacks.JsonLines(log_json))
+    if tensorboard is not None:
+        shown.append(callbacks.TensorBoard(tensorboard))
+    how = None if execution is None else Execution.read(execution)
+    try:
+        record = run(config, callbacks=shown, execution=how, resume=resume).record
+    except RunInterrupted as interrupt:
+        kept = interrupt.record.path
+        say(
+            f"Run {interrupt}" + ("." if kept is None else f"; written to {kept}. {interrupt.record.note}".rstrip()),
+            err=True,
+        )
+        sys.exit(130)
+    if record.synthetic and not quiet:
+        say("On the synthetic stand-in: these numbers are no result.")
+    if record.status == "diverged" and not quiet:
+        say(f"Diverged in epoch {record.extra['divergence']['epoch']}: the objective was not finite.")
+    if record.status == "stopped" and not quiet:
+        say(f"Stopped: {record.extra['stopped']}.")
+    if record.note:
+        say(record.note, err=True)
+    say(str(record.path))
+
+
+def _target(text: str) -> tuple[str, float]:
+    quantity, _, value = text.partition("=")
+    try:
+        return quantity, float(value)
+    except ValueError:
+        raise ConfigError(f"--stop-at {text}: it must be QUANTITY=VALUE, such as test_accuracy=0.9.") from None

@@ -1,0 +1,87 @@
+"""What is kept of a run, found again: its configuration, its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepobs_func import records
+from deepobs_func.base import ModelState, Params
+from deepobs_func.errors import ConfigError, DataError
+from deepobs_func.problems.problem import Problem
+from deepobs_func.runner import checkpoint
+from deepobs_func.runner.config import RunConfig
+from deepobs_func.runner.plan import make_plan
+
+
+class Loaded(NamedTuple):
+    """A trained net.
+
+    Attributes:
+        problem: what was trained, at the run's weight decay.
+        params: the parameters that were evaluated.
+        state: the model state, for a batch.
+    """
+
+    problem: Problem
+    params: Params
+    state: ModelState
+
+
+def configuration_of(path: str | Path) -> RunConfig:
+    """The configuration of a run, from its checkpoint or its record.
+
+    Raises:
+        DataError: the file is neither.
+        ConfigError: the run was of a problem or an optimizer that Python made, which no file can hold.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == checkpoint.SUFFIX:
+        head: Mapping[str, Any] = checkpoint.read(path).head
+    else:
+        head = records.read(path).extra
+    return configuration_in(head, path)
+
+
+def configuration_in(head: Mapping[str, Any], path: Path) -> RunConfig:
+    """The configuration that stands in a checkpoint's head or in a record."""
+    values = head.get("configuration")
+    if not isinstance(values, Mapping):
+        raise DataError(
+            f"{path} does not say of which configuration it is. Name a record or a checkpoint of this package."
+        )
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise DataError(f"{path} is of another version: its configuration has {', '.join(unknown)}.")
+    source = head.get("source", {})
+    for what in ("problem", "optimizer"):
+        if source.get(what) == "value":
+            raise ConfigError(
+                f"{path} is of a run whose {what} was made in Python. Go on in Python: "
+                f"run(config, {what}=..., resume=True)."
+            )
+    return RunConfig(**{**values, "problem": source.get("problem", values["problem"])})
+
+
+def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None) -> Loaded:
+    """The parameters and the problem of a checkpoint, so that a probe looks at a trained net.
+
+    Args:
+        path: a checkpoint, `*.safetensors`.
+        problem, optimizer: as of `run`, where the run was of one of your own.
+
+    Raises:
+        DataError: the file is no checkpoint.
+        ConfigError: it is of another problem or optimizer than it says, or one is missing.
+    """
+    found = checkpoint.read(path)
+    if problem is None and optimizer is None:
+        config = configuration_in(found.head, found.path)
+    else:
+        config = RunConfig(**found.head["configuration"])
+    plan = make_plan(dataclasses.replace(config, device="cpu"), problem, optimizer)
+    carry = found.carry(plan)
+    return Loaded(plan.problem, plan.optimizer.eval_params(carry.opt_state, carry.params), carry.state)
