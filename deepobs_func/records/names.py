@@ -68,8 +68,9 @@ def setting_name(record: RunRecord) -> str:
 
     `num_epochs__N__batch_size__B__[weight_decay__W__]name__value__...lr__LR`, hyperparameters sorted by name, or
     `lr_schedule__0_LR_E1_LR1...`. Then schedule, warm-up, clipping and validation,
-    `protocol__default`, `on_divergence__...` (where it is not the protocol's), `precision__bf16`, `data__synthetic` and `code__HASH` (of a problem or an optimizer of the user's own). A run of the
-    protocol `deepobs-1.1.2` in float32 on real data has DeepOBS's name. Numbers have ten digits, as in DeepOBS.
+    `protocol__default`, `on_divergence__...` (where it is not the protocol's), `precision__bf16`, `data__synthetic` and
+    `code__HASH` (of a problem or an optimizer of the user's own). A run of the protocol `deepobs-1.1.2` in float32 on
+    real data has DeepOBS's name. Numbers have ten digits, as in DeepOBS.
 
     A sequence is `(9.e-01,9.99e-01)`. A hyperparameter with the name of a key of DeepOBS's own is `opt.weight_decay`.
     Of a class's hyperparameters, a flag that is off by default is not in the name. A name of more than 255 bytes is

@@ -73,8 +73,16 @@ class Shown:
             return
         try:
             show(*arguments)
-        except (OSError, ValueError, SystemExit):  # a ValueError is that of a closed file
-            self._silent = True
+        except (OSError, SystemExit):
+            self._silence()
+        except ValueError:
+            if not self._console.file.closed:
+                raise
+            self._silence()
+
+    def _silence(self) -> None:
+        self._silent = True
+        if self._console.file is sys.stdout:
             silence_stdout()
 
     def __call__(self, event: Event) -> None:
@@ -116,8 +124,9 @@ def say(text: str, *, err: bool = False) -> None:
     """Prints a line, if anybody reads it."""
     try:
         print(text, file=sys.stderr if err else sys.stdout, flush=True)
-    except (OSError, ValueError):
-        silence_stdout()
+    except (OSError, ValueError):  # a ValueError is that of a closed file
+        if not err:
+            silence_stdout()
 
 
 def silence_stdout() -> None:
