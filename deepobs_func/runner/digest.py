@@ -101,6 +101,7 @@ class _Walk:
             self.add(item)
 
     def _set(self, value: Iterable[Any]) -> None:
+        self.say("set")
         self._items(sorted(value, key=_sort_key))
 
     def _mapping(self, value: Mapping[Any, Any]) -> None:

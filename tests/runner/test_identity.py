@@ -102,7 +102,7 @@ def test_a_named_problem_has_no_code_of_the_user_s() -> None:
     named = problems.get("cifar10_3c3d")
     assert own_code(named, None, {}) == own_code(named.with_weight_decay(0.1), None, {}) == {}
     assert own_code(replace(make(), name="cifar10_3c3d"), None, {}).keys() == {"problem"}
-    assert record_of(problem=None, **{"problem": "quadratic_deep"}).extra["code"] == {}
+    assert empty_record(make_plan(RunConfig("quadratic_deep", "sgd", 0.1))).extra["code"] == {}
 
 
 OWN = """
@@ -195,9 +195,8 @@ def test_hyperparameters_that_are_functions(load: Load) -> None:  # noqa: F811
     ],
 )
 def test_protocol_precision_and_data_are_in_the_name(changes: dict[str, object], end: str) -> None:
-    made = empty_record(
-        make_plan(RunConfig(**({"problem": "quadratic_deep", "optimizer": "sgd", "lr": 0.1} | changes)))
-    )  # type: ignore[arg-type]
+    values: dict[str, Any] = {"problem": "quadratic_deep", "optimizer": "sgd", "lr": 0.1}
+    made = empty_record(make_plan(RunConfig(**values | changes)))
     assert records.setting_name(made).partition("__batch_size__128__")[2] == end
 
 
