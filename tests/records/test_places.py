@@ -191,7 +191,7 @@ def test_a_results_tree_that_was_taken_away(tmp_path: Path, elsewhere: Path) -> 
 
 def test_every_place_is_full(tmp_path: Path, elsewhere: Path, full: set[Path]) -> None:
     full |= {tmp_path, elsewhere}
-    with pytest.raises(UserError, match="The record is lost: .*No space left on device"):
+    with pytest.raises(UserError, match=r"The record is lost: .*No space left on device"):
         records.write_anywhere(make_record(), tmp_path / "results")
     assert files_below(tmp_path) == files_below(elsewhere) == []
     assert list((elsewhere / "tmp").iterdir()) == []
@@ -257,8 +257,8 @@ def test_a_copy_to_another_disk_is_seen_whole_or_not_at_all(tmp_path: Path, monk
 def analyzed(results: Path) -> dict[tuple[str, str, str], list[float]]:
     """The mean test losses of each setting, by the rules of DeepOBS 1.1.2's analyzer.
 
-    Whatever `os.listdir` finds is a problem, an optimizer, a setting; every `*.json` is a run and is averaged; a setting
-    without one is an error.
+    Whatever `os.listdir` finds is a problem, an optimizer, a setting; every `*.json` is a run and is averaged; a
+    setting without one is an error.
     """
     found = {}
     for problem in os.listdir(results):
@@ -284,13 +284,9 @@ def test_deepobss_analyzer_on_finished_and_unfinished_runs(tmp_path: Path) -> No
                 records.check_writable(records.folder_of(record, results), results)
                 records.write_anywhere(record, results)
     for status in ("interrupted", "failed", "stopped"):
-        for record in (
-            base,
-            replace(base, learning_rate=1.0),
-            replace(base, optimizer="adam"),
-            replace(base, testproblem="x"),
-        ):
-            partial = replace(record, test_losses=[9.0], extra={"status": status})
+        changes: list[dict[str, Any]] = [{}, {"learning_rate": 1.0}, {"optimizer": "adam"}, {"testproblem": "x"}]
+        for change in changes:
+            partial = replace(base, **change, test_losses=[9.0], extra={"status": status})
             records.check_writable(records.folder_of(partial, results), results)
             records.write_anywhere(partial, results)
     name = "num_epochs__1__batch_size__128__lr__1.e-02"
