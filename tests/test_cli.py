@@ -171,6 +171,12 @@ BAD = {
         "P --optimizer sgd --lr-sched-epochs 1.5 --lr-sched-factors 1",
         ["--lr-sched-epochs", "'1.5'"],
     ),
+    "schedule beyond the run": (
+        "P --optimizer sgd --lr-sched-epochs 1 --lr-sched-factors 0.1",
+        ["--lr-sched-epochs 1", "--epochs 1", "below 1"],
+    ),
+    "optimizer in capitals": ("P --optimizer AdamW", ["'AdamW'", "Did you mean 'adamw'?"]),
+    "tracked without plain SGD": ("P --optimizer adam --track cabs", ["--track cabs", "SGD without momentum"]),
     "schedule factor negative": (
         "P --optimizer sgd --lr-sched-epochs 1 --lr-sched-factors -1",
         ["--lr-sched-factors -1.0", "positive"],
@@ -193,6 +199,42 @@ BAD = {
     "device that is not there": ("P --optimizer sgd --device cuda:99", ["--device cuda:99", "'auto' or 'cpu'"]),
     "data are a file": ("run mnist_logreg --optimizer sgd --lr 1 --data a_file", ["a_file is no folder", "synthetic"]),
     "output is a file": ("P --optimizer sgd --output-dir a_file", ["a_file cannot be written", "--output-dir"]),
+}
+
+SGD_DEFAULTS: dict[str, Any] = {
+    "momentum": 0,
+    "dampening": 0,
+    "weight_decay": 0,
+    "nesterov": False,
+    "maximize": False,
+    "foreach": None,
+    "differentiable": False,
+    "fused": None,
+}
+ADAMW_DEFAULTS: dict[str, Any] = {
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "SGD": SGD_DEFAULTS,
+    "my_module.MyOptimizer": SGD_DEFAULTS,
+    "Adam": ADAMW_DEFAULTS | {"weight_decay": 0, "decoupled_weight_decay": False},
+    "AdamW": ADAMW_DEFAULTS,
+    "LBFGS": {
+        "max_iter": 20,
+        "max_eval": None,
+        "tolerance_grad": 1e-7,
+        "tolerance_change": 1e-9,
+        "history_size": 100,
+        "line_search_fn": None,
+    },
 }
 
 MY_MODULE = """
@@ -253,6 +295,44 @@ def test_missing_data(tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--optimizer adam --lr nan", "--lr nan: a learning rate must be positive and finite."),
+        ("--optimizer AdamW --lr 1", "Unknown optimizer 'AdamW'. Did you mean 'adamw'?"),
+        ("--optimizer adam --lr 1 --track cabs", "--track cabs: it is derived for SGD without momentum, not for adam"),
+        ("--optimizer sgd --lr 1 --compile yes", "Unknown choice for --compile 'yes'"),
+    ],
+)
+def test_a_mistake_is_found_without_torch_and_data(tmp_path: Path, options: str, message: str) -> None:
+    command = [sys.executable, "-c", NO_TORCH, "run", "mnist_mlp", "--data", "nowhere", *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.endswith("[]"), "torch was imported"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_folder_in_a_path(tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert deepobs(*words("P --optimizer sgd --quiet --output-dir ~/out")).code == 0
+    assert not (tmp_path / "~").exists()
+    assert len(list((tmp_path / "home" / "out" / "quadratic_deep" / "sgd").rglob("*.json"))) == 1
+
+
+def test_a_record_that_lies_elsewhere_is_said(
+    tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(record: RunRecord, output_dir: str) -> records.Written:
+        return records.Written(tmp_path / "there.json", "results cannot be written (No space left on device).")
+
+    monkeypatch.setattr(records, "write_anywhere", full_disk)
+    code, out, err = deepobs(*words("P --optimizer sgd --quiet"))
+    assert (code, out) == (0, f"{tmp_path / 'there.json'}\n")
+    assert err == "results cannot be written (No space left on device).\n"
+
+
 def test_exit_code_of_the_process(tmp_path: Path) -> None:
     command = [*MAIN, "run", "mnist_mpl", "--optimizer", "sgd", "--lr", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -275,7 +355,7 @@ def test_a_defect_of_ours_keeps_its_traceback(deepobs: Deepobs, monkeypatch: pyt
 def test_record_lands_in_deepobss_folder(tmp_path: Path, deepobs: Deepobs) -> None:
     code, out, err = deepobs(*words("P --optimizer momentum --momentum 0.99 -r 7 --bs 100"))
     assert (code, err) == (0, "")
-    setting = "num_epochs__1__batch_size__100__momentum__9.9e-01__lr__1.e-02"
+    setting = "num_epochs__1__batch_size__100__momentum__9.9e-01__lr__1.e-02__protocol__default"
     (path,) = tmp_path.rglob("*.json")
     assert path.parent == tmp_path / "results" / "quadratic_deep" / "momentum" / setting
     assert path.name.startswith("random_seed__7__")
@@ -330,9 +410,10 @@ def test_results_in_the_current_folder(tmp_path: Path, deepobs: Deepobs, output_
         ("--optimizer torch.optim.Adam --betas (0.8,0.9) --eps 1e-6", "Adam", {"betas": [0.8, 0.9], "eps": 1e-6}),
         ("--optimizer torch.optim.AdamW --opt.weight_decay 0.1", "AdamW", {"weight_decay": 0.1}),
         ("--optimizer torch.optim.LBFGS --max_iter 2", "LBFGS", {"max_iter": 2}),
-        ("--optimizer my_module.MyOptimizer --momentum 0.9", "MyOptimizer", {"momentum": 0.9}),
-        ("--optimizer my_module.Demanding --strength 0.5", "Demanding", {"strength": 0.5}),
-        ("--optimizer my_module.Choosy --choice best", "Choosy", {"choice": "best"}),
+        ("--optimizer my_module.MyOptimizer --momentum 0.9", "my_module.MyOptimizer", {"momentum": 0.9}),
+        ("--optimizer my_module.Demanding --strength 0.5", "my_module.Demanding", {"strength": 0.5}),
+        ("--optimizer my_module.Choosy --choice best", "my_module.Choosy", {"choice": "best"}),
+        ("--optimizer my_module.Choosy", "my_module.Choosy", {"choice": None}),
     ],
 )
 def test_hyperparameters(
@@ -342,8 +423,9 @@ def test_hyperparameters(
     assert outcome.code == 0, outcome.err
     record = only_record(tmp_path)
     assert (record.optimizer, record.weight_decay) == (optimizer, None)
+    defaults = {name: value for name, value in DEFAULTS.get(optimizer, {}).items() if name not in hyperparams}
     # as JSON, where true is not 1
-    assert json.dumps(record.hyperparams, sort_keys=True) == json.dumps(hyperparams, sort_keys=True)
+    assert json.dumps(record.hyperparams, sort_keys=True) == json.dumps(hyperparams | defaults, sort_keys=True)
     assert record.test_losses[1] < record.test_losses[0]
 
 
@@ -364,7 +446,7 @@ def test_schedule(tmp_path: Path, deepobs: Deepobs, command: str) -> None:
     assert deepobs(*words(command)).code == 0
     record = only_record(tmp_path)
     assert (record.lr_sched_epochs, record.lr_sched_factors) == ([1, 2], [0.1, 0.01])
-    assert records.setting_name(record).endswith("lr_schedule__0_1.e-02_1_1.e-03_2_1.e-04")
+    assert records.setting_name(record).endswith("lr_schedule__0_1.e-02_1_1.e-03_2_1.e-04__protocol__default")
 
 
 def test_the_data_folder_of_the_environment(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +464,7 @@ def test_stand_in_is_said_and_marked(tmp_path: Path, deepobs: Deepobs) -> None:
     record = only_record(tmp_path)
     assert record.synthetic
     assert record.path is not None
-    assert record.path.parent.name.endswith("__data__synthetic")
+    assert record.path.parent.name.endswith("__protocol__default__data__synthetic")
 
 
 @pytest.mark.parametrize("options", ["", "--on-divergence continue"])
@@ -423,7 +505,8 @@ def test_interrupt_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -
     assert "Traceback" not in err
     assert err.startswith("Run interrupted after ")
     assert list(tmp_path.rglob("*.json")) == []
-    (path,) = tmp_path.rglob("*.json.partial")
+    assert not (tmp_path / "results").exists()
+    (path,) = (tmp_path / "results.state").rglob("*.json.partial")
     record = records.read(path)
     assert (record.status, record.num_epochs) == ("interrupted", 100000)
     assert 2 <= len(record.test_losses) < 100000

@@ -376,10 +376,10 @@ def _check_schedule(config: RunConfig) -> None:
         raise ConfigError(f"{when} has {len(epochs)} values and {what} {len(factors)}: give as many of each.")
     if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
         raise ConfigError(f"{when} {' '.join(map(str, epochs))}: they must increase, from 1 or later.")
+    if any(not (factor > 0 and math.isfinite(factor)) for factor in factors):
+        raise ConfigError(f"{what} {' '.join(map(str, factors))}: each must be positive and finite.")
     if config.epochs is not None and epochs[0] >= config.epochs:
         raise ConfigError(
             f"{when} {' '.join(map(str, epochs))}: a run of {option('epochs')} {config.epochs} ends before the "
             f"learning rate changes; the first must be below {config.epochs}."
         )
-    if any(not (factor > 0 and math.isfinite(factor)) for factor in factors):
-        raise ConfigError(f"{what} {' '.join(map(str, factors))}: each must be positive and finite.")

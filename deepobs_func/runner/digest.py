@@ -33,6 +33,7 @@ _NOT_OF_A_CLASS = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__abstractmethods__"),
     *("__firstlineno__", "__static_attributes__", "_abc_impl"),
 }
+_FLAGS = 0xFFF  # of code, without what `from __future__ import` sets
 _LOADS, _STORES = ("LOAD_GLOBAL", "LOAD_NAME"), ("STORE_GLOBAL", "DELETE_GLOBAL")
 
 
@@ -58,10 +59,10 @@ class _Walk:
             self.sha.update(len(data).to_bytes(8, "little") + data)
 
     def add(self, value: Any) -> None:
-        if type(value) in _PLAIN:
+        if type(value) in _PLAIN or isinstance(value, _NAMED):
             self.say(type(value).__name__, repr(value))
-        elif isinstance(value, _NAMED):
-            self.say(type(value).__name__, str(value))
+        elif isinstance(value, tuple | frozenset):  # which of them are one object is the interpreter's affair
+            self._add_new(value)
         elif id(value) in self.met:
             self.say("met", str(self.met[id(value)]))
         else:
@@ -100,6 +101,7 @@ class _Walk:
             self.add(item)
 
     def _set(self, value: Iterable[Any]) -> None:
+        self.say("set")
         self._items(sorted(value, key=_sort_key))
 
     def _mapping(self, value: Mapping[Any, Any]) -> None:
@@ -118,6 +120,9 @@ class _Walk:
 
     def _builtin(self, value: Any) -> None:
         self.say("builtin", str(getattr(value, "__module__", "")), value.__qualname__)
+        owner = getattr(value, "__self__", None)
+        if not isinstance(owner, types.ModuleType | type):
+            self.add(owner)
 
     def _wrapper(self, value: Any) -> None:
         self.say(type(value).__qualname__)
@@ -140,7 +145,7 @@ class _Walk:
                 self.say("empty")
 
     def _code(self, code: types.CodeType, doc: str | None = None) -> None:
-        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         self.say(code.co_code, getattr(code, "co_exceptiontable", b""), repr(counts), repr(names))
         for index, constant in enumerate(code.co_consts):
@@ -165,6 +170,10 @@ class _Walk:
             return
         own = {name: item for name, item in vars(value).items() if not name.startswith("__")}
         self._mapping({name: item for name, item in own.items() if not isinstance(item, types.ModuleType)})
+
+    def _script(self, value: Any) -> None:
+        self.say("script", re.sub(r" # [^\n]*", "", str(value.inlined_graph)))  # without the lines that it is from
+        self._mapping(value.state_dict() if isinstance(value, torch.jit.ScriptModule) else {})
 
     def _instance(self, value: Any) -> None:
         self._class(type(value))
@@ -193,6 +202,7 @@ _METHODS: tuple[tuple[Any, Any], ...] = (
     ((staticmethod, classmethod, property, functools.cached_property), _Walk._wrapper),
     (type(functools.lru_cache(len)), _Walk._wrapper),
     (types.CodeType, _Walk._code),
+    ((torch.jit.ScriptModule, torch.jit.ScriptFunction), _Walk._script),
     (types.ModuleType, _Walk._module),
     (type, _Walk._class),
 )
@@ -250,7 +260,7 @@ def _state(value: Any) -> dict[str, Any] | None:
         reduced = value.__reduce_ex__(2)
     except Exception:  # whatever an object that cannot be pickled raises
         return None
-    return {"reduced": [part for part in reduced if not isinstance(part, Iterator)]} if len(reduced) > 2 else {}
+    return {"reduced": reduced if isinstance(reduced, str) else [p for p in reduced if not isinstance(p, Iterator)]}
 
 
 def _slots(cls: type) -> tuple[str, ...]:

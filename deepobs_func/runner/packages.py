@@ -50,10 +50,10 @@ def _folder(top: str) -> Path | None:
 
 def _version(top: str) -> str:
     """The version of a package, without the part that names a build (`+cpu`)."""
-    names = [top, *importlib.metadata.packages_distributions().get(top, ())]
-    for name in names:
-        try:
-            return importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return str(getattr(sys.modules.get(top), "__version__", "of no known version"))
+    try:
+        found = importlib.metadata.version(top)
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(top, ())  # slow: it reads what every package has
+        own = str(getattr(sys.modules.get(top), "__version__", "of no known version"))
+        found = importlib.metadata.version(names[0]) if names else own
+    return found.partition("+")[0]

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from deepobs_func import optimizers
 from deepobs_func.analysis import figures, published
 from deepobs_func.records import RunRecord
 
@@ -107,6 +110,29 @@ def test_a_panel_with_its_band_for_each_baseline(tmp_path: Path, drawn: list[Fig
         assert heights.max() == pytest.approx(max(mean + 2 * sd for mean, sd in pairs))
         low, high = axis.get_ylim()
         assert low < found.final_mean < high < 353
+
+
+def test_every_optimizer_is_drawn_in_a_style_of_its_own(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = ["sgd", "momentum", "adam", "adamw", "rmsprop", "my.Adam", "my.Other", "übung", "Adam", "SGD", "AdamW", "x"]
+    groups = {name: [make_record([3.0, 2.0, 1.0]), make_record([3.0, 2.0, 2.0])] for name in names}
+    figures.training(groups, "test_losses", "A title", tmp_path / "curves.png")
+    for axis in drawn[0].axes:
+        assert len(axis.get_legend().get_texts()) == len(names)
+        means = [line for line in axis.lines if not line.get_label().startswith("_")]
+        assert [line.get_label().partition(",")[0] for line in means] == names
+        assert len({(line.get_color(), line.get_linestyle()) for line in means}) == len(names)
+
+
+@given(st.lists(st.sampled_from([*optimizers.names(), "Adam", "my.Adam", "a", "b", "c", "d"]), unique=True))
+def test_a_functional_optimizer_keeps_its_style(names: list[str]) -> None:
+    found = figures.styles(names)
+    assert set(found) == set(names)
+    assert len(set(found.values())) == len(names)
+    assert all(found[name] == figures.styles([name])[name] for name in names if name in optimizers.names())
+
+
+def test_more_optimizers_than_styles_are_all_there() -> None:
+    assert len(figures.styles(map(str, range(100)))) == 100
 
 
 def test_no_window_system_is_touched(tmp_path: Path) -> None:

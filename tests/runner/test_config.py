@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepobs_func import problems
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, as_flag
 from deepobs_func.runner.config import RunConfig, identity, resolve
 from deepobs_func.runner.plan import empty_record, make_plan
 from tests.runner.small import config, small_problem
 
 
+PROBLEM = small_problem()
+
+
 def resolved(**changes: object) -> RunConfig:
-    return resolve(config(**changes), small_problem())
+    return resolve(config(**changes), PROBLEM)
 
 
 def test_defaults_are_the_problem_s_and_the_optimizer_s() -> None:
@@ -61,6 +67,93 @@ def test_defaults_are_the_problem_s_and_the_optimizer_s() -> None:
 def test_what_cannot_be_run_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match="^.*" + words.replace("?", r"\?").replace("(", r"\(")):
         resolved(**changes)
+
+
+WRONG_TYPES: dict[str, tuple[object, ...]] = {
+    "problem": (None, 3, RunConfig),
+    "optimizer": (torch.optim.Adam, None, 1, {"name": "sgd"}),
+    "lr": (10**400, 10**5000, None, "0.1", 1j, [0.1], True),
+    "hyperparams": (None, 3, ["momentum"], {3: 0.9}, "momentum=0.9"),
+    "epochs": ("3", 2.5, True, [3]),
+    "batch_size": ("32", 1.5),
+    "seed": (1.5, "1", None, True),
+    "weight_decay": ("0.1", [0.1], True, 10**400),
+    "lr_sched_epochs": ("12", 1, [1.5], ["1"], {1: 0.1}),
+    "lr_sched_factors": ("12", 0.1, [None], ["0.1"]),
+    "protocol": (None, 1),
+    "data": (None, 3, b"data"),
+    "output_dir": (3, b"results", True),
+    "device": (None, 0, True),
+    "compile": (True, False, None, 1),
+    "memory_format": (None, torch.channels_last),
+    "precision": (None, torch.bfloat16, 32),
+    "train_log_interval": (None, 1.5, "10"),
+    "on_divergence": (True, 1),
+    "workers": ("2", 1.5),
+    "track": (None, 3, True, [3], [None]),
+    "track_every": (None, 1.5, "10", True),
+    "track_bn": (True, 1),
+}
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RunConfig)])
+def test_a_value_of_the_wrong_type_is_refused_with_its_field(name: str) -> None:
+    """In Python with Python's names; on the command line with its flags."""
+    partner = {"lr_sched_epochs": {"lr_sched_factors": (0.1,)}, "lr_sched_factors": {"lr_sched_epochs": (1,)}}
+    for value in WRONG_TYPES[name]:
+        with pytest.raises(ConfigError) as caught:
+            resolved(**{name: value} | partner.get(name, {}))
+        message = str(caught.value)
+        assert caught.value.field == name, message
+        assert message.startswith(f"{name} "), message
+        assert "it must be" in message
+        assert len(message) < 300
+        assert "--" not in message
+        assert caught.value.told(as_flag).startswith(f"{as_flag(name)} ")
+
+
+def test_a_problem_and_a_class_are_told_where_to_go() -> None:
+    with pytest.raises(ConfigError, match=r"problem is a problem; .* 'small'.*run\(config, problem=\.\.\.\)"):
+        resolved(problem=small_problem())
+    with pytest.raises(ConfigError, match=r"optimizer is a class; .*'torch\.optim\.adam\.Adam'"):
+        resolved(optimizer=torch.optim.Adam)
+
+
+def test_paths_devices_and_names_as_python_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = resolved(data=tmp_path, output_dir=Path("~/out"), device=torch.device("cuda", 1), track="grad_norm, alpha")
+    assert (made.data, made.output_dir, made.device) == (str(tmp_path), str(tmp_path / "out"), "cuda:1")
+    assert made.track == ("grad_norm", "alpha")
+    assert resolved(track="grad_norm").track == resolved(track=["grad_norm"]).track == ("grad_norm",)
+    assert resolved(track="").track == ()
+
+
+@pytest.mark.parametrize("epochs", [(3,), (3, 4), (100,)])
+def test_a_schedule_wholly_beyond_the_run_is_refused(epochs: tuple[int, ...]) -> None:
+    factors = (0.1,) * len(epochs)
+    with pytest.raises(ConfigError, match=r"lr_sched_epochs .*epochs 3 ends before.*below 3"):
+        resolved(lr_sched_epochs=epochs, lr_sched_factors=factors)
+    assert resolved(lr_sched_epochs=(2, *epochs), lr_sched_factors=(0.1, *factors)).lr_sched_epochs == (2, *epochs)
+
+
+def test_what_cannot_be_tracked_is_refused_before_data_are_read() -> None:
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"track": "cabs", "optimizer": "adam"}, "SGD without momentum"),
+        ({"track": ("economy", "cabs"), "optimizer": "adam"}, "SGD without momentum"),
+        ({"track": "alpha", "batch_size": 1}, "a batch of 2 or more"),
+    ]
+    for changes, reason in cases:
+        with pytest.raises(ConfigError, match=rf"^track (cabs|alpha): .*{reason}"):
+            resolved(**changes)
+    assert resolved(track="economy", optimizer="adam").track == ("economy",)
+    with pytest.raises(ConfigError, match=r"^track tic_diag: .*no GGN"):
+        make_plan(config(track="tic_diag"), small_problem())
+
+
+@pytest.mark.parametrize("name", ["AdamW", "ADAM", "Sgd", "Momentum"])
+def test_the_case_of_letters_does_not_hide_a_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Did you mean '{name.lower()}'"):
+        resolved(optimizer=name)
 
 
 @pytest.mark.parametrize(

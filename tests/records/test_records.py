@@ -234,14 +234,22 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "suffix"),
-    [("finished", "json"), ("diverged", "json"), ("interrupted", "json.partial"), ("failed", "json.partial")],
+    ("status", "root", "suffix"),
+    [
+        ("finished", "results", "json"),
+        ("diverged", "results", "json"),
+        ("interrupted", "results.state", "json.partial"),
+        ("failed", "results.state", "json.partial"),
+        ("stopped", "results.state", "json.partial"),
+    ],
 )
-def test_only_whole_runs_have_deepobss_ending(tmp_path: Path, status: str, suffix: str) -> None:
+def test_only_whole_runs_lie_in_the_results_tree(tmp_path: Path, status: str, root: str, suffix: str) -> None:
+    """The others in the state folder, under the same relative path; no folder is made for them in the results tree."""
     record = make_record(extra={"status": status})
     path = records.write(record, tmp_path / "results", NOON)
-    assert path == records.folder_of(record, tmp_path / "results") / f"random_seed__42__2026-07-31-12-00-59.{suffix}"
+    assert path == records.folder_of(record, tmp_path / root) / f"random_seed__42__2026-07-31-12-00-59.{suffix}"
     assert files_below(tmp_path) == [path]
+    assert (tmp_path / "results").exists() == (root == "results")
     assert records.read(path).status == status
 
 
@@ -328,6 +336,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left"):
         records.write(make_record(), tmp_path / "results")
     assert files_below(tmp_path) == []
+    assert not (tmp_path / "results").exists()
 
 
 # Whether a folder can be written
@@ -336,7 +345,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_check_writable_leaves_no_file_behind(tmp_path: Path) -> None:
     output_dir = tmp_path / "results"
     records.check_writable(records.folder_of(make_record(), output_dir), output_dir)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "results.state"]
 
 
 def test_check_writable_keeps_what_is_there(tmp_path: Path) -> None:
