@@ -134,8 +134,8 @@ class _Encoder:
         if not value.numel():
             return
         last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-        begin = value.storage_offset() * value.element_size()
-        end = begin + (last + 1) * value.element_size()
+        begin = int(value.storage_offset()) * value.element_size()
+        end = begin + (int(last) + 1) * value.element_size()
         others = self._memory.setdefault(value.untyped_storage().data_ptr(), [])
         for low, high, other in others:
             if begin < high and low < end:
@@ -146,7 +146,7 @@ class _Encoder:
         if type(value) is dict and KIND not in value and all(type(key) is str for key in value):
             return {key: self(item, _at(place, key)) for key, item in value.items()}
         items = [[self(key, f"a key of {place}"), self(item, _at(place, key))] for key, item in value.items()]
-        tree = {KIND: "dict", "class": _path(value), "items": items}
+        tree: dict[str, Any] = {KIND: "dict", "class": _path(value), "items": items}
         if isinstance(value, defaultdict):
             tree["factory"] = getattr(value.default_factory, "__name__", None)
         return tree

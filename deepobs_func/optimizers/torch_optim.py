@@ -196,12 +196,10 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
     return from_factory(lambda named: _construct(cls, dict(named), lr, hyperparams), name=name, schedule=schedule)
 
 
-def _construct(cls: Class, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _construct(cls: Any, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The instance; a class in the hyperparameters may be an import path."""
-    values = {"lr": lr} | {
-        name: load_class(value) if name in WRAPPED and isinstance(value, str) else value
-        for name, value in hyperparams.items()
-    }
+    values: dict[str, Any] = {"lr": lr, **hyperparams}
+    values |= {name: load_class(values[name]) for name in WRAPPED if isinstance(values.get(name), str)}
     first, *others = inspect.signature(cls).parameters
     if first in WRAPPED:
         if not isinstance(values.get(first), type):
@@ -213,8 +211,8 @@ def _construct(cls: Class, leaves: Leaves, lr: float, hyperparams: Mapping[str, 
         return cls(inner, **values)
     if first in ("model", "module"):
         values |= {"params": leaves.values()} if "params" in others else {}
-        return cls(_module_of(leaves), **values)  # type: ignore[arg-type]
-    return cls(leaves.values(), **values)  # type: ignore[call-arg]
+        return cls(_module_of(leaves), **values)
+    return cls(leaves.values(), **values)
 
 
 def _module_of(leaves: Leaves) -> nn.Module:
