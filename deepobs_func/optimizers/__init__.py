@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.schedules import warm_up as warm_up
     from deepobs_func.optimizers.second_order import adahessian as adahessian
     from deepobs_func.optimizers.second_order import sophia_h as sophia_h
+    from deepobs_func.optimizers.torch_optim import from_class as from_class
+    from deepobs_func.optimizers.torch_optim import from_factory as from_factory
     from deepobs_func.optimizers.transforms import clip_by_global_norm as clip_by_global_norm
     from deepobs_func.optimizers.transforms import clip_by_value as clip_by_value
     from deepobs_func.optimizers.transforms import weight_decay as weight_decay
@@ -104,6 +106,7 @@ _PATHS = {
         for name in ("clip_by_global_norm", "clip_by_value", "weight_decay")
     },
     **{name: f"deepobs_func.optimizers.schedules:{name}" for name in ("steps", "exponential", "cosine", "warm_up")},
+    **{name: f"deepobs_func.optimizers.torch_optim:{name}" for name in ("from_class", "from_factory")},
     "Optimizer": "deepobs_func.optimizers.base:Optimizer",
 }
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["FUNCTIONAL", "OptimizerRow", "names"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import types
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 KIND = "is"  # the key that marks a dictionary of the tree as something else than a dictionary
 _CONSTANTS = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 _HOOKS = "_optimizer_"  # the hooks of an optimizer are functions under keys that differ from instance to instance
-_ABSENT: Any = object()
+_ABSENT: Any = object()  # nothing is in this place of the new object
 _FACTORIES: dict[str, type] = {factory.__name__: factory for factory in (dict, list, int, float)}
 
 
@@ -64,6 +64,7 @@ class _Encoder:
         self._storages = {leaf.untyped_storage().data_ptr(): name for name, leaf in leaves.items()}
         self._leaves = leaves
         self._seen: dict[int, int] = {}
+        self._memory: dict[int, list[tuple[int, int, str]]] = {}  # of each storage: from, to, whose
         self._held: list[Any] = []  # as long as ids are compared
 
     def __call__(self, value: Any, place: str) -> Any:
@@ -77,7 +78,7 @@ class _Encoder:
             return {KIND: "numpy", "dtype": value.dtype.name, "value": value.item()}
         if isinstance(value, (torch.dtype, torch.device)):
             return {KIND: type(value).__name__, "name": str(value).removeprefix("torch.")}
-        if isinstance(value, _CONSTANTS) or (callable(value) and not hasattr(value, "__dict__")):
+        if _is_constant(value):
             return {KIND: "constant"}
         if id(value) in self._seen:
             return {KIND: "seen", "index": self._seen[id(value)]}
@@ -111,29 +112,49 @@ class _Encoder:
     def attributes(self, value: Any, place: str) -> dict[str, Any]:
         """Those of an object, but for an optimizer's hooks."""
         found = {name: held for name, held in vars(value).items() if not name.startswith(_HOOKS)}
-        return {name: self(held, f"{place}.{name}".lstrip(".")) for name, held in found.items()}
+        return {name: self(held, f"{place}.{name}") for name, held in found.items()}
 
     def _tensor(self, value: Tensor, place: str) -> Any:
+        if value.layout is torch.sparse_coo:
+            parts = value._indices().clone(), value._values().detach().clone()
+            return {KIND: "sparse", "parts": list(parts), "size": list(value.shape), "coalesced": value.is_coalesced()}
+        if value.layout is not torch.strided:
+            raise SnapshotError(f"{place} is a tensor with the layout {value.layout}")
         name = self._storages.get(value.untyped_storage().data_ptr()) if value.numel() else None
         if name is None:
+            self._check_memory(value, place)
             return value.detach().clone()
         leaf = self._leaves[name]
         if (value.shape, value.stride(), value.dtype) != (leaf.shape, leaf.stride(), leaf.dtype):
             raise SnapshotError(f"{place} is a view of a part of the parameter {name!r}")
         return {KIND: "data", "name": name}
 
+    def _check_memory(self, value: Tensor, place: str) -> None:
+        """Refuses a tensor that shares memory with another: what is written to a copy does not reach the other."""
+        if not value.numel():
+            return
+        last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+        begin = int(value.storage_offset()) * value.element_size()
+        end = begin + (int(last) + 1) * value.element_size()
+        others = self._memory.setdefault(value.untyped_storage().data_ptr(), [])
+        for low, high, other in others:
+            if begin < high and low < end:
+                raise SnapshotError(f"{place} shares memory with {other}")
+        others.append((begin, end, place))
+
     def _dict(self, value: dict[Any, Any], place: str) -> Any:
         if type(value) is dict and KIND not in value and all(type(key) is str for key in value):
-            return {key: self(item, f"{place}[{key!r}]") for key, item in value.items()}
-        kind = {OrderedDict: "ordered", defaultdict: "default"}.get(type(value), "dict")
-        items = [[self(key, f"a key of {place}"), self(item, f"{place}[{_shown(key)}]")] for key, item in value.items()]
-        tree = {KIND: kind, "items": items}
-        return tree | ({"factory": getattr(value.default_factory, "__name__", None)} if kind == "default" else {})  # type: ignore[attr-defined]
+            return {key: self(item, _at(place, key)) for key, item in value.items()}
+        items = [[self(key, f"a key of {place}"), self(item, _at(place, key))] for key, item in value.items()]
+        tree: dict[str, Any] = {KIND: "dict", "class": _path(value), "items": items}
+        if isinstance(value, defaultdict):
+            tree["factory"] = getattr(value.default_factory, "__name__", None)
+        return tree
 
 
 class _Decoder:
     def __init__(self, leaves: Mapping[str, Tensor], package: str) -> None:
-        self._leaves, self._packages = leaves, {package.partition(".")[0], "torch"}
+        self._leaves, self._packages = leaves, {package.partition(".")[0], "torch", "builtins", "collections"}
         self._made: list[Any] = []  # in the order in which the encoder saw them
 
     def __call__(self, tree: Any, twin: Any, place: str) -> Any:
@@ -146,7 +167,7 @@ class _Decoder:
             return tree
         kind = tree.get(KIND)
         if kind is None:
-            return self._filled(self._register(twin if isinstance(twin, dict) else {}), tree.items(), place)
+            return self._filled(self._register(twin if type(twin) is dict else {}), tree.items(), place)
         return getattr(self, f"_{kind}")(tree, twin, place)
 
     def _register(self, value: Any) -> Any:
@@ -175,7 +196,7 @@ class _Decoder:
         return self._made[tree["index"]]
 
     def _constant(self, tree: Any, twin: Any, place: str) -> Any:
-        if twin is _ABSENT:
+        if twin is _ABSENT or not _is_constant(twin):
             raise SnapshotError(f"{place} is a function that a newly constructed one does not have")
         return twin
 
@@ -190,9 +211,16 @@ class _Decoder:
             return self._register(twin)
         return self._register(tree.clone())
 
+    def _sparse(self, tree: Any, twin: Any, place: str) -> Tensor:
+        indices, values = (part.clone() for part in tree["parts"])
+        made = torch.sparse_coo_tensor(
+            indices, values, tree["size"], is_coalesced=tree["coalesced"], check_invariants=True
+        )
+        return self._register(made)
+
     def _list(self, tree: list[Any], twin: Any, place: str) -> list[Any]:
-        held = list(twin) if isinstance(twin, list) else []
-        made = self._register(twin if isinstance(twin, list) else [])
+        held = list(twin) if type(twin) is list else []
+        made = self._register(twin if type(twin) is list else [])
         made[:] = self._items(tree, held, place)
         return made
 
@@ -215,24 +243,19 @@ class _Decoder:
 
     _tuple = _set = _frozenset = _deque = _sequence = _immutable
 
-    def _mapping(self, tree: Any, twin: Any, place: str) -> dict[Any, Any]:
-        made = self._register(twin if isinstance(twin, dict) else self._empty(tree))
-        return self._filled(made, tree["items"], place)
-
-    _dict = _ordered = _default = _mapping
+    def _dict(self, tree: Any, twin: Any, place: str) -> dict[Any, Any]:
+        if _path(twin) != tree["class"]:
+            cls = self._class(tree["class"], _ABSENT, place)
+            twin = cls(_FACTORIES.get(tree["factory"])) if "factory" in tree else cls()
+        return self._filled(self._register(twin), tree["items"], place)
 
     def _filled(self, made: dict[Any, Any], items: Iterable[Any], place: str) -> dict[Any, Any]:
         held = dict(made)
         made.clear()
         for key, value in items:
             known = self(key, _ABSENT, f"a key of {place}")
-            made[known] = self(value, held.get(known, _ABSENT), f"{place}[{_shown(known)}]")
+            made[known] = self(value, held.get(known, _ABSENT), _at(place, known))
         return made
-
-    def _empty(self, tree: Any) -> dict[Any, Any]:
-        if tree.get(KIND) == "default":
-            return defaultdict(_FACTORIES.get(tree["factory"]))
-        return OrderedDict() if tree.get(KIND) == "ordered" else {}
 
     def _object(self, tree: Any, twin: Any, place: str) -> Any:
         cls = self._class(tree["class"], twin, place)
@@ -241,7 +264,7 @@ class _Decoder:
         made.__dict__.clear()  # so that the attributes have the order that the tree counts on
         made.__dict__.update({name: hook for name, hook in held.items() if name.startswith(_HOOKS)})
         for name, value in tree["attributes"].items():
-            made.__dict__[name] = self(value, held.get(name, _ABSENT), f"{place}.{name}".lstrip("."))
+            made.__dict__[name] = self(value, held.get(name, _ABSENT), f"{place}.{name}")
         return made
 
     def _class(self, path: str, twin: Any, place: str) -> Any:
@@ -282,9 +305,13 @@ def _bits_equal(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b)
 
 
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, _CONSTANTS) or (callable(value) and not hasattr(value, "__dict__"))
+
+
 def _path(value: Any) -> str:
     return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
-def _shown(key: Any) -> str:
-    return "a parameter" if isinstance(key, Tensor) else repr(key)
+def _at(place: str, key: Any) -> str:
+    return f"{place}[{'a parameter' if isinstance(key, Tensor) else repr(key)}]" if place else str(key)

@@ -133,30 +133,32 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
         state.returned = copied(state.leaves)
         return dict(state.returned), state
 
-    def load(tree: Any, params: Params, key: random.Key) -> TorchState:
+    def restored(tree: Any, params: Params, key: random.Key) -> TorchState:
         state = init(params, key)
-        package = type(state.instance).__module__
-        try:
-            decode(tree["held"], state.held, state.leaves, package)
-        except SnapshotError as error:
-            raise ConfigError(f"{called} cannot be restored: {error}.") from error
+        decode(tree["held"], state.held, state.leaves, type(state.instance).__module__)
         state.generator = [words.clone() for words in tree["generator"]]
         state.step, state.factor = tree["step"], tree["factor"]
         return state
 
+    def load(tree: Any, params: Params, key: random.Key) -> TorchState:
+        try:
+            return restored(tree, params, key)
+        except SnapshotError as error:
+            raise ConfigError(f"The state of {called} cannot be restored: {error}.") from error
+
     def save(state: TorchState) -> Any:
         try:
             held = encode(state.held, state.leaves)
+            generator = [words.clone() for words in state.generator]
+            tree = {"held": held, "generator": generator, "step": state.step, "factor": state.factor}
+            if state.step and not state.verified:
+                twin = restored(tree, state.returned, random.key(0))
+                place = difference(encode(twin.held, twin.leaves), held)
+                if place is not None:
+                    raise SnapshotError(f"{place} is not what it was in a restored one")
+                state.verified = True
         except SnapshotError as error:
-            raise ConfigError(_unsaved(called, str(error))) from error
-        generator = [words.clone() for words in state.generator]
-        tree = {"held": held, "generator": generator, "step": state.step, "factor": state.factor}
-        if state.step and not state.verified:
-            twin = load(tree, state.returned, random.key(0))
-            place = difference(encode(twin.held, twin.leaves), held)
-            if place is not None:
-                raise ConfigError(_unsaved(called, f"{place} is not what it was in a restored one"))
-            state.verified = True
+            raise ConfigError(f"The state of {called} cannot be saved: {error}. Run it without checkpoints.") from error
         return tree
 
     return Optimizer(init, update, compiles=False, eval_params=_eval_params, save=save, load=load)
@@ -181,12 +183,10 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
     return from_factory(lambda named: _construct(cls, dict(named), lr, hyperparams), name=name, schedule=schedule)
 
 
-def _construct(cls: Class, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _construct(cls: Any, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The instance; a class in the hyperparameters may be an import path."""
-    values = {"lr": lr} | {
-        name: load_class(value) if name in WRAPPED and isinstance(value, str) else value
-        for name, value in hyperparams.items()
-    }
+    values: dict[str, Any] = {"lr": lr, **hyperparams}
+    values |= {name: load_class(values[name]) for name in WRAPPED if isinstance(values.get(name), str)}
     first, *others = inspect.signature(cls).parameters
     if first in WRAPPED:
         if not isinstance(values.get(first), type):
@@ -198,8 +198,8 @@ def _construct(cls: Class, leaves: Leaves, lr: float, hyperparams: Mapping[str, 
         return cls(inner, **values)
     if first in ("model", "module"):
         values |= {"params": leaves.values()} if "params" in others else {}
-        return cls(_module_of(leaves), **values)  # type: ignore[arg-type]
-    return cls(leaves.values(), **values)  # type: ignore[call-arg]
+        return cls(_module_of(leaves), **values)
+    return cls(leaves.values(), **values)
 
 
 def _module_of(leaves: Leaves) -> nn.Module:
@@ -301,10 +301,6 @@ def _eval_params(state: TorchState, params: Params) -> Params:
     for name, leaf in state.leaves.items():
         leaf.data.copy_(state.returned[name])
     return averaged
-
-
-def _unsaved(called: str, reason: str) -> str:
-    return f"The state of {called} cannot be saved: {reason}. Run it without checkpoints."
 
 
 def _devices(params: Params) -> list[torch.device]:

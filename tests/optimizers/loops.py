@@ -91,6 +91,18 @@ class Oracle:
         return objective(params)
 
 
+def assert_plain(tree: Any) -> None:
+    """A snapshot holds nothing but what any file format has."""
+    if isinstance(tree, dict):
+        assert all(type(key) is str for key in tree)
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            assert_plain(part)
+    else:
+        assert tree is None or type(tree) in (bool, int, float, str, Tensor), type(tree)
+
+
 def ours(case: Case, *, save_at: int | None = None) -> Tree:
     """The parameters after some steps; the given ones stay as they are; at one step the state is saved and loaded."""
     optimizer, params, key = case.ours(), start(case), random.key(0)
@@ -98,6 +110,7 @@ def ours(case: Case, *, save_at: int | None = None) -> Tree:
     for step in range(STEPS):
         if step == save_at:
             tree = optimizer.save(state)
+            assert_plain(tree)
             optimizer.update(Oracle(params), state, params)  # what the state goes through later is not in the tree
             state = optimizer.load(tree, params, random.key(1))
         given, before = params, {name: leaf.clone() for name, leaf in params.items()}

@@ -1,6 +1,5 @@
 """Any `torch.optim.Optimizer` class behind our interface does what it does by itself."""
 
-import copy
 import inspect
 import re
 
@@ -9,7 +8,7 @@ import torch
 
 from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
-from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, load_class
+from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, from_factory, load_class
 from tests.optimizers import classes, toy
 
 SAME = [
@@ -97,19 +96,44 @@ def test_runs_that_take_turns_do_not_disturb_each_other():
         assert all(torch.equal(params[n][name], alone[name]) for name in alone)
 
 
-@pytest.mark.parametrize(("cls", "lr", "hyper"), [*SAME, (classes.Noisy, 0.1, {})])
+@pytest.mark.parametrize(("cls", "lr", "hyper"), [*SAME, (classes.Noisy, 0.1, {}), (classes.Keeping, 0.1, {})])
 def test_a_restored_state_goes_on_as_the_original(cls, lr, hyper):
-    # as a checkpoint does it; a copy of the instance would lose its attributes (`torch.optim.Optimizer.__getstate__`)
     optimizer = from_class(cls, lr, hyper, optimizers.exponential(0.9))
     params, state = toy.params(), optimizer.init(toy.params(), random.key(0))
     params, state = optimizer.update(toy.Oracle(params), state, params)
-    restored = optimizer.init(params, random.key(0))
-    restored.instance.load_state_dict(copy.deepcopy(state.instance.state_dict()))
-    restored.generator, restored.step = [words.clone() for words in state.generator], state.step
+    tree = optimizer.save(state)
+    optimizer.update(toy.Oracle(params), state, params)  # which the snapshot does not see
+    restored = optimizer.load(tree, params, random.key(7))
     for _ in range(2):
         params, restored = optimizer.update(toy.Oracle(params), restored, params)
     whole = toy.run(optimizer, steps=3)
     assert all(torch.equal(params[name], whole[name]) for name in whole)
+
+
+def test_a_state_that_is_no_value_is_refused_with_its_place():
+    optimizer, params = from_class(classes.Iterating, 0.1, {}), toy.params()
+    with pytest.raises(ConfigError, match=r"Iterating\(lr=0\.1\) cannot be saved: optimizer\.factors is a generator\."):
+        optimizer.save(optimizer.init(params, random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("reversed", r"optimizer\S*made\S* is not what it was in a restored one"),
+        (
+            "local",
+            r"optimizer.made is a tests.optimizers.classes.Unsaved.step.<locals>.Local, which a newly constructed",
+        ),
+        ("function", "optimizer.made is a function that a newly constructed one does not have"),
+        ("views", r"optimizer.made\[1\] shares memory with optimizer.made\[0\]"),
+        ("leaf", "optimizer.made is a view of a part of the parameter 'layer.weight'"),
+    ],
+)
+def test_a_state_that_does_not_come_back_is_refused(what, words):
+    optimizer, params = from_class(classes.Unsaved, 0.1, {"what": what}), toy.params()
+    _, state = optimizer.update(toy.Oracle(params), optimizer.init(params, random.key(0)), params)
+    with pytest.raises(ConfigError, match=rf"Unsaved.* cannot be saved: {words}.*Run it without checkpoints"):
+        optimizer.save(state)
 
 
 def test_a_schedule_scales_the_learning_rate_of_every_group():
@@ -117,6 +141,39 @@ def test_a_schedule_scales_the_learning_rate_of_every_group():
     scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
     theirs = toy.run_torch(lambda leaves: torch.optim.AdamW(leaves, lr=0.05), steps=20, make_scheduler=scheduler)
     toy.assert_close(ours, theirs)
+
+
+def test_an_update_leaves_alone_what_earlier_ones_returned():
+    optimizer, params = from_class(torch.optim.SGD, 0.1, {"momentum": 0.9}), toy.params()
+    state, seen, copies = optimizer.init(params, random.key(0)), [], []
+    for _ in range(3):
+        params, state = optimizer.update(toy.Oracle(params), state, params)
+        seen.append(params)
+        copies.append({name: leaf.clone() for name, leaf in params.items()})
+    for before, same in zip(seen, copies, strict=True):
+        assert all(torch.equal(before[name], same[name]) for name in same)
+
+
+def test_an_update_starts_from_the_parameters_that_it_is_given():
+    optimizer, params = from_class(torch.optim.SGD, 0.1, {}), toy.params()
+    state = optimizer.init(params, random.key(0))
+    _, state = optimizer.update(toy.Oracle(params), state, params)
+    for elsewhere in ({name: leaf + 1 for name, leaf in params.items()}, params):
+        grads = toy.Oracle(elsewhere).grad()
+        after, state = optimizer.update(toy.Oracle(elsewhere), state, elsewhere)
+        toy.assert_close(after, {name: elsewhere[name] - 0.1 * grads[name] for name in params})
+
+
+def test_what_is_evaluated_is_the_mode_of_evaluation_and_leaves_no_trace():
+    optimizer, params = from_class(classes.Rounding, 0.1, {}), toy.params()
+    state = optimizer.init(params, random.key(0))
+    assert optimizer.eval_params(state, params) is params
+    for _ in range(3):
+        params, state = optimizer.update(toy.Oracle(params), state, params)
+        evaluated = optimizer.eval_params(state, params)
+        toy.assert_close(evaluated, {name: leaf / 3 for name, leaf in params.items()})
+    whole = toy.run(from_class(classes.IgnoresClosure, 0.1, {}), steps=3)
+    assert all(torch.equal(params[name], whole[name]) for name in whole)
 
 
 def test_the_parameters_given_to_init_are_left_alone():
@@ -131,7 +188,7 @@ def test_the_parameters_returned_are_plain_tensors_in_their_order():
     assert {(type(leaf), leaf.requires_grad) for leaf in after.values()} == {(torch.Tensor, False)}
 
 
-def test_a_foreign_update_does_not_stand_in_a_compiled_step():
+def test_an_update_of_torch_does_not_stand_in_a_compiled_step():
     assert not from_class(torch.optim.SGD, 0.1, {}).compiles
     assert optimizers.sgd(0.1).compiles
 
@@ -231,3 +288,81 @@ def test_a_class_that_moves_its_own_rate_is_left_alone():
 
 def test_a_schedule_scales_the_rate_that_a_class_has_come_to():
     assert rates(optimizers.steps((1,), (0.1,)), 4) == pytest.approx([0.5, 0.25, 0.0125, 0.00625])
+
+
+def grouped(named):
+    """Biases without decay, in a group of their own; the rates fall."""
+    bias = [leaf for name, leaf in named if name.endswith("bias")]
+    rest = [leaf for name, leaf in named if not name.endswith("bias")]
+    optimizer = torch.optim.AdamW([{"params": bias, "weight_decay": 0.0}, {"params": rest, "lr": 0.02}], lr=0.05)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.05], total_steps=30)
+
+
+def test_a_factory_makes_groups_and_a_scheduler():
+    names = list(toy.params())
+    theirs = toy.run_torch(lambda leaves: grouped(list(zip(names, leaves, strict=True))), steps=20)
+    toy.assert_close(toy.run(from_factory(grouped), steps=20), theirs)
+
+
+def test_a_scheduler_is_saved_with_its_optimizer():
+    optimizer, params = from_factory(grouped), toy.params()
+    state = optimizer.init(params, random.key(0))
+    for _ in range(7):
+        params, state = optimizer.update(
+            toy.Oracle(params), optimizer.load(optimizer.save(state), params, random.key(3)), params
+        )
+    whole = toy.run(optimizer, steps=7)
+    assert all(torch.equal(params[name], whole[name]) for name in whole)
+
+
+def of(make):
+    return lambda named: make([leaf for _, leaf in named])
+
+
+def plateau(leaves):
+    optimizer = torch.optim.SGD(leaves, lr=0.1)
+    return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (of(lambda leaves: leaves), "must be a torch.optim.Optimizer, or that and a scheduler"),
+        (of(plateau), "must be a torch.optim.lr_scheduler.LRScheduler whose step.. needs no metric"),
+        (of(lambda leaves: torch.optim.SGD([torch.zeros(2)], lr=1)), "tensors that are not the parameters which it"),
+        (of(lambda leaves: leaves[7]), r"raised IndexError: list index out of range \(.*test_torch_optim.py"),
+    ],
+)
+def test_what_a_factory_may_make(make, words):
+    with pytest.raises(ConfigError, match=words):
+        from_factory(make, name="mine").init(toy.params(), random.key(0))
+
+
+def test_two_schedules_are_refused():
+    with pytest.raises(ConfigError, match="grouped has a scheduler of its own; drop that, or the schedule of the run"):
+        from_factory(grouped, schedule=optimizers.exponential(0.9)).init(toy.params(), random.key(0))
+
+
+@pytest.mark.parametrize("inner", [torch.optim.Adam, "torch.optim.Adam"])
+def test_a_wrapper_is_given_the_class_that_it_wraps(inner):
+    ours = toy.run(from_class(classes.Halving, 0.1, {"optimizer": inner, "factor": 0.5}), steps=5)
+    toy.assert_close(ours, toy.run(from_class(torch.optim.Adam, 0.05, {}), steps=5))
+    assert constructor_defaults(classes.Halving)["factor"] == 0.5
+    with pytest.raises(ConfigError, match=r"Halving wraps another optimizer: give its class as .* 'optimizer'"):
+        from_class(classes.Halving, 0.1, {}).init(toy.params(), random.key(0))
+
+
+def test_a_class_that_differentiates_its_gradient_has_its_graph():
+    ours = toy.run(from_class(classes.NewtonDiagonal, 0.1, {}), steps=5)
+    expected = toy.params()
+    for _ in range(5):
+        grads, ones = toy.Oracle(expected).grad(), {name: torch.ones_like(leaf) for name, leaf in expected.items()}
+        products = toy.Oracle(expected).hvp(ones)
+        expected = {name: leaf - 0.1 * grads[name] / (1 + products[name].abs()) for name, leaf in expected.items()}
+    toy.assert_close(ours, expected)
+
+
+def test_a_class_whose_need_of_a_graph_is_not_seen_is_refused():
+    optimizer, params = from_class(classes.Hidden, 0.1, {}), toy.params()
+    with pytest.raises(ConfigError, match=r"Hidden\(lr=0.1\) differentiates its gradients, .* functional adahessian"):
+        optimizer.update(toy.Oracle(params), optimizer.init(params, random.key(0)), params)

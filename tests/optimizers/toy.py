@@ -83,8 +83,9 @@ def run(optimizer, steps=50, key=None):
 def run_torch(make, steps=50, edit_grads=lambda leaves: None, make_scheduler=None):
     """The parameters after some steps of `make(leaves)`, a torch optimizer, in the loop that everybody writes."""
     leaves = {name: tensor.requires_grad_() for name, tensor in params().items()}
-    optimizer = make(list(leaves.values()))
-    scheduler = make_scheduler(optimizer) if make_scheduler else None
+    made = make(list(leaves.values()))
+    optimizer, scheduler = made if isinstance(made, tuple) else (made, None)
+    scheduler = make_scheduler(optimizer) if make_scheduler else scheduler
 
     def closure():
         optimizer.zero_grad()
