@@ -88,8 +88,13 @@ class Evaluator:
                 losses.append(result.losses)
                 if result.correct is not None:
                     correct.append(result.correct)
-                    zero.append(split.y[rows] == 0)
+                    zero.append(_is_class_zero(split.y[rows]))
         return Result(_mean(losses), _mean(correct) if correct else None, _mean(zero) if zero else None)
+
+
+def _is_class_zero(y: Tensor) -> Tensor:
+    """Whether a label is class 0, of class ids or of rows of probabilities."""
+    return (y.argmax(-1) if y.is_floating_point() and y.ndim > 1 and y.shape[-1] else y) == 0
 
 
 def _mean(values: list[Tensor]) -> float:
