@@ -58,7 +58,7 @@ def from_module(
         weight_decay: the factor of the L2 penalty, finite and at least 0; None for a problem without one.
         regularize: `(name, parameter) -> bool`, which trained parameters the penalty counts; by default those of rank
             2 and up. The parameter has a shape and no data.
-        epochs, batch_size: the defaults of a run.
+        epochs, batch_size: the defaults of a run, at least 1.
         name: for the record; by default the class of the module.
 
     Raises:
@@ -76,7 +76,11 @@ def from_module(
         raise ConfigError(f"A problem is made of an nn.Module, not of {module!r}.")
     if weight_decay is not None:
         checked_weight_decay(weight_decay)
-    described, again, tensors = on_meta(module), on_meta(module), describe(module)
+    for field, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{field}= is a whole number of at least 1, not {value!r}.")
+    tensors = describe(module)
+    described, again = on_meta(module), on_meta(module)
     _check_regularize(regularize, described)
 
     def draw(net: nn.Module, key: random.Key, dtype: torch.dtype) -> tuple[Params, Tensors]:

@@ -6,8 +6,6 @@ tensors changed, things remembered. What it returns is checked for shape, type a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +16,8 @@ from deepobs_func import random
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.problem import Problem, Tensors
-from deepobs_func.problems.watch import attributes, is_same, watched
+from deepobs_func.problems.results import Found, Functions, is_close, leaves_of, said
+from deepobs_func.problems.watch import attributes, is_same
 
 
 def check(problem: Problem, again: Problem, held: Tensors) -> bool:
@@ -38,9 +37,9 @@ def check(problem: Problem, again: Problem, held: Tensors) -> bool:
     with torch.inference_mode(False), torch.enable_grad():
         params, state = problem.init()
         batch = _plain(problem.fake_batch(3), state)
-        found = _Functions(problem, params).losses(batch)
-        edge = _edge(problem, state)
-        _Functions(problem, params).losses(edge)
+        functions = Functions(problem, params)
+        found = functions.called(batch)
+        functions.called(_edge(problem, state))
         _check_memory(problem, again, params, batch, found)
         _check_gradient(again, params, batch, held)
         return _is_separable(problem, params, batch, found)
@@ -65,124 +64,33 @@ def _edge(problem: Problem, state: ModelState) -> Batch:
     return _plain(Batch(x.contiguous(), y.contiguous(), {}, state), state)
 
 
-@dataclass(frozen=True)
-class _Functions:
-    """The functions of a problem, called one after the other at one point."""
-
-    problem: Problem
-    params: Params
-
-    def losses(self, batch: Batch) -> Tensor:
-        """The loss of each example, `(B,)`, after a look at what each function does and returns."""
-        problem, params, data = self.problem, self.params, {"inputs x": batch.x, "targets y": batch.y}
-        held = {**params, **batch.state.moments}
-        outputs = self._called("module", lambda: problem.outputs(params, batch), batch, {**data, **held})
-        leaves = {f"outputs {i}": t for i, t in enumerate(pytree.tree_leaves(outputs)) if isinstance(t, Tensor)}
-        self._check_outputs(list(leaves.values()), batch)
-        given = {**data, **leaves, **batch.state.moments}
-        losses = self._called("criterion", lambda: problem.criterion(outputs, batch), batch, given)
-        self._check_losses(losses, list(leaves.values()), batch)
-        correct = problem.measure.correct
-        if correct is not None:
-            result = self._called("correct function", lambda: correct(outputs, batch), batch, given)
-            _check_correct(result, len(batch.x))
-        return losses
-
-    def _called(self, who: str, function: Callable[[], Any], batch: Batch, given: Tensors) -> Any:
-        net = self.problem.net if who == "module" else None
-        try:
-            return watched(who, function, given, self.params, net)
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever a function of the user's raises
-            data = " and ".join(f"{what} are {_seen(t)}" for what, t in (("inputs", batch.x), ("targets", batch.y)))
-            raise ConfigError(
-                f"The module and its criterion do not fit {self.problem.dataset.title}, whose {data} for a batch of "
-                f"{len(batch.x)}: the {who} raised {type(error).__name__}: {error}. {_mend(who, batch, error)}"
-            ) from error
-
-    def _check_outputs(self, leaves: list[Tensor], batch: Batch) -> None:
-        if any(leaf.requires_grad for leaf in leaves):
-            raise ConfigError(
-                "The module computes with tensors that require gradients and are none of its parameters, so nothing "
-                "would train them. Register them: as an nn.Parameter attribute, in an nn.ParameterList, or with "
-                "register_buffer where they are constants."
-            )
-        if not leaves:
-            raise ConfigError("The module returned no tensor; a criterion needs outputs with a leading B.")
-        if all(_is_finite(leaf) for leaf in leaves):
-            return
-        wrong = [
-            name for name, tensor in (*self.params.items(), *batch.state.moments.items()) if not _is_finite(tensor)
-        ]
-        raise ConfigError(
-            f"The module's outputs are not finite for {len(batch.x)} examples of {self.problem.dataset.title}"
-            + (f": {wrong} hold NaN or infinite values. Initialise them." if wrong else ", at its own parameters.")
-        )
-
-    def _check_losses(self, losses: Any, outputs: list[Tensor], batch: Batch) -> None:
-        size = len(batch.x)
-        must = f"it must return a tensor of one loss for each example, ({size},), of floating-point numbers"
-        if not isinstance(losses, Tensor):
-            raise ConfigError(f"The criterion returned {_kind(losses)}; {must}.")
-        if losses.shape != (size,):
-            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in outputs)
-            raise ConfigError(
-                f"The criterion returned the shape {tuple(losses.shape)} for a batch of {size}; {must}. With torch's "
-                f"losses pass reduction='none', and sum or average over all axes but the first. Outputs {shapes} and "
-                f"targets {tuple(batch.y.shape)} of different shapes are broadcast: nn.Flatten(0) as the last layer, "
-                "or targets y[:, None], make them one."
-            )
-        if not losses.is_floating_point():
-            raise ConfigError(f"The criterion returned numbers of the type {losses.dtype}; {must}.")
-        if losses.requires_grad:
-            raise ConfigError(
-                "The criterion computes with tensors that require gradients, which nothing would train. Hold them as "
-                "parameters of the module and return them with its outputs, or detach them."
-            )
-        if not _is_finite(losses):
-            raise ConfigError(
-                f"The criterion returned {losses.tolist()} for finite outputs of {size} examples, at the module's own "
-                "parameters. A loss must be finite where a run starts."
-            )
-
-
-def _check_correct(correct: Any, size: int) -> None:
-    must = f"it must return a tensor of one value in [0, 1] for each example, ({size},), truth values or numbers"
-    if not isinstance(correct, Tensor):
-        raise ConfigError(f"The function correct returned {_kind(correct)}; {must}.")
-    if correct.shape != (size,):
-        raise ConfigError(
-            f"The function correct returned the shape {tuple(correct.shape)} for a batch of {size}; {must}. Take no "
-            "mean over the examples, as in outputs.argmax(1) == y; where an example has several predictions, average "
-            "over them, as in (outputs.argmax(-1) == y).float().mean(1)."
-        )
-    if correct.is_complex() or not bool(((correct >= 0) & (correct <= 1)).all()):
-        raise ConfigError(f"The function correct returned {correct.tolist()}; {must}.")
-
-
-def _check_memory(problem: Problem, again: Problem, params: Params, batch: Batch, found: Tensor) -> None:
+def _check_memory(problem: Problem, again: Problem, params: Params, batch: Batch, found: Found) -> None:
     """Refuses a module that remembers: calls, or parameters that it was called at."""
     key = random.key(0)
     other = {
         name: 2 * tensor + 0.1 * random.normal(random.fold_in(key, index), tensor.shape, tensor.dtype)
         for index, (name, tensor) in enumerate(params.items())
     }
-    elsewhere, back = problem.loss(other, batch), problem.loss(params, batch)
-    if not is_same(found, back):
+    elsewhere, back = problem.outputs(other, batch), problem.outputs(params, batch)
+    if not all(map(is_same, leaves_of(found.outputs), leaves_of(back))):
         raise ConfigError(
             "Two calls of the module on the same input differ, so it keeps state or draws random numbers outside of "
             "the generators of torch, NumPy and Python. A test problem must be a pure function; remove what it "
             "remembers."
         )
-    if not torch.allclose(elsewhere, again.loss(other, batch), rtol=1e-4, atol=1e-5, equal_nan=True):
+    if not is_same(found.losses, problem.criterion(back, batch)):
         raise ConfigError(
-            "The module's loss at some parameters depends on the parameters of an earlier call, so it keeps what it "
+            "Two calls of the criterion on the same outputs differ, so it keeps state or draws random numbers. A test "
+            "problem must be a pure function; remove what it remembers."
+        )
+    if not all(map(is_close, leaves_of(elsewhere), leaves_of(again.outputs(other, batch)))):
+        raise ConfigError(
+            "The module's result at some parameters depends on the parameters of an earlier call, so it keeps what it "
             "computed from them. Compute it anew in each forward pass (some layers keep it in eval mode only: call "
             "module.train())."
         )
     before = attributes(problem.net)
-    problem.loss(params, batch)
+    problem.outputs(params, batch)
     after = attributes(problem.net)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if changed:
@@ -201,11 +109,7 @@ def _check_gradient(problem: Problem, params: Params, batch: Batch, held: Tensor
         if losses.requires_grad:
             grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
     except Exception as error:  # whatever a function of the user's raises
-        raise ConfigError(
-            f"The gradient of the loss raised {type(error).__name__}: {error}. Activation checkpointing must be "
-            "left out: the parameters are put into the module for one call, and not for that of the backward pass. "
-            "Targets that are compared with outputs must be floating-point numbers like them."
-        ) from error
+        raise ConfigError(f"The gradient of the loss raised {said(error)} {_mend_gradient(error)}") from error
     unused = [name for name, grad in zip(leaves, grads, strict=True) if grad is None]
     if len(unused) == len(leaves):
         raise ConfigError(
@@ -227,59 +131,71 @@ def _check_gradient(problem: Problem, params: Params, batch: Batch, held: Tensor
 
 
 @torch.no_grad()
-def _is_separable(problem: Problem, params: Params, batch: Batch, found: Tensor) -> bool:
-    """Whether an example's loss is the same alone as in the batch."""
-    alone = []
+def _is_separable(problem: Problem, params: Params, batch: Batch, found: Found) -> bool:
+    """Whether an example's loss is the same alone as in the batch.
+
+    Raises:
+        ConfigError: one example alone has no loss, or it is the criterion or `correct` that mixes examples.
+    """
+    size = len(batch.x)
+    examples = [batch._replace(x=batch.x[n : n + 1], y=batch.y[n : n + 1]) for n in range(size)]
+    parts = []
     try:
-        for n in range(len(found)):
-            alone.append(problem.loss(params, batch._replace(x=batch.x[n : n + 1], y=batch.y[n : n + 1])))
+        alone = [problem.loss(params, example) for example in examples]
+        if all(leaf.ndim and len(leaf) == size for leaf in leaves_of(found.outputs)):
+            parts = [_of_part(problem, example, found, n) for n, example in enumerate(examples)]
     except ConfigError:
         raise
     except ValueError:  # a batch norm refuses a single value per channel
         return False
     except Exception as error:  # whatever a function of the user's raises
         raise ConfigError(
-            f"The module and its criterion work for a batch of {len(found)} and not for one example: "
-            f"{type(error).__name__}: {error}. Name the axis that squeeze() removes, as in squeeze(1)."
+            f"The module and its functions work for a batch of {size} and not for one example: {said(error)} Name the "
+            "axis that squeeze() removes, as in squeeze(1)."
         ) from error
     if any(losses.shape != (1,) for losses in alone):
         raise ConfigError(
             f"The criterion returned the shape {tuple(alone[0].shape)} for a batch of one example; it must return "
             "(1,), one loss for each example. Name the axis that squeeze() removes, as in squeeze(1)."
         )
-    return torch.allclose(torch.cat(alone), found, rtol=1e-4, atol=1e-5)
+    if parts:
+        _check_mixing(batch, found, parts)
+    return is_close(torch.cat(alone), found.losses)
 
 
-def _mend(who: str, batch: Batch, error: Exception) -> str:
-    """What to try, by what was given."""
-    data = batch.x if who == "module" else batch.y
-    whole = not (data.is_floating_point() or data.is_complex())
-    beyond = isinstance(error, IndexError) or "out of bounds" in str(error) or "out of range" in str(error)
-    if whole and beyond and data.numel():
-        need = "rows of an embedding" if who == "module" else "outputs"
-        kind = "inputs" if who == "module" else "targets"
-        return (
-            f"The {kind} of both splits hold ids from {data.min()} to {data.max()}, which need {data.max() + 1} "
-            f"{need}; change the module or these ids."
+def _of_part(problem: Problem, example: Batch, found: Found, n: int) -> Found:
+    """What criterion and `correct` return for one example's part of the outputs of a batch."""
+    outputs = pytree.tree_map(lambda leaf: leaf[n : n + 1] if isinstance(leaf, Tensor) else leaf, found.outputs)
+    right = problem.measure.correct
+    return Found(outputs, problem.criterion(outputs, example), None if right is None else right(outputs, example))
+
+
+def _check_mixing(batch: Batch, found: Found, parts: list[Found]) -> None:
+    """Refuses targets that a criterion broadcasts against outputs, and an accuracy that is no example's own."""
+    outputs, y = found.outputs, batch.y
+    broadcast = isinstance(outputs, Tensor) and outputs.shape != y.shape and outputs.numel() == y.numel()
+    if broadcast and not is_close(torch.cat([part.losses.reshape(-1) for part in parts]), found.losses):
+        raise ConfigError(
+            f"The criterion compares outputs {tuple(outputs.shape)} with targets {tuple(y.shape)}, which are "
+            "broadcast, so that each example's loss depends on the targets of all. End the module with nn.Flatten(0), "
+            "or give targets y[:, None]."
         )
-    if who == "module":
-        if whole:
-            return "Whole numbers reach the module as they are; give images as floats: x.astype('float32') / 255."
-        return "A run is in float32: constants of the module go with it where they are buffers (register_buffer)."
-    if data.ndim == 2 and data.shape[1] == 1:
-        return "Where it takes targets (B,), give y[:, 0]."
-    if whole:
-        return "Targets that are no class ids must be floating-point numbers: y.astype('float32')."
-    return "Class ids must be whole numbers, (B,): y.astype('int64')."
+    if found.correct is not None:
+        alone = torch.cat([part.correct.reshape(-1).double() for part in parts if part.correct is not None])
+        if not is_close(alone, found.correct.double()):
+            raise ConfigError(
+                f"The function correct returned {found.correct.tolist()} for a batch and {alone.tolist()} for its "
+                "examples one by one; it must say of each example whether it is correct, whatever the others are."
+            )
 
 
-def _seen(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype}"
-
-
-def _kind(value: Any) -> str:
-    return f"{value!r}" if isinstance(value, bool | int | float | None) else f"an object of {type(value).__name__}"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
+def _mend_gradient(error: Exception) -> str:
+    if any(word in str(error) for word in ("checkpoint", "meta", "saved tensor")):
+        return (
+            "Leave out activation checkpointing (torch.utils.checkpoint): the parameters are put into the module for "
+            "one call, and not for that of the backward pass."
+        )
+    return (
+        "The module and the criterion must be differentiable by torch.autograd. Targets that are compared with outputs "
+        "must be floating-point numbers like them."
+    )
