@@ -145,8 +145,9 @@ def _mend(who: str, batch: Batch, error: Exception) -> str:
 
 
 def said(error: Exception) -> str:
-    """An error as a sentence."""
-    return f"{type(error).__name__}: {str(error).rstrip('.! ')}."
+    """The first line of an error as a sentence; the whole of it is its cause."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0].rstrip('.!: ')}."
 
 
 def leaves_of(outputs: Any) -> list[Tensor]:
