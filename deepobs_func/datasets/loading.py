@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.datasets.stored import as_stored, check
 from deepobs_func.errors import ConfigError, DataError, option
 from deepobs_func.files import publish
 
@@ -70,8 +71,8 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
 
     Raises:
         ConfigError: the data set is too large to hold; `stream` yields its batches.
-        DataError: a file is missing, truncated or of another kind, or the download failed. No file of the user's is
-            ever removed or overwritten.
+        DataError: a file is missing, truncated or of another kind, the data hold NaN or an id of no class, or the
+            download failed. No file of the user's is ever removed or overwritten.
     """
     if spec.streamed:
         raise ConfigError(
@@ -86,6 +87,9 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
 
     def on_device(split: str) -> Split:
         x, y = read(split)
+        x = as_stored(spec.title, f"the inputs of {split}", x)
+        y = as_stored(spec.title, f"the targets of {split}", y, targets=True)
+        check(spec.title, split, x, y, spec.num_classes)
         return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
 
     return Dataset(spec, on_device("train"), on_device("test"), synthetic, source)

@@ -29,6 +29,8 @@ class DatasetSpec:
             and need none.
         prepare: `(x, dtype) -> x`, stored values to model inputs, for a whole batch on any device.
         fake: `(spec, key, batch_size, dtype) -> (x, y)`, random model inputs of the right shape and range.
+        extremes: `(spec, dtype) -> (x, y)`, model inputs and targets of the examples, of both splits, that hold the
+            smallest and the largest whole numbers, possibly none; "" where ids reach from 0 to `num_classes - 1`.
         train_eval_size: examples of the training-set evaluation; None for as many as the test set has.
         source: what the record says of data that come from no file.
         draw: `(key, batch_size, dtype) -> draws`, the random numbers of a batch's augmentation, a tuple of `(B,)`.
@@ -56,6 +58,7 @@ class DatasetSpec:
     reader: str | Callable[..., Any]
     prepare: str | Callable[..., Any]
     fake: str | Callable[..., Any]
+    extremes: str | Callable[..., Any] = ""
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     download: str = ""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepobs_func import onednn, random
 from deepobs_func.base import Batch
+from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
 
@@ -40,12 +41,31 @@ class Measure(NamedTuple):
     by_onednn: Measurement | None = None
 
 
+def check_same_shape(name: str, outputs: Any, targets: Tensor) -> None:
+    """Refuses tensors that would be broadcast, `(B, 1)` against `(B,)` to `(B, B)`.
+
+    Raises:
+        ConfigError: the outputs are no tensor of the shape of the targets.
+    """
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != tuple(targets.shape):
+        raise ConfigError(
+            f"{name} compares tensors of one shape; the outputs are {shape}, the targets {tuple(targets.shape)}. For "
+            "outputs (B, 1) and targets (B,) end the module with nn.Flatten(0), or give targets y[:, None]."
+        )
+
+
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, batch.y, reduction="none")
 
 
+def _labels(logits: Tensor, y: Tensor) -> Tensor:
+    """The class ids that targets stand for: their own, or the most probable ones of rows of probabilities."""
+    return y.argmax(-1) if y.is_floating_point() and y.shape == logits.shape else y
+
+
 def _top1(logits: Tensor, batch: Batch) -> Tensor:
-    return logits.argmax(-1) == batch.y
+    return logits.argmax(-1) == _labels(logits, batch.y)
 
 
 def _sample_categorical(logits: Tensor, batch: Batch, key: random.Key) -> Tensor:
@@ -58,12 +78,23 @@ def _sample_categorical(logits: Tensor, batch: Batch, key: random.Key) -> Tensor
     return probabilities - onehot.to(logits.dtype)
 
 
-cross_entropy = Measure(_cross_entropy, _top1, convex=True, likelihood=True, sample=_sample_categorical)
-"""`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's."""
+def _sample_cross_entropy(logits: Tensor, batch: Batch, key: random.Key) -> Tensor:
+    """Targets q that do not sum to 1 scale the Hessian, `(sum q) (diag(p) - p p^T)`."""
+    drawn = _sample_categorical(logits, batch, key)
+    return batch.y.sum(-1, keepdim=True).sqrt() * drawn if batch.y.is_floating_point() else drawn
+
+
+cross_entropy = Measure(_cross_entropy, _top1, convex=True, likelihood=True, sample=_sample_cross_entropy)
+"""`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's.
+
+Probabilities `y (B, classes)` give `-sum_c y[c] log softmax(logits)[c]`; the largest one of them counts as the label.
+"""
 
 
 def _square(outputs: Tensor, batch: Batch) -> Tensor:
-    return (outputs - batch.y).flatten(1).square().sum(1)
+    check_same_shape("measures.square", outputs, batch.y)
+    squares = (outputs - batch.y).square()
+    return squares.flatten(1).sum(1) if squares.ndim > 1 else squares
 
 
 def _sample_square(outputs: Tensor, batch: Batch, key: random.Key) -> Tensor:
@@ -121,6 +152,7 @@ sequence = Measure(
 
 def _vae(outputs: VAEOutputs, batch: Batch) -> Tensor:
     pixels = batch.x.flatten(1)  # one channel, so that TensorFlow's order and ours agree
+    check_same_shape("measures.vae", outputs.image, pixels)
     image_loss = (outputs.image - pixels).square().sum(1)
     variance = torch.exp(2.0 * outputs.log_std)
     divergence = -0.5 * (1.0 + 2.0 * outputs.log_std - outputs.mean.square() - variance).sum(1)

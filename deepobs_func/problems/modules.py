@@ -7,11 +7,51 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from deepobs_func.base import Batch, Params
+from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Layer, Pass
 
 Call = Callable[[nn.Module, dict[str, Tensor], Tensor, Pass], Any]
+
+
+def copied(module: nn.Module, replaced: dict[int, Any]) -> nn.Module:
+    """A deep copy of a module.
+
+    Args:
+        module: is not touched. Tensors with a graph, which torch does not copy, are copied as leaves that require a
+            gradient: those that a layer computed and keeps beside its parameters and buffers.
+        replaced: what stands for an object in the copy, by its `id`.
+
+    Raises:
+        ConfigError: the module holds something that cannot be copied.
+    """
+    memo = dict(replaced)
+    for tensor in held_tensors(module).values():
+        if tensor.grad_fn is not None and id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone().requires_grad_()
+    try:
+        return copy.deepcopy(module, memo)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise ConfigError(
+            f"{type(module).__name__} cannot be copied: {error}. A problem copies its module, so that the module is "
+            "not touched; hold nothing in it that copy.deepcopy does not copy, such as an open file or a lock."
+        ) from error
+
+
+def held_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a module and its parts hold as attributes, or in containers, without registering them."""
+    registered = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    found = {}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            for leaf in pytree.tree_leaves(value):
+                if isinstance(leaf, Tensor) and id(leaf) not in registered:
+                    found[f"{path}.{name}".lstrip(".")] = leaf
+    return found
 
 
 class ProblemModule(nn.Module):
@@ -33,7 +73,7 @@ class ProblemModule(nn.Module):
             for name, parameter in net.named_parameters()
             if name in params  # the frozen ones are among the moments
         }
-        self.net, self._call = copy.deepcopy(net, memo), call
+        self.net, self._call = copied(net, memo), call
         for module in list(self.net.modules()):
             for name, child in module.named_children():
                 stock = child.stock() if isinstance(child, Layer) else None

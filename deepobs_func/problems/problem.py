@@ -21,7 +21,7 @@ from deepobs_func.nets.noise import Noise
 from deepobs_func.probes.rows import HVPMode
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import ProblemModule
-from deepobs_func.problems.rows import Deviation
+from deepobs_func.problems.rows import Deviation, checked_weight_decay
 
 Tensors = dict[str, Tensor]
 Tap = Callable[[Layer, Tensor, Tensor], Tensor]
@@ -75,7 +75,7 @@ class Problem:
         deviations: quirks of DeepOBS 1.1.2 that concern this problem.
         draw: `(net, key, dtype) -> (params, moments)`, the initial distribution.
         call: `(net, tensors, x, pass) -> outputs`, how the net is called.
-        regularize: `(name, parameter) -> bool`, which parameters the penalty counts; biases never.
+        regularize: `(name, parameter) -> bool`, which trained parameters the penalty counts; biases never.
         hvp_mode: the fastest way to a Hessian-vector product; see `probes.hvp`.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
         autocast: the type in which products and convolutions are computed, None for that of the parameters.
@@ -83,7 +83,9 @@ class Problem:
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         net: the net on the meta device: shapes and no data.
         noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
-        regularized: the names of the parameters that the penalty counts, in order.
+        shapes: of the trained parameters, by name: what `init` returns. Frozen ones (`requires_grad=False`) are among
+            the moments of the model state.
+        regularized: the names of the trained parameters that the penalty counts, in order.
         layers: the layers that know their per-example gradients (`Layer.factors`), in the order of a pass, by path;
             with the shape of one example's output.
         normalizes: whether the net has batch norm.
@@ -115,10 +117,13 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Describes the net once, here and not at first use, which may be inside a compiled function."""
+        if self.weight_decay is not None:
+            checked_weight_decay(self.weight_decay)
         net = name_layers(self.make_net())
         noises = {path: module for path, module in net.named_modules() if isinstance(module, Noise)}
-        regularized = tuple(name for name, parameter in net.named_parameters() if self.regularize(name, parameter))
-        shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
+        trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        regularized = tuple(name for name, parameter in trained.items() if self.regularize(name, parameter))
+        shapes = {name: parameter.shape for name, parameter in trained.items()}
         for name, value in (("net", net), ("noises", noises), ("shapes", shapes), ("regularized", regularized)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "layers", self._listen())
@@ -271,14 +276,12 @@ class Problem:
         """The same problem under another L2 factor; None keeps the problem's own.
 
         Raises:
-            ConfigError: the problem has no penalty, or the factor is negative.
+            ConfigError: the problem has no penalty, or the factor is negative or not finite.
         """
         if weight_decay is None:
             return self
         if self.weight_decay is None:
             raise ConfigError(f"{self.name} has no L2 penalty, so it takes no weight decay (given: {weight_decay}).")
-        if weight_decay < 0:
-            raise ConfigError(f"A weight decay is 0 or more, not {weight_decay}.")
         return replace(self, weight_decay=weight_decay)
 
     def with_autocast(self, dtype: torch.dtype | None) -> Problem:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from deepobs_func.errors import ConfigError
 from deepobs_func.probes.rows import HVPMode
 
 
@@ -106,3 +108,14 @@ LSTM_GRADIENT = Deviation(
 )
 
 ONE_FILE = (FIXED_ORDER, TRAIN_EVAL_HEAD)
+
+
+def checked_weight_decay(value: Any) -> float:
+    """The factor of an L2 penalty.
+
+    Raises:
+        ConfigError: it is no finite number of at least 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
+        raise ConfigError(f"A weight decay is a finite number, 0 or more, not {value!r}.")
+    return value

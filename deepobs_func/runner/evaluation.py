@@ -108,7 +108,7 @@ class Evaluator:
             losses.append(result.losses)
             if result.correct is not None:
                 correct.append(result.correct)
-                zero.append(split.y[rows] == 0)
+                zero.append(_is_class_zero(split.y[rows]))
         return Result(_mean(losses), _mean(correct) if correct else None, _mean(zero) if zero else None)
 
     def _chunks(self, part: _Part, key: random.Key, carry: Carry) -> Iterator[tuple[Any, Split, Tensor]]:
@@ -127,6 +127,11 @@ class Evaluator:
 
 
 _NUMBER = {"train": 0, "test": 1, "valid": 2}  # of the splits: folded into the keys of their noise
+
+
+def _is_class_zero(y: Tensor) -> Tensor:
+    """Whether a label is class 0, of class ids or of rows of probabilities."""
+    return (y.argmax(-1) if y.is_floating_point() and y.ndim > 1 and y.shape[-1] else y) == 0
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepobs_func import datasets, problems
+from deepobs_func import datasets, probes, problems
+from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.rows import HVPMode
 from deepobs_func.problems import measures
+from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
+from deepobs_func.problems.problem import Problem
+from deepobs_func.runner import RunConfig, run
+from deepobs_func.runner.evaluation import _is_class_zero
+from tests.problems.user_functions import LABELS, X, data, problem_of
+
+HVP_MODES = get_args(HVPMode)
 
 cross_entropy = partial(F.cross_entropy, reduction="none")
 
@@ -159,3 +170,137 @@ def test_tokens_stay_whole_numbers() -> None:
     net = nn.Sequential(nn.Embedding(12, 4), nn.Flatten(), nn.Linear(8, 3))
     problem = problems.from_module(net, cross_entropy, datasets.from_arrays("tokens", (ids, y), (ids, y)))
     assert problem.loss(problem.init()[0], problem.fake_batch(2)).shape == (2,)
+
+
+class Partly(nn.Module):
+    """A layer that is trained, one that is frozen, a tied pair, and parameters that are empty or enter no loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.first, self.second, self.last = (nn.Linear(6, 6) for _ in range(4))
+        self.frozen.requires_grad_(False)
+        self.second.weight = self.first.weight
+        self.held = nn.ParameterList([nn.Parameter(torch.rand(6)), nn.Parameter(torch.rand(6), requires_grad=False)])
+        self.empty, self.unused = nn.Parameter(torch.empty(0, 6)), nn.Linear(2, 2)
+        self.register_buffer("power", torch.tensor(2))
+        self.register_buffer("phase", torch.polar(torch.ones(6), torch.linspace(0, 1, 6)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(torch.tanh(self.frozen(x))))
+        x = torch.tanh(self.second(x)) * self.power + self.empty.sum(0)
+        return self.last((x * self.held[0] * self.held[1] * self.phase).real)
+
+
+TRAINED = {"first.weight", "first.bias", "second.bias", "last.weight", "last.bias", "held.0", "empty"}
+TRAINED |= {"unused.weight", "unused.bias"}
+
+
+def partly() -> tuple[nn.Module, Problem, dict[str, torch.Tensor], Batch, list[torch.Tensor]]:
+    """A net in float64, its problem at its parameters, and these as leaves of the net itself."""
+    torch.manual_seed(0)
+    net = Partly().double()
+    net.phase = net.phase.to(torch.complex128)
+    problem = problem_of(net, measures.cross_entropy, weight_decay=0.1)
+    params, state = problem.init(dtype=torch.float64)
+    net.load_state_dict({**params, **state.moments}, strict=False)  # of float64, from the float32 of a run
+    batch = Batch(X[:5].double(), LABELS[:5], {}, state)
+    return net, problem, params, batch, [dict(net.named_parameters())[name] for name in params]
+
+
+def test_a_problem_says_of_a_module_what_init_returns() -> None:
+    _, problem, params, batch, _ = partly()
+    assert set(params) == set(problem.shapes) == TRAINED
+    assert {name: leaf.shape for name, leaf in params.items()} == problem.shapes
+    constants = {"frozen.weight", "frozen.bias", "held.1", "power", "phase"}
+    assert set(batch.state.moments) == constants
+    assert batch.state.moments["phase"].dtype == torch.complex128
+    assert batch.state.moments["power"].dtype == torch.int64
+    assert problem.regularized == ("empty", "first.weight", "last.weight", "unused.weight")
+
+
+def test_penalty_and_gradient_with_constants_ties_and_unused_parameters() -> None:
+    net, problem, params, batch, leaves = partly()
+    kernels = [net.first.weight, net.last.weight, net.unused.weight]
+    penalty = 0.05 * sum(kernel.square().sum() for kernel in kernels)
+    torch.testing.assert_close(problem.penalty(params), penalty)
+    expected = torch.autograd.grad(
+        cross_entropy(net(batch.x), batch.y).mean() + penalty, leaves, materialize_grads=True, allow_unused=True
+    )
+    for make in (make_value_and_grad, make_plain_value_and_grad):
+        found = make(problem)(params, batch)
+        for name, grad in zip(params, expected, strict=True):
+            torch.testing.assert_close(found.grads[name], grad)
+    assert found.grads["unused.weight"].any()  # the penalty alone
+    assert not found.grads["unused.bias"].any()
+
+
+def test_probes_with_constants_ties_and_unused_parameters() -> None:
+    net, problem, params, batch, leaves = partly()
+    options = {"allow_unused": True, "materialize_grads": True}
+    losses = cross_entropy(net(batch.x), batch.y)
+    rows = [torch.autograd.grad(loss, leaves, retain_graph=True, **options) for loss in losses]
+    found = probes.per_example_grads(problem, params, batch)
+    for name, grads in zip(params, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(found[name], torch.stack(grads))
+    v = {name: torch.randn_like(leaf) for name, leaf in params.items()}
+    dots = torch.stack([sum((g * w).sum() for g, w in zip(row, v.values(), strict=True)) for row in rows])
+    torch.testing.assert_close(probes.per_example_dots(problem, params, batch, v), dots)
+    torch.testing.assert_close(
+        probes.statistics(problem, params, batch, ["sq_norms"]).sq_norms,
+        torch.stack([sum(g.square().sum() for g in row) for row in rows]),
+    )
+    grads = torch.autograd.grad(losses.mean(), leaves, create_graph=True, **options)
+    slope = sum((g * w).sum() for g, w in zip(grads, v.values(), strict=True))
+    products = dict(zip(params, torch.autograd.grad(slope, leaves, **options), strict=True))
+    for mode in HVP_MODES:
+        hvp = probes.hvp(problem, params, batch, v, mode=mode)
+        for name in params:
+            torch.testing.assert_close(hvp[name], products[name])
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "torch.optim.Adam", "adahessian", "newton_cg", "sgd_cabs"])
+def test_runs_leave_constants_alone(optimizer: str) -> None:
+    torch.manual_seed(0)
+    problem = problem_of(Partly(), measures.cross_entropy, weight_decay=0.1)
+    record = run(RunConfig("partly", optimizer, lr=0.01, epochs=1, output_dir=None, compile="off"), problem)
+    assert record.extra["status"] == "finished"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_module_of_another_precision_is_run_in_float32(dtype: torch.dtype) -> None:
+    net = nn.Linear(6, 3).to(dtype)
+    problem = problem_of(net)
+    params, batch = problem.init()[0], problem.fake_batch(4)
+    assert {leaf.dtype for leaf in params.values()} == {torch.float32}
+    torch.testing.assert_close(problem.loss(params, batch), cross_entropy(net.float()(batch.x), batch.y))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "y"),
+    [
+        (lambda out, y: F.huber_loss(out[:, 0], y, reduction="none"), X.double()[:, 0]),
+        (lambda out, y: F.binary_cross_entropy_with_logits(out[:, 0], y, reduction="none"), (LABELS > 0).double()),
+        (cross_entropy, F.one_hot(LABELS, 3).double()),
+    ],
+)
+def test_float64_data_are_float32_in_the_check_and_in_the_run(criterion: Callable[..., Any], y: torch.Tensor) -> None:
+    seen = set()
+
+    def watched(out: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.add((out.dtype, targets.dtype))
+        return criterion(out, targets)
+
+    problem = problem_of(nn.Linear(6, 3), watched, data(X.double(), y))
+    run(RunConfig("linear", "sgd", lr=0.01, epochs=1, output_dir=None, compile="off"), problem)
+    assert seen == {(torch.float32, torch.float32)}
+
+
+def test_accuracies_of_labels_as_rows_are_those_of_ids() -> None:
+    torch.manual_seed(0)
+    net, records = nn.Linear(6, 3), []
+    for y in (LABELS, F.one_hot(LABELS, 3).double()):
+        problem = problem_of(net, measures.cross_entropy, data(y=y))
+        records.append(run(RunConfig("linear", "sgd", lr=1.0, epochs=2, output_dir=None, compile="off"), problem))
+        assert _is_class_zero(torch.as_tensor(y)).tolist() == (LABELS == 0).tolist()
+    assert records[0].test_accuracies == records[1].test_accuracies
+    assert records[0].train_accuracies == records[1].train_accuracies

@@ -1,0 +1,104 @@
+"""What is held of a data set: arrays of few types, whole and finite, with class ids that are classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deepobs_func.errors import DataError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+_COLUMNS = 8  # of many whole numbers an example, in which extremes are looked for
+
+
+def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.ndarray:
+    """An array or a tensor of the user's in the type that a run computes with.
+
+    Floating-point numbers become float32, complex ones complex64. Whole numbers stay whole; in targets they and
+    truth values become int64.
+
+    Args:
+        name: of the data set.
+        what: which array, e.g. `"the inputs of train"`.
+        value: anything that NumPy takes.
+        targets: whether it holds targets.
+
+    Returns:
+        A contiguous array with a leading axis of examples.
+
+    Raises:
+        DataError: it holds anything but numbers, or has no axis.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value  # NumPy has no bfloat16
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name}: expected an array as {what}, found: {error}. Give all examples one shape.") from error
+    if array.ndim == 0 or array.dtype.kind not in "fciub":
+        raise DataError(
+            f"{name}: expected an array of numbers with a leading axis of examples as {what}, found the shape "
+            f"{array.shape} and the type {array.dtype}. Convert it, e.g. with np.asarray(..., np.float32)."
+        )
+    kind, wide = array.dtype.kind, array.dtype.itemsize > 1
+    dtype = array.dtype
+    if kind in "fc":
+        dtype = np.dtype(np.float32 if kind == "f" else np.complex64)
+    elif targets or (kind == "u" and wide):  # torch stores wide unsigned numbers, but gathers and compares none
+        dtype = np.dtype(np.int64)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` reports
+        return np.require(array, dtype.newbyteorder("="), ["C", "W"])
+
+
+def check(name: str, split: str, x: np.ndarray, y: np.ndarray, num_classes: int | None = None) -> None:
+    """Looks at one split, in one pass over what can be wrong.
+
+    Args:
+        name: of the data set.
+        split: `"train"` or `"test"`.
+        x, y: inputs and targets, as `as_stored` returns them.
+        num_classes: whole numbers in `y` are ids below it; None where there are no classes.
+
+    Raises:
+        DataError: `x` and `y` differ in length, a number is not finite, or a class id is none.
+    """
+    if len(x) != len(y):
+        raise DataError(f"{name}: expected as many inputs as targets in {split}, found {len(x)} and {len(y)}.")
+    for what, array in (("inputs", x), ("targets", y)):
+        # A sum in double precision is finite where all float32 numbers are, and needs no array of truth values.
+        if array.dtype.kind in "fc" and not np.isfinite(array.sum(dtype=np.result_type(array.dtype, np.float64))):
+            wrong = ~np.isfinite(array)
+            count = int(wrong.sum())
+            examples = np.flatnonzero(wrong.reshape(len(array), -1).any(1))
+            raise DataError(
+                f"{name}: expected finite numbers in {split}, found {count} of {array.size} numbers of the {what} to "
+                f"be NaN or infinite in float32, in {len(examples)} examples, the first of them number {examples[0]}. "
+                "Leave these examples out, or fill in a finite value."
+            )
+    if y.dtype.kind != "i" or y.size == 0 or (num_classes is None and y.min() >= 0):
+        return
+    if y.min() < 0 or (num_classes is not None and y.max() >= num_classes):
+        allowed = "from 0" if num_classes is None else f"from 0 to {num_classes - 1}"
+        raise DataError(
+            f"{name}: expected class ids {allowed} in {split}, found {y.min()} to {y.max()}. Whole numbers are class "
+            "ids; give what is no class id as floating-point numbers."
+        )
+
+
+def extreme_rows(array: np.ndarray) -> np.ndarray:
+    """The examples that hold the smallest and the largest whole numbers; none of other arrays, nor of images in bytes.
+
+    Returns:
+        Their rows, `(n,)` int64: those of the whole array, and of some columns where an example has many numbers.
+    """
+    if array.dtype.kind not in "iu" or array.dtype.itemsize == 1 or array.size == 0:
+        return np.empty(0, np.int64)
+    columns = array.reshape(len(array), -1)
+    step = -(-columns.shape[1] // _COLUMNS)
+    some = columns[:, ::step]
+    ends = np.array([columns.argmin(), columns.argmax()]) // columns.shape[1]
+    return np.unique(np.concatenate([some.argmin(0), some.argmax(0), ends]))
