@@ -16,6 +16,7 @@ from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
+from deepobs_func.problems import derivatives
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.problem import Problem, Tensors, kernels
 
@@ -88,7 +89,7 @@ def from_module(
         regularize=regularize,
     )
     losses = _checked_losses(problem)
-    return replace(problem, separable=_is_separable(problem, losses))
+    return derivatives.chosen(replace(problem, separable=_is_separable(problem, losses)))
 
 
 def _measure(

@@ -11,6 +11,7 @@ from torch import Tensor
 from deepobs_func import tree
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.probes import curvature, per_example
+from deepobs_func.probes.contract import check_batch
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.outer import Statistic
 from deepobs_func.problems.problem import Problem
@@ -95,6 +96,7 @@ class Oracle:
     """
 
     def __init__(self, problem: Problem, value_and_grad: ValueAndGrad, params: Params, batch: Batch) -> None:
+        check_batch(batch)
         self._problem, self._value_and_grad = problem, value_and_grad
         self._params, self._batch = params, batch
         self._computed: Value | None = None
