@@ -99,6 +99,24 @@ def gradient(function: Callable[[Tree], Tensor], point: Tree) -> Tensors:
     return [grad.detach().to_dense() if grad.layout != torch.strided else grad.detach() for grad in grads]
 
 
+def nodes(value: Tensor) -> set[str]:
+    """The names of the operations that a value is differentiated through, as autograd has them."""
+    found: set[str] = set()
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found.add(f"{node.name()}, padding" if _pads(node) else node.name())
+            waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def _pads(node: Any) -> bool:
+    """Whether an embedding has a row that gets no gradient, which torch's forward mode does not know."""
+    return 0 <= getattr(node, "_saved_padding_idx", -1) < 2**63
+
+
 def fault(way: Callable[[], Tensors], references: Iterable[Tensors], tolerance: float | None = None) -> str | None:
     """What is wrong with a result that should equal one of the references, the last of which is worst."""
     if tolerance is None:

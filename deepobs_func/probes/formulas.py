@@ -131,15 +131,11 @@ def _batch_norm(
         y, mean, variance = _standardised(_wide(x), axes, eps)
         _move(running_mean, running_var, mean.flatten(), variance.flatten(), x.numel() // x.shape[1], momentum)
     else:
-        assert running_mean is not None and running_var is not None, "torch asks for both in its test phase"
-        y = (_wide(x) - _of(running_mean, x)) * (_of(running_var, x) + eps).rsqrt()
+        mean, variance = _channels(running_mean, x), _channels(running_var, x)
+        if mean is None or variance is None:
+            raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+        y = (_wide(x) - mean) * (variance + eps).rsqrt()
     return _affine(y, _channels(weight, x), _channels(bias, x)).to(x.dtype)
-
-
-def _of(values: Tensor, x: Tensor) -> Tensor:
-    found = _channels(values, x)
-    assert found is not None, "only None becomes None"
-    return found
 
 
 def _move(
@@ -235,6 +231,11 @@ def _glu(x: Tensor, dim: int = -1) -> Tensor:
     return value * gate.sigmoid()
 
 
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    y = F.relu6(x + 3.0) / 6.0
+    return x.copy_(y) if inplace else y
+
+
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """`g v / |v|`, one norm for each index of an axis; one in all where the axis is -1."""
     axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
@@ -288,6 +289,7 @@ def _functions() -> Iterable[tuple[Any, Callable[..., Any]]]:
     yield from ((F.instance_norm, _instance_norm), (torch.instance_norm, _raw(_instance_norm)))
     yield from ((F.embedding, _embedding), (torch.embedding, _raw_embedding), (F.embedding_bag, _embedding_bag))
     yield from ((F.glu, _glu), (torch._C._nn.glu, _glu), (torch._weight_norm, _weight_norm))
+    yield F.hardsigmoid, _hardsigmoid
     yield F.scaled_dot_product_attention, _attention
     yield F.multi_head_attention_forward, _multi_head_attention
     yield from recurrent.FORMULAS.items()

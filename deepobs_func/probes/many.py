@@ -1,4 +1,4 @@
-"""A function of one example or vector, for many of them: by `vmap`, or in a loop where an operation has no rule for it."""
+"""A function of one example or vector, for many: by `vmap`, or in a loop where an operation has no rule for that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def many(function: Callable[..., Any], in_dims: Any = 0, *, at_once: bool = True
         leaf, dim = next(pair for pair in leaves(arguments, dims) if pair[1] is not None)
         results = []
         for n in range(leaf.shape[dim]):
-            one = [mapped(lambda leaf, dim, n=n: leaf.select(dim, n), part, dim) for part, dim in zip(arguments, dims)]
+            one = [
+                mapped(lambda leaf, dim, n=n: leaf.select(dim, n), part, dim)
+                for part, dim in zip(arguments, dims, strict=True)
+            ]
             results.append(function(*one))
         return pytree.tree_map(lambda *parts: torch.stack(parts), *results)
 

@@ -20,11 +20,12 @@ from torch.utils import _pytree as pytree
 from deepobs_func.base import BATCH_DIMS, Batch, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
-from deepobs_func.probes.differences import gradient, raised, relative_distance
+from deepobs_func.probes.differences import gradient, nodes, raised, relative_distance
 from deepobs_func.probes.examination import examine, moved
 from deepobs_func.probes.examples import fault_at_once
 from deepobs_func.probes.formulas import Recorder, exactly
 from deepobs_func.probes.jacobians import TensorsOf
+from deepobs_func.probes.known import RIGHT
 from deepobs_func.probes.rows import MODES
 from deepobs_func.probes.ways import Ways
 from deepobs_func.problems.problem import Problem, Tensors
@@ -43,14 +44,21 @@ def chosen(problem: Problem) -> Problem:
         ConfigError: the gradient cannot be computed, or is not that of the module by itself.
     """
     problem = _with_formulas(problem)
-    params, batch = _place(problem)
+    params, batch = _place(problem, torch.float32, torch.float64)
     _check_gradient(problem, params, batch)
-    faults = _faults(problem, params, batch)
+    faults = {} if _is_known(problem, params, batch) else _faults(problem)
+    fault = fault_at_once(problem.loss, params, batch, BATCH_DIMS) if problem.separable else None
+    faults |= {} if fault is None else {"vmap": fault}
     if not faults:
         return problem
-    where = _culprit(problem, params, batch, faults)
     mode = next((mode for mode in (problem.hvp_mode, *MODES) if mode not in faults), problem.hvp_mode)
-    return replace(problem, ways=Ways(faults, where), hvp_mode=mode)
+    return replace(problem, ways=Ways(faults, _culprit(problem, faults)), hvp_mode=mode)
+
+
+def _is_known(problem: Problem, params: Params, batch: Batch) -> bool:
+    """Whether the loss goes through nothing but operations whose derivatives are known to be right."""
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+    return nodes(problem.loss(leaves, batch).mean()) <= RIGHT
 
 
 def _with_formulas(problem: Problem) -> Problem:
@@ -87,10 +95,10 @@ def _exact_losses(losses: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batc
     return exact_losses
 
 
-def _place(problem: Problem) -> tuple[Params, Batch]:
-    """A point and a batch in float64, or in float32 where the module goes with no other."""
+def _place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
+    """A point and a batch in the first of some types that the module goes with."""
     error: Exception | None = None
-    for dtype in (torch.float64, torch.float32):
+    for dtype in dtypes:
         params, state = problem.init(dtype=dtype)
         batch = problem.fake_batch(EXAMPLES, dtype=dtype)._replace(state=state)
         try:
@@ -111,20 +119,20 @@ MEND = (
 
 def _check_gradient(problem: Problem, params: Params, batch: Batch) -> None:
     """Compares with a module that holds the parameters itself, as the user's own loop does."""
-    memo: dict[int, Any] = {
-        id(leaf): nn.Parameter(params[name]) for name, leaf in problem.net.named_parameters() if name in params
-    }
-    fixed = (*problem.net.named_parameters(), *problem.net.named_buffers())
-    memo |= {id(leaf): batch.state.moments[name].clone() for name, leaf in fixed if name in batch.state.moments}
+    given = {**params, **batch.state.moments}
+    described = dict((*problem.net.named_parameters(), *problem.net.named_buffers()))
+    memo: dict[int, Any] = {id(described[name]): leaf.detach().clone() for name, leaf in given.items()}
+    memo |= {id(described[name]): nn.Parameter(leaf.detach().clone()) for name, leaf in params.items()}
     net = copy.deepcopy(problem.net, memo)
-    leaves = [net.get_parameter(name) for name in params]
-    losses = problem.measure.losses(net(batch.x), batch)
-    right = torch.autograd.grad(losses.mean(), leaves, allow_unused=True, materialize_grads=True)
+    own = {name: memo[id(described[name])] for name in given}
+    losses = problem.measure.losses(problem.call(net, own, batch.x, Pass(True, batch.noise, {}, fused=True)), batch)
+    right = torch.autograd.grad(
+        losses.mean(), [own[name] for name in params], allow_unused=True, materialize_grads=True
+    )
     fused = problem.with_fused_kernels()
-    for found in (fused, problem):
-        grads = gradient(lambda p, found=found: found.loss(p, batch).mean(), params)
-        if relative_distance(grads, [leaf.to_dense() for leaf in right]) > 1e-3:
-            raise ConfigError(f"The gradient of the problem is not that of the module by itself. {MEND}")
+    found = gradient(lambda p: fused.loss(p, batch).mean(), params)
+    if relative_distance(found, [leaf.to_dense() for leaf in right]) > 1e-2:  # rounding in float32 stays below
+        raise ConfigError(f"The gradient of the problem is not that of the module by itself. {MEND}")
 
 
 def _outputs_of(problem: Problem, batch: Batch) -> Callable[[Params], list[Tensor]]:
@@ -133,19 +141,17 @@ def _outputs_of(problem: Problem, batch: Batch) -> Callable[[Params], list[Tenso
     return lambda p: [part for part in outputs(p) if part.is_floating_point()]
 
 
-def _faults(problem: Problem, params: Params, batch: Batch) -> dict[str, str]:
+def _faults(problem: Problem) -> dict[str, str]:
     """The faults of all ways, in the losses and in the outputs."""
+    params, batch = _place(problem, torch.float64, torch.float32)
     losses = lambda p: problem.loss(p, batch)
     outputs = _outputs_of(problem, batch)
-    found = examine(losses, lambda p: [losses(p), *outputs(p)], params)
-    if "vmap" not in found and problem.separable:
-        fault = fault_at_once(problem.loss, params, batch, BATCH_DIMS)
-        found |= {} if fault is None else {"vmap": fault}
-    return found
+    return examine(losses, lambda p: [losses(p), *outputs(p)], params)
 
 
-def _culprit(problem: Problem, params: Params, batch: Batch, faults: dict[str, str]) -> str:
+def _culprit(problem: Problem, faults: dict[str, str]) -> str:
     """The smallest part of the module through which one of the ways is wrong, for a message."""
+    params, batch = _place(problem, torch.float64, torch.float32)
     tensors = {**params, **batch.state.moments}
     calls: dict[str, tuple[Any, Any]] = {}
     net = copy.deepcopy(problem.net)
@@ -157,11 +163,8 @@ def _culprit(problem: Problem, params: Params, batch: Batch, faults: dict[str, s
         problem.call(net, tensors, batch.x, Pass(True, {}, {}))
     for path, module in _inner_first(problem.net):
         if path in calls and _is_at_fault(problem, module, path, tensors, calls[path], faults):
-            return (
-                f"the layer {path!r} ({type(module).__module__.split('.')[0]}'s {type(module).__name__})"
-                if path
-                else (f"the forward method of {type(module).__name__}")
-            )
+            kind = f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
+            return f"the layer {path!r} ({kind})" if path else f"the module itself ({kind})"
     return "the criterion"
 
 
