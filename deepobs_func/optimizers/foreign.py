@@ -136,7 +136,7 @@ def _step(state: ForeignState, oracle: Oracle) -> None:
             point = _copy(state.leaves)
             here = oracle.at(point)
         for name, leaf in state.leaves.items():
-            leaf.grad = here.grad()[name].clone()
+            leaf.grad = _laid_out(here.grad()[name], state.instance).clone()
         return here.value().detach().clone()
 
     closure()
@@ -144,6 +144,11 @@ def _step(state: ForeignState, oracle: Oracle) -> None:
         state.instance.step(closure)  # type: ignore[arg-type]  # torch's classes return the tensor as it is
     else:
         state.instance.step()
+
+
+def _laid_out(grad: Tensor, instance: torch.optim.Optimizer) -> Tensor:
+    """A sparse gradient for the one class that takes no other; a dense one for the rest, of which few take any."""
+    return grad if isinstance(instance, torch.optim.SparseAdam) else grad.to_dense()
 
 
 def _copy(leaves: Mapping[str, Tensor]) -> Params:

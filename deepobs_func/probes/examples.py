@@ -256,7 +256,8 @@ def fault_at_once(loss: Callable[[Params, Any], Tensor], params: Params, batch: 
         alone = list(replace(two, at_once=False).rows(names)(slice(0, 2)).values())
     except Exception:  # the loss itself fails, as it will again where it is asked
         return None
-    return fault(lambda: list(two.rows(names)(slice(0, 2)).values()), [alone], 1e-3)
+    tolerance = 1e-3 if alone[0].dtype == torch.float64 else 5e-2  # rounding moves the kinks of a deep net
+    return fault(lambda: list(two.rows(names)(slice(0, 2)).values()), [alone], tolerance)
 
 
 def _size(batch: Any, dims: Any) -> int:
