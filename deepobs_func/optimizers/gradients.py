@@ -47,7 +47,13 @@ class Closure:
         """Gives each leaf a gradient of its own, which the class may change."""
         for name, leaf in self._leaves.items():
             grad = grads[name].detach().clone()
-            leaf.grad = grad.to_sparse(1) if self._sparse and grad.ndim else grad
+            leaf.grad = self._laid_out(grad)
+
+    def _laid_out(self, grad: Tensor) -> Tensor:
+        """Sparse for the one class that takes no other; dense for the rest, of which few take any."""
+        if self._sparse and grad.ndim:
+            return grad if grad.is_sparse else grad.to_sparse(1)
+        return grad.to_dense()
 
     def _differentiate(self) -> None:
         """As `loss.backward(create_graph=True)`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from deepobs_func import random, tree
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.formulas import exactly
 from deepobs_func.tree import Tree
 
 Loss = Callable[[Params, Any], Tensor]
@@ -51,11 +52,14 @@ def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
     Raises:
         ConfigError: on a call, where the loss is neither.
     """
-    loss: Any = getattr(subject, "loss", subject)
+    loss = exact_loss(subject)
+    check_batch(batch)
 
     def losses(params: Params) -> Tensor:
         check_params(subject, params)
         result = loss(params, batch)
+        if result.shape == (0,):
+            raise ConfigError(NO_EXAMPLES)
         fits = result.ndim <= 1
         if isinstance(batch, Batch):
             fits = result.shape in ((), batch.x.shape[:1])
@@ -67,6 +71,32 @@ def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
         return result
 
     return losses
+
+
+def exact_loss(subject: Subject) -> Loss:
+    """The loss of a problem; a plain loss with torch's operations by formulas that have right derivatives."""
+    loss: Loss = getattr(subject, "loss", subject)
+    if hasattr(getattr(loss, "__self__", loss), "ways"):
+        return loss
+
+    def exact(params: Params, batch: Any) -> Tensor:
+        with exactly():
+            return loss(params, batch)
+
+    return exact
+
+
+NO_EXAMPLES = "The batch has no examples; every quantity of a loss takes one or more."
+
+
+def check_batch(batch: Any) -> None:
+    """Refuses a `Batch` without examples, of which no mean is defined.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if isinstance(batch, Batch) and batch.x.shape[0] == 0:
+        raise ConfigError(NO_EXAMPLES)
 
 
 def check_params(subject: Any, params: Params) -> None:
@@ -99,12 +129,12 @@ def mean_loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
     return lambda params: losses(params).mean()
 
 
-def checked_ggn(subject: Subject, params: Params, purpose: str) -> Problem:
+def checked_ggn(subject: Subject, params: Params, batch: Any, purpose: str) -> Problem:
     """The subject, if it is a problem whose criterion has a GGN, asked at parameters of its own.
 
     Raises:
-        ConfigError: it is a loss, whose outputs and criterion are not apart; the criterion is not convex; or the
-            parameters are not its own.
+        ConfigError: it is a loss, whose outputs and criterion are not apart; the criterion is not convex; the
+            parameters are not its own; or the batch is empty.
     """
     measure = getattr(subject, "measure", None)
     if measure is None:
@@ -119,6 +149,7 @@ def checked_ggn(subject: Subject, params: Params, purpose: str) -> Problem:
             "Use hvp, or give from_module a Measure with convex=True."
         )
     check_params(problem, params)
+    check_batch(batch)
     return problem
 
 

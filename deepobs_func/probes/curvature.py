@@ -12,16 +12,19 @@ more, but its tracing costs tens to hundreds of gradients, and it goes neither u
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
-from torch.func import grad, jvp, vjp
+from torch.func import grad, vjp
 
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
-from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
+from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, hessian, sandwich
 from deepobs_func.probes.linear_map import LinearMap
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.rows import MODES, HVPMode, Way
+from deepobs_func.probes.ways import at_once, choose
 from deepobs_func.tree import Tree
 
 Matrix = Literal["hessian", "ggn"]
@@ -38,14 +41,15 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode 
         mode: `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
             of `grad . v`; or `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994). By
             default the problem's `hvp_mode`, the one that was measured to be the fastest in eager code; reverse over
-            forward for a plain loss. (torch 2.13 does not compile K products at once by reverse over forward where a
+            forward for a plain loss, or the first other one that is right for it. (torch 2.13 does not compile K products at once by reverse over forward where a
             float64 objective ends in a scalar times a number.)
 
     Returns:
         A tree like `v`.
 
     Raises:
-        ConfigError: the mode is unknown, `v` does not match `params`, or the loss is neither `(B,)` nor `()`.
+        ConfigError: the mode is unknown, `v` does not match `params`, the loss is neither `(B,)` nor `()`, or torch has
+            no right derivative by the mode, or, where none is given, by any.
 
     Source: B. Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
 
@@ -55,31 +59,38 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode 
     >>> sorted(hvp(problem, params, problem.fake_batch(4), params))
     ['u', 'v']
     """
-    chosen: Any = mode or getattr(subject, "hvp_mode", "reverse-over-forward")
-    return make_hvp(subject, params, batch, mode=chosen)(v)
+    preferred: Any = mode or getattr(subject, "hvp_mode", None) or "reverse-over-forward"
+    return _make_hvp(subject, params, batch, mode, preferred, "hvp")(v)
 
 
-def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: HVPMode = "reverse-over-reverse") -> LinearMap:
+def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: HVPMode | None = None) -> LinearMap:
     """The Hessian at one point as a map; see `hvp`.
 
     Args:
         subject, params, batch: as of `hvp`.
-        mode: reverse over reverse keeps the gradient's graph, so that a product is one pass through it; the other two
-            keep nothing and need less memory.
+        mode: by default reverse over reverse, which keeps the gradient's graph, so that a product is one pass through
+            it, unless it is not right for the subject; the other two keep nothing and need less memory.
 
     Raises:
-        ConfigError: the mode is unknown, or the loss is neither `(B,)` nor `()`.
+        ConfigError: the mode is unknown or wrong for the subject, or the loss is neither `(B,)` nor `()`.
     """
+    return _make_hvp(subject, params, batch, mode, mode or "reverse-over-reverse", "make_hvp")
+
+
+def _make_hvp(
+    subject: Subject, params: Params, batch: Any, mode: HVPMode | None, preferred: HVPMode, purpose: str
+) -> LinearMap:
+    """By the mode that was asked for; where none was, by the preferred one or the first other that is right."""
+    if preferred not in MODES:
+        raise ConfigError(unknown("mode", str(preferred), MODES))
     mean_loss = mean_loss_of(subject, batch)
-    gradient = grad(mean_loss)
-    if mode == "reverse-over-forward":  # never multiplies for the gradient's own weights: 8 products a layer, not 9
-        return LinearMap(lambda v: grad(lambda p: jvp(mean_loss, (p,), (v,))[1])(params), params)
-    if mode == "forward-over-reverse":
-        return LinearMap(lambda v: jvp(gradient, (params,), (v,))[1], params)
-    if mode == "reverse-over-reverse":
-        pull = vjp(gradient, params)[1]  # H is symmetric, so that v^T H is H v
-        return LinearMap(lambda v: pull(v)[0], params)
-    raise ConfigError(unknown("mode", str(mode), get_args(HVPMode)))
+    others = [] if mode else [other for other in REVERSE_FIRST if other != preferred]
+    chosen: Any = choose(subject, params, batch, [preferred, *others], purpose)
+    product = hessian(mean_loss, params, chosen).product
+    return LinearMap(product, params, functools.partial(at_once, subject, params, batch, chosen))
+
+
+REVERSE_FIRST: tuple[HVPMode, ...] = ("reverse-over-reverse", "forward-over-reverse", "reverse-over-forward")
 
 
 def ggnvp(problem: Problem, params: Params, batch: Any, v: Tree) -> Tree:
@@ -112,9 +123,31 @@ def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
 
 def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
     """The GGN as a map that keeps the forward pass, or does it anew at each product."""
-    problem = checked_ggn(subject, params, "ggnvp")
+    problem = checked_ggn(subject, params, batch, "ggnvp")
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
-    return sandwich(outputs, params, lambda tensors: criterion_hessian(problem, batch, outputs, tensors), keep=keep)
+    middle = lambda tensors: criterion_hessian(problem, batch, outputs, tensors)
+    return chosen_sandwich(problem, outputs, params, batch, middle, keep=keep, purpose="ggnvp")
+
+
+def chosen_sandwich(
+    subject: Subject,
+    function: Callable[[Params], Tensors],
+    params: Params,
+    batch: Any,
+    make_middle: Callable[[Tensors], Middle],
+    *,
+    keep: bool,
+    purpose: str,
+) -> LinearMap:
+    """`sandwich` by a way that is right for the subject, the wanted one if it is.
+
+    Raises:
+        ConfigError: neither is.
+    """
+    wanted: list[Way] = ["vjp of vjp", "jvp"] if keep else ["jvp", "vjp of vjp"]
+    way = choose(subject, params, batch, wanted, purpose)
+    product = sandwich(function, params, make_middle, keep=way == "vjp of vjp").product
+    return LinearMap(product, params, functools.partial(at_once, subject, params, batch, way))
 
 
 def criterion_hessian(problem: Problem, batch: Any, outputs: TensorsOf, tensors: Tensors) -> Middle:

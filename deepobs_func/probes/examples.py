@@ -9,12 +9,15 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp, vmap
+from torch.func import grad, vjp
 from torch.utils import _pytree as pytree
 
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import check_params
+from deepobs_func.probes import ways
+from deepobs_func.probes.contract import check_params, exact_loss
+from deepobs_func.probes.differences import fault, gradient
+from deepobs_func.probes.many import leaves, many, mapped, sliced
 
 BATCH_NORM = ("coupled", "frozen", "eval")
 Rows = Callable[[slice], Params]
@@ -67,6 +70,7 @@ class Examples:
         size: B.
         coupled: whether an example's loss depends on the other examples.
         problem: whose layers can be tapped; None where nothing is known of layers.
+        at_once: whether gradients of many examples go through `vmap`; else one after the other.
     """
 
     loss: Callable[[Params, Any], Tensor]
@@ -76,6 +80,7 @@ class Examples:
     size: int
     coupled: bool
     problem: Problem | None
+    at_once: bool = True
 
     def losses_at(self, params: Params) -> Tensor:
         """The losses at a point, `(B,)`.
@@ -93,7 +98,7 @@ class Examples:
 
     def part(self, piece: slice) -> Examples:
         """Some of the examples, where they can be taken apart."""
-        batch = _sliced(self.batch, self.dims, piece)
+        batch = sliced(self.batch, self.dims, piece)
         return replace(self, batch=batch, size=piece.stop - piece.start)
 
     def rows(self, names: Sequence[str]) -> Rows:
@@ -102,21 +107,22 @@ class Examples:
         if self.coupled:
             losses, pull_back = vjp(lambda some: self.losses_at({**self.params, **some}), chosen)[:2]
             identity = torch.eye(self.size, dtype=losses.dtype, device=losses.device)
-            return lambda piece: vmap(pull_back)(identity[piece])[0]
+            return lambda piece: many(pull_back, at_once=self.at_once)(identity[piece])[0]
 
         def loss_of_one(some: Params, example: Any) -> Tensor:
-            batch_of_one = _mapped(lambda leaf, dim: leaf.unsqueeze(dim), example, self.dims)
+            batch_of_one = mapped(lambda leaf, dim: leaf.unsqueeze(dim), example, self.dims)
             return self.loss({**self.params, **some}, batch_of_one)[0]
 
-        gradients = vmap(grad(loss_of_one), (None, self.dims))
-        return lambda piece: gradients(chosen, _sliced(self.batch, self.dims, piece))
+        differentiate = grad(loss_of_one) if self.at_once or _is_transformed(self) else _by_backward(loss_of_one)
+        gradients = many(differentiate, (None, self.dims), at_once=self.at_once)
+        return lambda piece: gradients(chosen, sliced(self.batch, self.dims, piece))
 
     def output_gradients(self, problem: Problem) -> OutputGradients:
         """The gradients of each example's loss by the outputs of the layers: half the price of a gradient.
 
         Eager code outside of any transform takes `torch.autograd`, which keeps no graph of its backward pass.
         """
-        return (_by_transform if _is_transformed(self.params) else _by_autograd)(self, problem)
+        return (_by_transform if _is_transformed(self) else _by_autograd)(self, problem)
 
 
 def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, batch_dims: Any = None) -> Examples:
@@ -138,17 +144,20 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
     size = _size(batch, dims)
     check_batch_norm(loss, bn)
     if not hasattr(loss, "tapped_outputs"):
-        return Examples(loss, params, batch, dims, size, coupled=False, problem=None)
+        plain = exact_loss(loss)
+        at_once = ways.of_plain(loss, params, "vmap(grad)", lambda: fault_at_once(plain, params, batch, dims)) is None
+        return Examples(plain, params, batch, dims, size, coupled=False, problem=None, at_once=at_once)
     problem = cast(Problem, loss)
     if not isinstance(batch, Batch):
         raise ConfigError(f"{problem.name} takes a Batch and got a {type(batch).__name__}; make one by Batch.of(x, y).")
+    at_once = ways.known(problem).offers("vmap")
     if problem.separable:
-        return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem)
+        return Examples(problem.loss, params, batch, dims, size, coupled=False, problem=problem, at_once=at_once)
     if bn == "coupled":
-        return Examples(problem.loss, params, batch, dims, size, coupled=True, problem=None)
+        return Examples(problem.loss, params, batch, dims, size, coupled=True, problem=None, at_once=at_once)
     if bn == "frozen":
         batch = batch._replace(state=problem.batch_moments(params, batch))
-    return Examples(problem.loss_by_moments, params, batch, dims, size, coupled=False, problem=problem)
+    return Examples(problem.loss_by_moments, params, batch, dims, size, coupled=False, problem=problem, at_once=at_once)
 
 
 def check_batch_norm(loss: Loss, bn: str | None) -> None:
@@ -220,44 +229,42 @@ def _by_autograd(found: Examples, problem: Problem) -> OutputGradients:
     return OutputGradients(losses.detach(), inputs, {path: grads[path] for path in inputs if path in grads})
 
 
-def _is_transformed(params: Params) -> bool:
+def _is_transformed(found: Examples) -> bool:
     """Whether a compiler or a transform looks on, or somebody will differentiate the result."""
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or any(leaf.requires_grad for leaf in params.values())
+        or any(leaf.requires_grad for leaf in found.params.values())
+        or any(leaf.requires_grad for leaf in pytree.tree_leaves(found.batch) if isinstance(leaf, Tensor))
     )
+
+
+def _by_backward(loss_of_one: Callable[[Params, Any], Tensor]) -> Callable[[Params, Any], Params]:
+    """Makes `(params, example) -> gradient` by `torch.autograd`, which asks less of an operation than `torch.func`."""
+
+    def differentiate(some: Params, example: Any) -> Params:
+        return dict(zip(some, gradient(lambda p: loss_of_one(p, example), some), strict=True))
+
+    return differentiate
+
+
+def fault_at_once(loss: Callable[[Params, Any], Tensor], params: Params, batch: Any, dims: Any) -> str | None:
+    """What is wrong with the gradients of two examples by `vmap`, beside those by two backward passes."""
+    two = Examples(loss, params, sliced(batch, dims, slice(0, 2)), dims, 2, coupled=False, problem=None)
+    names = list(params)
+    try:
+        alone = list(replace(two, at_once=False).rows(names)(slice(0, 2)).values())
+    except Exception:  # the loss itself fails, as it will again where it is asked
+        return None
+    tolerance = 1e-3 if alone[0].dtype == torch.float64 else 5e-2  # rounding moves the kinks of a deep net
+    return fault(lambda: list(two.rows(names)(slice(0, 2)).values()), [alone], tolerance)
 
 
 def _size(batch: Any, dims: Any) -> int:
     """B, by the first leaf that has an example axis."""
-    for leaf, dim in _leaves(batch, dims):
+    for leaf, dim in leaves(batch, dims):
         if dim is not None:
             if leaf.shape[dim] == 0:
                 raise ConfigError("The batch has no examples; a per-example quantity takes one or more.")
             return leaf.shape[dim]
     raise ConfigError(f"No tensor of the batch has an example axis (batch_dims={dims!r}); it needs one or more.")
-
-
-def _leaves(batch: Any, dims: Any) -> list[tuple[Tensor, int | None]]:
-    """The tensors of a batch with their example axes."""
-    if dims is None or isinstance(dims, int):
-        return [(leaf, dims) for leaf in pytree.tree_leaves(batch)]
-    parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
-    return [pair for key, part in parts for pair in _leaves(part, dims[key])]
-
-
-def _mapped(function: Callable[[Tensor, int], Tensor], batch: Any, dims: Any) -> Any:
-    """The batch with a function of `(tensor, example axis)` applied to whatever has one."""
-    if dims is None:
-        return batch
-    if isinstance(dims, int):
-        return pytree.tree_map(lambda leaf: function(leaf, dims), batch)
-    if isinstance(batch, dict):
-        return {key: _mapped(function, part, dims[key]) for key, part in batch.items()}
-    parts = [_mapped(function, part, dim) for part, dim in zip(batch, dims, strict=True)]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-
-
-def _sliced(batch: Any, dims: Any, piece: slice) -> Any:
-    return _mapped(lambda leaf, dim: leaf.movedim(dim, 0)[piece].movedim(0, dim), batch, dims)

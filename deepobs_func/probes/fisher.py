@@ -12,8 +12,8 @@ from deepobs_func import random
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes.contract import Problem, Subject, checked_count, checked_ggn, checked_key, loss_of
-from deepobs_func.probes.curvature import ggn_map
-from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, sandwich
+from deepobs_func.probes.curvature import chosen_sandwich, ggn_map
+from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.tree import Tree
 
@@ -80,7 +80,7 @@ def _fisher(
         return _monte_carlo_fisher(subject, params, batch, key, samples, keep=keep)
     if kind != "exact":
         raise ConfigError(unknown("kind of Fisher", str(kind), ("exact", "monte-carlo", "empirical")))
-    problem = checked_ggn(subject, params, "fisher_vp")
+    problem = checked_ggn(subject, params, batch, "fisher_vp")
     if not problem.measure.likelihood:
         raise ConfigError(
             f"{problem.name} has no exact Fisher: its criterion is no negative log-likelihood (allowed: cross entropy "
@@ -92,7 +92,7 @@ def _fisher(
 def _monte_carlo_fisher(
     subject: Subject, params: Params, batch: Any, key: random.Key | None, samples: int, *, keep: bool
 ) -> LinearMap:
-    problem = checked_sampler(subject, params, "fisher_vp")
+    problem = checked_sampler(subject, params, batch, "fisher_vp")
     keys = random.split(checked_key(key, "fisher_vp of kind 'monte-carlo'"), checked_count("samples", samples, 1))
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
 
@@ -106,7 +106,7 @@ def _monte_carlo_fisher(
 
         return middle
 
-    return sandwich(outputs, params, make_middle, keep=keep)
+    return chosen_sandwich(problem, outputs, params, batch, make_middle, keep=keep, purpose="fisher_vp")
 
 
 def _empirical_fisher(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
@@ -118,16 +118,17 @@ def _empirical_fisher(subject: Subject, params: Params, batch: Any, *, keep: boo
             raise ConfigError("The empirical Fisher needs one loss for each example, (B,), and got an objective, ().")
         return [result]
 
-    return sandwich(rows, params, lambda _: lambda tangents: [tangents[0] / tangents[0].shape[0]], keep=keep)
+    middle = lambda _: lambda tangents: [tangents[0] / tangents[0].shape[0]]
+    return chosen_sandwich(subject, rows, params, batch, middle, keep=keep, purpose="fisher_vp")
 
 
-def checked_sampler(subject: Subject, params: Params, purpose: str) -> Problem:
+def checked_sampler(subject: Subject, params: Params, batch: Any, purpose: str) -> Problem:
     """The subject, if it is a problem with a GGN whose root can be sampled.
 
     Raises:
         ConfigError: it is not.
     """
-    problem = checked_ggn(subject, params, purpose)
+    problem = checked_ggn(subject, params, batch, purpose)
     if problem.measure.sample is None:
         raise ConfigError(
             f"{purpose}: the criterion of {problem.name} says nothing of how to draw vectors with its Hessian as "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vjp
 from torch.utils import _pytree as pytree
 
 from deepobs_func import random, tree
@@ -17,6 +17,8 @@ from deepobs_func.probes.contract import Problem, Subject, checked_ggn
 from deepobs_func.probes.curvature import criterion_hessian
 from deepobs_func.probes.fisher import checked_sampler, sampled
 from deepobs_func.probes.jacobians import Tensors, TensorsOf
+from deepobs_func.probes.many import many
+from deepobs_func.probes.ways import known
 from deepobs_func.tree import Tree
 
 COLUMNS = 32  # unit vectors of the outputs at a time
@@ -36,15 +38,17 @@ def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
     Raises:
         ConfigError: there is no GGN, or the batch is no `Batch`.
     """
-    problem = checked_ggn(subject, params, "diagonal")
+    problem = checked_ggn(subject, params, batch, "diagonal")
+    at_once = known(problem).offers("vmap")
 
     def of_piece(piece: Batch, _: Tensor) -> Tree:
         outputs = TensorsOf(lambda p: problem.outputs(p, piece))
         tensors, pull = vjp(outputs, params)[:2]
         hessian = criterion_hessian(problem, piece, outputs, tensors)  # of the sum over the piece, times 1 / its size
+        weigh = lambda column: pull(hessian(column))[0]
         total = tree.zeros_like(params)
         for columns in _identity(tensors):
-            plain, weighted = vmap(pull)(columns)[0], vmap(lambda column: pull(hessian(column))[0])(columns)
+            plain, weighted = many(pull, at_once=at_once)(columns)[0], many(weigh, at_once=at_once)(columns)
             total = tree.add(total, tree.map(lambda a, b: (a * b).sum(0), plain, weighted))
         return tree.scale(float(piece.x.shape[0]), total)
 
@@ -53,7 +57,7 @@ def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
 
 def sampled_ggn_diagonal(subject: Subject, params: Params, batch: Any, key: random.Key) -> Tree:
     """`1/B sum_n (J_n^T s_n)^2` for one draw of each `s_n` with `E[s_n s_n^T] = H_n`; see `ggn_diagonal`."""
-    problem = checked_sampler(subject, params, "diagonal")
+    problem = checked_sampler(subject, params, batch, "diagonal")
 
     def of_piece(piece: Batch, n: Tensor) -> Tree:
         outputs = TensorsOf(lambda p: problem.outputs(p, piece))
@@ -85,7 +89,7 @@ def _mean_over_examples(
     def of_examples(examples: slice) -> Tree:
         part = _with_examples(batch, lambda leaf: leaf[examples])
         of_one = lambda example, n: of_piece(_with_examples(example, lambda leaf: leaf.unsqueeze(0)), n)
-        rows = vmap(of_one, in_dims=(BATCH_DIMS, 0))(part, numbers[examples])
+        rows = many(of_one, (BATCH_DIMS, 0), at_once=known(problem).offers("vmap"))(part, numbers[examples])
         return tree.map(lambda leaf: leaf.sum(0), rows)
 
     at_once = max(1, HELD // (gradients * tree.size(params)))

@@ -1,4 +1,4 @@
-"""Products of the form `J^T M J v`, of which the GGN and every Fisher matrix is one."""
+"""Products `H v` and `J^T M J v`, of which the GGN and every Fisher matrix is one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import grad, jvp, vjp
 from torch.utils import _pytree as pytree
 
 from deepobs_func.base import Params
 from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.probes.rows import HVPMode
 from deepobs_func.tree import Tree
 
 Tensors = list[Tensor]
@@ -37,6 +38,20 @@ class TensorsOf:
         """The pytree of these tensors."""
         rest = iter(tensors)
         return pytree.tree_map(lambda leaf: next(rest) if leaf is ... else leaf, self._others)
+
+
+def hessian(function: Callable[[Params], Tensor], params: Params, mode: HVPMode) -> LinearMap:
+    """The Hessian of a 0-d function by one of the modes of `probes.hvp`.
+
+    Reverse over reverse keeps the gradient's graph, so that a product is one pass through it; the others keep nothing.
+    """
+    gradient = grad(function)
+    if mode == "reverse-over-forward":  # never multiplies for the gradient's own weights: 8 products a layer, not 9
+        return LinearMap(lambda v: grad(lambda p: jvp(function, (p,), (v,))[1])(params), params)
+    if mode == "forward-over-reverse":
+        return LinearMap(lambda v: jvp(gradient, (params,), (v,))[1], params)
+    pull = vjp(gradient, params)[1]  # H is symmetric, so that v^T H is H v
+    return LinearMap(lambda v: pull(v)[0], params)
 
 
 def sandwich(

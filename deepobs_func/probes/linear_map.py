@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deepobs_func import tree
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.contract import count_vectors
+from deepobs_func.probes.many import many
 from deepobs_func.tree import Tree
 
 
@@ -23,6 +23,8 @@ class LinearMap:
     Attributes:
         product: `v -> A v` for one vector, tree in and tree out.
         like: a tree in whose shapes, dtypes and place the vectors are.
+        at_once: whether products with several vectors go through `vmap`, asked where there are several; else they are
+            computed one after the other.
 
     >>> double = LinearMap(lambda v: tree.scale(2.0, v), {"a": torch.zeros(2)})
     >>> double({"a": torch.tensor([1.0, 2.0])})
@@ -31,6 +33,7 @@ class LinearMap:
 
     product: Callable[[Tree], Tree]
     like: Params
+    at_once: Callable[[], bool] = lambda: True
 
     def __call__(self, v: Tree) -> Tree:
         """`A v`, or `A v_1 ... A v_K` at once.
@@ -46,7 +49,7 @@ class LinearMap:
         """
         count = count_vectors(self.like, v)
         v = {name: v[name] for name in self.like}
-        return self.product(v) if count is None else torch.func.vmap(self.product)(v)
+        return self.product(v) if count is None else many(self.product, at_once=self.at_once())(v)
 
     @property
     def size(self) -> int:
@@ -56,6 +59,10 @@ class LinearMap:
     def flat(self, vector: Tensor) -> Tensor:
         """`A v` of vectors `(P,)`, in the order of the tree."""
         return tree.flatten(self.product(tree.unflatten(vector, self.like)))
+
+    def columns(self, matrix: Tensor) -> Tensor:
+        """`A V` of a matrix of columns `(P, K)`."""
+        return many(self.flat, at_once=self.at_once())(matrix.mT).mT
 
 
 def examples(batch: Any) -> int:

@@ -73,7 +73,7 @@ def as_scipy(
 
     def matmat(array: np.ndarray) -> np.ndarray:
         columns = torch.as_tensor(array, dtype=like.dtype, device=like.device)
-        return torch.func.vmap(operator.flat, in_dims=1, out_dims=1)(columns).detach().cpu().numpy()
+        return operator.columns(columns).detach().cpu().numpy()
 
     shape, dtype = (operator.size, operator.size), like[:0].cpu().numpy().dtype
     return LinearOperator(shape, matvec=matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=dtype)
@@ -114,7 +114,7 @@ def as_curvlinops(
     except ImportError as error:
         raise ConfigError("as_curvlinops needs curvlinops: pip install 'deepobs-func[curvlinops]'.") from error
     if matrix == "ggn":
-        checked_ggn(problem, params, "as_curvlinops")
+        checked_ggn(problem, params, batch, "as_curvlinops")
     module = problem.to_module(params)
     if matrix in ("kfac", "ekfac"):
         criterion = _checked_loss(problem, params, batch, loss or nn.CrossEntropyLoss())

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vjp
 
 from deepobs_func import tree
 from deepobs_func.base import Params
@@ -29,6 +30,7 @@ from deepobs_func.probes.outer import (
     of_gradients,
     of_layer,
 )
+from deepobs_func.probes.ways import choose
 
 MAX_BYTES = 2**26
 """Of gradients and factors that are computed at once, unless told otherwise: 64 MiB."""
@@ -127,7 +129,7 @@ def grad_variance(loss: Loss, params: Params, batch: Any, *, ddof: int = 0, **op
 def per_example_dots(
     loss: Loss, params: Params, batch: Any, v: Params, **options: Unpack[Options]
 ) -> Float[Tensor, " B"]:
-    """`g_n . v`, `(B,)`: the derivative of the loss vector along `v`, by one pass in forward mode.
+    """`g_n . v`, `(B,)`: the derivative of the loss vector along `v`, by one pass in forward mode, or two in reverse.
 
     Args:
         loss, params, batch, options: as of `statistics`.
@@ -140,7 +142,12 @@ def per_example_dots(
         shapes = {name: tuple(leaf.shape) for name, leaf in params.items()}
         raise ConfigError(f"The vector must be a tree like the parameters, with the shapes {shapes}.")
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
-    return jvp(found.losses_at, (params,), ({name: v[name] for name in params},))[1]
+    v = {name: v[name] for name in params}
+    way = choose(loss, params, batch, ["jvp", "vjp of vjp"], "per_example_dots")
+    if way == "jvp":
+        return jvp(found.losses_at, (params,), (v,))[1]
+    losses, pull = vjp(found.losses_at, params)[:2]  # linear in its cotangents, so that its own pull is J v
+    return vjp(lambda cotangents: pull(cotangents)[0], torch.zeros_like(losses))[1](v)[0]
 
 
 def gram(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, "B B"]:

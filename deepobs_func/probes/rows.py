@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from deepobs_func.errors import ConfigError, unknown
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 HVPMode = Literal["reverse-over-forward", "reverse-over-reverse", "forward-over-reverse"]
 """A way to a Hessian-vector product; see `probes.hvp`."""
+
+MODES: tuple[HVPMode, ...] = get_args(HVPMode)
+
+Way = Literal[HVPMode, "jvp", "vjp of vjp", "vmap"]
+"""A mode of `hvp`; `J v` in forward mode, or by a backward pass through the backward pass; many at once."""
 
 
 @dataclass(frozen=True)

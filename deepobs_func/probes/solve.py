@@ -25,7 +25,7 @@ class Solution(NamedTuple):
         x: the solution so far, a tree like the right-hand side.
         residual: `|b - (A + damping I) x|`, as the iteration carries it along, 0-d.
         steps: how many of the steps moved x, 0-d.
-        converged: whether the residual is at most `tol |b|`, 0-d.
+        converged: whether the residual is finite and at most `tol |b|`, 0-d.
         negative_curvature: whether a direction p with `p . (A + damping I) p <= 0` ended the iteration, 0-d; then x is
             the solution before it.
     """
@@ -102,7 +102,7 @@ def conjugate_gradients(
             break
         now = _step(now, damped, approximate, active)
     size = tree.norm(now.residual)
-    return Solution(now.x, size, now.steps, size <= goal, now.negative)
+    return Solution(now.x, size, now.steps, (size <= goal) & size.isfinite(), now.negative)
 
 
 def _step(now: _Iterate, damped: Product, approximate: Product, active: Tensor) -> _Iterate:

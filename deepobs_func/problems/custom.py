@@ -16,7 +16,7 @@ from deepobs_func.base import Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
-from deepobs_func.problems import purity
+from deepobs_func.problems import derivatives, purity
 from deepobs_func.problems.description import Tensors, describe, on_meta
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import copied, held_tensors
@@ -103,7 +103,7 @@ def from_module(
         regularize=regularize,
     )
     separable = purity.check(problem, replace(problem, make_net=lambda: again), held_tensors(module))
-    return replace(problem, separable=separable)
+    return derivatives.chosen(replace(problem, separable=separable))
 
 
 def _as_in(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:

@@ -11,6 +11,7 @@ from torch import Tensor
 from deepobs_func import tree
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.probes import curvature, per_example
+from deepobs_func.probes.contract import check_batch
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.outer import Statistic
 from deepobs_func.problems.problem import Problem
@@ -50,11 +51,15 @@ def make_value_and_grad(problem: Problem) -> ValueAndGrad:
     return value_and_grad
 
 
-def make_plain_value_and_grad(problem: Problem) -> ValueAndGrad:
+def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> ValueAndGrad:
     """The same function for eager code without transforms, by `torch.autograd` and through fused kernels.
 
     `torch.func.grad` always builds a graph of its backward pass, for which the fused LSTM has only a slow formula:
     three times slower than this.
+
+    Args:
+        problem: what is differentiated.
+        sparse: whether a gradient that a layer makes sparse (`nn.Embedding(sparse=True)`) stays so.
     """
     objective = _make_objective(problem.with_fused_kernels())
 
@@ -62,6 +67,8 @@ def make_plain_value_and_grad(problem: Problem) -> ValueAndGrad:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         value, (metrics, state) = objective(leaves, batch)
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        if not sparse:
+            grads = tuple(grad.to_dense() for grad in grads)
         found = Metrics(metrics.loss.detach(), metrics.penalty.detach())
         state = ModelState(*({name: leaf.detach() for name, leaf in part.items()} for part in state))
         return Value(value.detach(), dict(zip(leaves, grads, strict=True)), found, state)
@@ -96,6 +103,7 @@ class Oracle:
     """
 
     def __init__(self, problem: Problem, value_and_grad: ValueAndGrad, params: Params, batch: Batch) -> None:
+        check_batch(batch)
         self._problem, self._value_and_grad = problem, value_and_grad
         self._params, self._batch = params, batch
         self._computed: Value | None = None

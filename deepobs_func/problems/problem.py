@@ -19,6 +19,7 @@ from deepobs_func.nets.calling import call
 from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
 from deepobs_func.nets.noise import Noise
 from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.ways import ALL, Ways
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import ProblemModule
 from deepobs_func.problems.rows import Deviation, checked_weight_decay
@@ -81,6 +82,7 @@ class Problem:
         autocast: the type in which products and convolutions are computed, None for that of the parameters.
         onednn: whether products of matrices are computed by oneDNN where fused kernels are used; see `with_onednn`.
         fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
+        ways: which ways to its derivatives are right; all of them, unless it is made from a user's module.
         net: the net on the meta device: shapes and no data.
         noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
         shapes: of the trained parameters, by name: what `init` returns. Frozen ones (`requires_grad=False`) are among
@@ -108,6 +110,7 @@ class Problem:
     fused: bool = False
     compile_step: bool = True
     hvp_mode: HVPMode = "reverse-over-forward"
+    ways: Ways = field(default=ALL, repr=False, compare=False)
     net: nn.Module = field(init=False, repr=False, compare=False)
     noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
     shapes: dict[str, torch.Size] = field(init=False, repr=False, compare=False)

@@ -81,7 +81,8 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
     """
-    value_and_grad = make_plain_value_and_grad(problem) if plain else make_value_and_grad(problem)
+    sparse = not optimizer.compiles  # a class of torch's may want it so
+    value_and_grad = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
     if compile and not optimizer.compiles:
         value_and_grad = compiled(value_and_grad, problem)
 

@@ -1,0 +1,210 @@
+"""What a problem that is made from a user's module offers of derivatives: right ones only.
+
+Operations of torch whose derivatives are wrong or missing are computed by formulas (`probes.formulas`), but for the
+plain gradient, for which torch's kernels are right. Then every way to a product is held against finite differences in
+float64 at a random point; one that is wrong is not offered, and the reason names the layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from deepobs_func.base import BATCH_DIMS, Batch, Params
+from deepobs_func.errors import ConfigError
+from deepobs_func.nets.layers import Pass
+from deepobs_func.probes.differences import gradient, nodes, raised, relative_distance
+from deepobs_func.probes.examination import examine, moved
+from deepobs_func.probes.examples import fault_at_once
+from deepobs_func.probes.formulas import Recorder, exactly
+from deepobs_func.probes.jacobians import TensorsOf
+from deepobs_func.probes.known import RIGHT
+from deepobs_func.probes.rows import MODES
+from deepobs_func.probes.ways import Ways
+from deepobs_func.problems.problem import Problem, Tensors
+from deepobs_func.tree import Tree
+
+EXAMPLES = 2  # of the batch at which a problem is examined: batch norm refuses one
+
+
+def chosen(problem: Problem) -> Problem:
+    """The same problem with right derivatives, and with those ways left out that have none.
+
+    Args:
+        problem: made from a user's module and criterion, whose loss is known to be pure.
+
+    Raises:
+        ConfigError: the gradient cannot be computed, or is not that of the module by itself.
+    """
+    problem = _with_formulas(problem)
+    params, batch = _place(problem, torch.float32, torch.float64)
+    _check_gradient(problem, params, batch)
+    faults = {} if _is_known(problem, params, batch) else _faults(problem)
+    fault = fault_at_once(problem.loss, params, batch, BATCH_DIMS) if problem.separable else None
+    faults |= {} if fault is None else {"vmap": fault}
+    if not faults:
+        return problem
+    mode = next((mode for mode in (problem.hvp_mode, *MODES) if mode not in faults), problem.hvp_mode)
+    return replace(problem, ways=Ways(faults, _culprit(problem, faults)), hvp_mode=mode)
+
+
+def _is_known(problem: Problem, params: Params, batch: Batch) -> bool:
+    """Whether the loss goes through nothing but operations whose derivatives are known to be right."""
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+    return nodes(problem.loss(leaves, batch).mean()) <= RIGHT
+
+
+def _with_formulas(problem: Problem) -> Problem:
+    """Formulas in the place of what the net and the criterion call of torch's that has one."""
+    params, state = problem.init()
+    batch = problem.fake_batch(EXAMPLES)._replace(state=state)
+    with torch.no_grad():
+        with Recorder() as of_net:
+            outputs = problem.outputs(params, batch)
+        with Recorder() as of_criterion:
+            problem.criterion(outputs, batch)
+    if of_net.called:
+        problem = replace(problem, call=_exact_call(problem.call))
+    if of_criterion.called:
+        problem = replace(problem, measure=problem.measure._replace(losses=_exact_losses(problem.measure.losses)))
+    return problem
+
+
+def _exact_call(call: Callable[[nn.Module, Tensors, Tensor, Pass], Any]) -> Callable[..., Any]:
+    def exact_call(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
+        if p.fused:
+            return call(net, tensors, x, p)
+        with exactly():
+            return call(net, tensors, x, p)
+
+    return exact_call
+
+
+def _exact_losses(losses: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tensor]:
+    def exact_losses(outputs: Any, batch: Batch) -> Tensor:
+        with exactly():
+            return losses(outputs, batch)
+
+    return exact_losses
+
+
+def _place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
+    """A point and a batch in the first of some types that the module goes with."""
+    error: Exception | None = None
+    for dtype in dtypes:
+        params, state = problem.init(dtype=dtype)
+        batch = problem.fake_batch(EXAMPLES, dtype=dtype)._replace(state=state)
+        try:
+            gradient(lambda p, batch=batch: problem.loss(p, batch).mean(), params)
+        except Exception as found:  # what a user's code raises, on tensors of another type
+            error = found
+            continue
+        return moved(params), batch
+    assert error is not None, "a type that works has returned"
+    raise ConfigError(f"The gradient of the module cannot be computed: it {raised(error)}. {MEND}") from error
+
+
+MEND = (
+    "A problem calls its module with other tensors as parameters (torch.func.functional_call), so that nothing in it "
+    "may be computed again later: leave out activation checkpointing (torch.utils.checkpoint)."
+)
+
+
+def _check_gradient(problem: Problem, params: Params, batch: Batch) -> None:
+    """Compares with a module that holds the parameters itself, as the user's own loop does."""
+    given = {**params, **batch.state.moments}
+    described = dict((*problem.net.named_parameters(), *problem.net.named_buffers()))
+    memo: dict[int, Any] = {id(described[name]): leaf.detach().clone() for name, leaf in given.items()}
+    memo |= {id(described[name]): nn.Parameter(leaf.detach().clone()) for name, leaf in params.items()}
+    net = copy.deepcopy(problem.net, memo)
+    own = {name: memo[id(described[name])] for name in given}
+    losses = problem.measure.losses(problem.call(net, own, batch.x, Pass(True, batch.noise, {}, fused=True)), batch)
+    right = torch.autograd.grad(
+        losses.mean(), [own[name] for name in params], allow_unused=True, materialize_grads=True
+    )
+    fused = problem.with_fused_kernels()
+    found = gradient(lambda p: fused.loss(p, batch).mean(), params)
+    if relative_distance(found, [leaf.to_dense() for leaf in right]) > 1e-2:  # rounding in float32 stays below
+        raise ConfigError(f"The gradient of the problem is not that of the module by itself. {MEND}")
+
+
+def _outputs_of(problem: Problem, batch: Batch) -> Callable[[Params], list[Tensor]]:
+    """The differentiable tensors of the outputs."""
+    outputs = TensorsOf(lambda p: problem.outputs(p, batch))
+    return lambda p: [part for part in outputs(p) if part.is_floating_point()]
+
+
+def _faults(problem: Problem) -> dict[str, str]:
+    """The faults of all ways, in the losses and in the outputs."""
+    params, batch = _place(problem, torch.float64, torch.float32)
+    losses = lambda p: problem.loss(p, batch)
+    outputs = _outputs_of(problem, batch)
+    return examine(losses, lambda p: [losses(p), *outputs(p)], params)
+
+
+def _culprit(problem: Problem, faults: dict[str, str]) -> str:
+    """The smallest part of the module through which one of the ways is wrong, for a message."""
+    params, batch = _place(problem, torch.float64, torch.float32)
+    tensors = {**params, **batch.state.moments}
+    calls: dict[str, tuple[Any, Any]] = {}
+    net = copy.deepcopy(problem.net)
+    for path, module in net.named_modules():
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs, path=path: calls.setdefault(path, (args, kwargs)) and None, with_kwargs=True
+        )
+    with torch.no_grad():
+        problem.call(net, tensors, batch.x, Pass(True, {}, {}))
+    for path, module in _inner_first(problem.net):
+        if path in calls and _is_at_fault(problem, module, path, tensors, calls[path], faults):
+            kind = f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
+            return f"the layer {path!r} ({kind})" if path else f"the module itself ({kind})"
+    return "the criterion"
+
+
+def _inner_first(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules, each after those that it is made of."""
+    yield from reversed(list(net.named_modules()))
+
+
+def _is_at_fault(
+    problem: Problem, module: nn.Module, path: str, tensors: Tensors, called: tuple[Any, Any], faults: dict[str, str]
+) -> bool:
+    """Whether one of the faulty ways is wrong through a module alone, in its parameters and in its inputs."""
+    prefix = f"{path}." if path else ""
+    own = {name.removeprefix(prefix): leaf for name, leaf in tensors.items() if name.startswith(prefix)}
+    inputs, spec = pytree.tree_flatten(called)
+    differentiable = {str(n): leaf for n, leaf in enumerate(inputs) if _is_floating(leaf)}
+    trained = {f"own.{name}": leaf for name, leaf in own.items() if _is_floating(leaf)}
+
+    def outputs(point: Tree) -> list[Tensor]:
+        args, kwargs = pytree.tree_unflatten([point.get(str(n), leaf) for n, leaf in enumerate(inputs)], spec)
+        given = {name: point.get(f"own.{name}", leaf) for name, leaf in own.items()}
+        with exactly():
+            found = functional_call(module, given, args, kwargs)
+        return [part for part in pytree.tree_leaves(found) if _is_floating(part)]
+
+    def losses(point: Tree) -> Tensor:
+        return torch.stack([(part * _weights(part)).sum() for part in outputs(point)])
+
+    try:
+        found = examine(losses, outputs, {**trained, **differentiable}, faults)  # type: ignore[arg-type]  # ways
+    except Exception:  # a module that cannot be called alone tells nothing
+        return False
+    return bool(found.keys() & faults.keys())
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _weights(like: Tensor) -> Tensor:
+    """Numbers without a pattern, by which outputs are weighted."""
+    numbers = torch.arange(1, like.numel() + 1, device=like.device, dtype=like.dtype)
+    return (numbers * 1.7).sin().view(like.shape)
