@@ -41,8 +41,8 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode 
         mode: `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
             of `grad . v`; or `"forward-over-reverse"`, a directional derivative of the gradient (Pearlmutter 1994). By
             default the problem's `hvp_mode`, the one that was measured to be the fastest in eager code; reverse over
-            forward for a plain loss, or the first other one that is right for it. (torch 2.13 does not compile K products at once by reverse over forward where a
-            float64 objective ends in a scalar times a number.)
+            forward for a plain loss, or the first other one that is right for it. (torch 2.13 does not compile K
+            products at once by reverse over forward where a float64 objective ends in a scalar times a number.)
 
     Returns:
         A tree like `v`.

@@ -8,19 +8,20 @@ formulas are made of is.
 from __future__ import annotations
 
 _FIRST = (
-    "Abs AdaptiveAvgPool2D AdaptiveMaxPool2D Add Addcmul Addmm Amax Atan AvgPool2D AvgPool3D Baddbmm BinaryCrossEntropy "
-    "BinaryCrossEntropyWithLogits Bmm Cat Celu ChannelShuffle ClampMin Clone Col2Im ConstantPadNd Convolution Cos Cumsum "
-    "Div Elu Embedding Erf Exp Expand Expm1 Flip Gather Gelu Hardshrink Hardswish Hardtanh Im2Col Index IndexSelect "
-    "LeakyRelu Lerp LinalgMatrixExp LinalgVectorNorm Log Log1P LogSigmoid LogSoftmax Logaddexp Logsumexp MaskedFill Max "
-    "MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D Maximum Mean Min Mish Mm MseLoss Mul Mv Neg NllLoss Permute "
-    "PixelShuffle PixelUnshuffle Pow PreluKernel Reciprocal ReflectionPad2D Relu Repeat ReplicationPad2D ReshapeAlias "
-    "Roll RreluWithNoise Rsqrt SafeSoftmax Select Sigmoid Sign Silu Sin Sinh Slice SmoothL1Loss Softmax Softplus "
-    "Softshrink Sort Split SplitWithSizes Sqrt Stack Std Sub T Tanh Threshold Topk Transpose Tril Trilinear Triu Unbind "
-    "Unfold UnsafeView Unsqueeze UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D Var Vdot View Where "
+    "Abs AdaptiveAvgPool2D AdaptiveMaxPool2D Add Addcmul Addmm Amax Atan AvgPool2D AvgPool3D Baddbmm "
+    "BinaryCrossEntropy BinaryCrossEntropyWithLogits Bmm Cat Celu ChannelShuffle ClampMin Clone Col2Im "
+    "ConstantPadNd Convolution Cos Cumsum Div Elu Embedding Erf Exp Expand Expm1 Flip Gather Gelu Hardshrink "
+    "Hardswish Hardtanh Im2Col Index IndexSelect LeakyRelu Lerp LinalgMatrixExp LinalgVectorNorm Log Log1P "
+    "LogSigmoid LogSoftmax Logaddexp Logsumexp MaskedFill Max MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D "
+    "Maximum Mean Min Mish Mm MseLoss Mul Mv Neg NllLoss Permute PixelShuffle PixelUnshuffle Pow PreluKernel "
+    "Reciprocal ReflectionPad2D Relu Repeat ReplicationPad2D ReshapeAlias Roll RreluWithNoise Rsqrt SafeSoftmax "
+    "Select Sigmoid Sign Silu Sin Sinh Slice SmoothL1Loss Softmax Softplus Softshrink Sort Split SplitWithSizes "
+    "Sqrt Stack Std Sub T Tanh Threshold Topk Transpose Tril Trilinear Triu Unbind Unfold UnsafeView Unsqueeze "
+    "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D Var Vdot View Where "
 )  # named ...Backward0: the only form of the operation, or its first
 _OTHERS = (
-    "AddBackward1 ClampBackward1 MeanBackward1 MedianBackward1 MulBackward1 NormBackward1 PowBackward2 SqueezeBackward1 "
-    "SumBackward1 torch::autograd::AccumulateGrad "
+    "AddBackward1 ClampBackward1 MeanBackward1 MedianBackward1 MulBackward1 NormBackward1 PowBackward2 "
+    "SqueezeBackward1 SumBackward1 torch::autograd::AccumulateGrad "
 )
 
 RIGHT: frozenset[str] = frozenset([*(f"{name}Backward0" for name in _FIRST.split()), *_OTHERS.split()])

@@ -127,3 +127,8 @@ def test_mistakes_say_what_is_allowed() -> None:
         solve(map_of(DEFINITE), B, x0={"a": B["a"]})
     with pytest.raises(ConfigError, match="x0 holds several vectors and b one"):
         solve(map_of(DEFINITE), B, x0={name: leaf.unsqueeze(0) for name, leaf in B.items()})
+
+
+def test_an_infinite_right_side_does_not_converge() -> None:
+    found = probes.conjugate_gradients(lambda v: v, {"a": torch.full((3,), torch.inf)}, damping=0.1)
+    assert not found.converged
