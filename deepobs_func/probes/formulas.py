@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from deepobs_func.probes import recurrent
+from deepobs_func.probes import loss_formulas, recurrent
 
 
 class _Exact(TorchFunctionMode):
@@ -292,6 +292,7 @@ def _functions() -> Iterable[tuple[Any, Callable[..., Any]]]:
     yield F.hardsigmoid, _hardsigmoid
     yield F.scaled_dot_product_attention, _attention
     yield F.multi_head_attention_forward, _multi_head_attention
+    yield from loss_formulas.functions()
     yield from recurrent.FORMULAS.items()
 
 

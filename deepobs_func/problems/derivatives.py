@@ -8,6 +8,7 @@ float64 at a random point; one that is wrong is not offered, and the reason name
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -98,9 +99,10 @@ def _exact_losses(losses: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batc
 def _place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
     """A point and a batch in the first of some types that the module goes with."""
     error: Exception | None = None
-    for dtype in dtypes:
+    for dtype, of_targets in itertools.product(dtypes, (torch.float32, torch.float64)):
         params, state = problem.init(dtype=dtype)
-        batch = problem.fake_batch(EXAMPLES, dtype=dtype)._replace(state=state)
+        targets = problem.fake_batch(EXAMPLES, dtype=of_targets).y  # as a run has them, where the criterion can do so
+        batch = problem.fake_batch(EXAMPLES, dtype=dtype)._replace(y=targets, state=state)
         try:
             gradient(lambda p, batch=batch: problem.loss(p, batch).mean(), params)
         except Exception as found:  # what a user's code raises, on tensors of another type

@@ -62,7 +62,9 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
     before = _clipping(config)
     if given is None and config.optimizer in optimizers.FUNCTIONAL:
         make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
-        functional = make(config.lr, **config.hyperparams, before=before, schedule=schedule)
+        own = {"before": before} if before and "before" in inspect.signature(make).parameters else {}
+        functional = make(config.lr, **config.hyperparams, **own, schedule=schedule)
+        functional = functional if own else clipped(functional, before)
         return ChosenOptimizer(functional, config.optimizer, dict(config.hyperparams), [], None)
     found, name = (load_object(config.optimizer, "optimizer"), None) if given is None else (given, config.optimizer)
     if isinstance(found, Optimizer):
