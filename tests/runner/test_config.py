@@ -18,7 +18,6 @@ from deepobs_func.runner.config import RunConfig, identity, resolve
 from deepobs_func.runner.plan import empty_record, make_plan
 from tests.runner.small import config, small_problem
 
-
 PROBLEM = small_problem()
 
 
