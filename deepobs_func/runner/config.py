@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from deepobs_func import optimizers, problems
@@ -105,8 +106,8 @@ class RunConfig:
     lr_sched_epochs: Sequence[int] | None = None
     lr_sched_factors: Sequence[float] | None = None
     protocol: str = "default"
-    data: str | os.PathLike[str] = field(default_factory=default_data)
-    output_dir: str | os.PathLike[str] | None = "results"
+    data: str | Path = field(default_factory=default_data)
+    output_dir: str | Path | None = "results"
     device: str = "auto"
     compile: str = "auto"
     memory_format: str = "auto"

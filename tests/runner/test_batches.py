@@ -51,7 +51,7 @@ def test_streamed_data_give_the_numbers_of_resident_ones(name: str, protocol: st
     problem = kinds.small(name, **ONE_BATCH, file_sizes=())
     made = kinds.config(name, protocol=protocol, epochs=2)
     held, streamed = recorded(made, problem), recorded(made, as_stream(problem))
-    assert numbers(held) == numbers(streamed)
+    assert numbers(held)[:-1] == numbers(streamed)[:-1]  # their ids differ: the code that reads them does
     assert len(streamed.minibatch_train_losses) == 8
     assert ("data_wait" in held.extra["timings"], "data_wait" in streamed.extra["timings"]) == (False, True)
 
@@ -228,7 +228,8 @@ def test_a_broken_file_ends_the_run_in_the_middle_and_is_named(tmp_path: Path, w
         recorded(config(data, workers=workers, output_dir=str(tmp_path / "results")), pictures())
     assert str(caught.value).startswith(f"{path}: expected a whole JPEG image")
     assert multiprocessing.active_children() == []
-    (kept,) = (tmp_path / "results").rglob("*.partial")
+    (kept,) = (tmp_path / "results.state").rglob("*.partial")
+    assert not (tmp_path / "results").exists()
     record = records.read(kept)
     assert (record.status, len(record.test_losses)) == ("failed", 1)
     assert str(path) in record.extra["error"]

@@ -173,7 +173,8 @@ def test_an_interrupted_run_keeps_its_epochs(tmp_path: Path) -> None:
 def test_a_failed_run_keeps_its_epochs_and_its_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of luck"):
         recorded(config(output_dir=str(tmp_path / "results")), small_problem(), At(1, RuntimeError("out of luck")))
-    (path,) = (tmp_path / "results").rglob("*.partial")
+    (path,) = (tmp_path / "results.state").rglob("*.partial")
+    assert not (tmp_path / "results").exists()
     kept = records.read(path)
     assert (kept.status, kept.extra["error"]) == ("failed", "RuntimeError: out of luck")
 
@@ -181,8 +182,9 @@ def test_a_failed_run_keeps_its_epochs_and_its_error(tmp_path: Path) -> None:
 def test_a_finished_run_lies_where_deepobs_looks(tmp_path: Path) -> None:
     output_dir = tmp_path / "results"
     record = recorded(config(optimizer="momentum", output_dir=str(output_dir)), small_problem())
-    setting = "num_epochs__3__batch_size__32__momentum__9.e-01__lr__1.e-01"
-    assert record.path.parent == output_dir / "small" / "momentum" / setting
+    assert record.path.parent.parent == output_dir / "small" / "momentum"
+    setting = "num_epochs__3__batch_size__32__momentum__9.e-01__lr__1.e-01__protocol__default__code__"
+    assert record.path.parent.name.startswith(setting)  # and a digest of the problem, which is of the user's own
     content = json.loads(record.path.read_text())
     assert list(content)[:3] == ["train_losses", "test_losses", "minibatch_train_losses"]
     assert list(content)[-1] == "deepobs_func"

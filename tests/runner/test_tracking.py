@@ -80,18 +80,18 @@ def test_cabs_sees_the_learning_rate_of_its_step() -> None:
 
 
 def test_what_is_not_defined_is_an_error_by_name_and_left_out_of_a_preset() -> None:
-    with pytest.raises(ConfigError, match=r"--track cabs: .*SGD without momentum, not for adam; noise_scale"):
+    with pytest.raises(ConfigError, match=r"track cabs: .*SGD without momentum, not for adam; noise_scale"):
         names(optimizer="adam", track=("cabs",))
-    with pytest.raises(ConfigError, match=r"--track cabs: .*not for torch.optim.SGD"):
+    with pytest.raises(ConfigError, match=r"track cabs: .*not for torch.optim.SGD"):
         names(optimizer="torch.optim.SGD", hyperparams={"momentum": 0.9}, track=("cabs",))
     assert "cabs" not in names(optimizer="adam", track=("economy",))
     assert names(track=("economy",)) == PRESETS["economy"]
     assert names(optimizer="torch.optim.SGD", track=("cabs",)) == ("cabs",)
-    with pytest.raises(ConfigError, match=r"--track early_stopping: .*batch of 2 or more; the batch size is 1"):
+    with pytest.raises(ConfigError, match=r"track early_stopping: .*batch of 2 or more; the batch size is 1"):
         names(batch_size=1, track=("early_stopping",))
-    with pytest.raises(ConfigError, match=r"--track tic_diag: two_d_beale has no GGN; tic_trace"):
+    with pytest.raises(ConfigError, match=r"track tic_diag: two_d_beale has no GGN; tic_trace"):
         names(problem="two_d_beale", track=("tic_diag",))
-    with pytest.raises(ConfigError, match=r"--track norm_test: svhn_wrn164 couples .*--track-bn coupled"):
+    with pytest.raises(ConfigError, match=r"track norm_test: svhn_wrn164 couples .*track_bn coupled"):
         names(problem="svhn_wrn164", track=("grad_norm", "norm_test"))
     assert names(problem="svhn_wrn164", track=("norm_test",), track_bn="frozen") == ("norm_test",)
     assert names(problem="svhn_wrn164", track=("grad_norm",)) == ("grad_norm",)
@@ -151,9 +151,9 @@ PlainSGD = torch.optim.SGD
 def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match=r"Unknown quantity to track: 'grad_nrom'\. Did you mean 'grad_norm'\?"):
         names(track=("grad_nrom",))
-    with pytest.raises(ConfigError, match="--track-every 0: it must be a whole number from 1, or log"):
+    with pytest.raises(ConfigError, match="track_every 0: it must be a whole number from 1, or log"):
         names(track=("grad_norm",), track_every=0)
-    with pytest.raises(ConfigError, match="Unknown choice for --track-bn 'on'"):
+    with pytest.raises(ConfigError, match="Unknown choice for track_bn 'on'"):
         names(track=("grad_norm",), track_bn="on")
 
 
