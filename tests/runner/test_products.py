@@ -131,20 +131,20 @@ def test_the_step_of_quadratic_deep_multiplies_a_batch_once() -> None:
 
 
 def test_a_compiled_step_is_the_same_step() -> None:
-    """Three steps of the MLP, whose products are replaced, in one graph."""
+    """Two steps of the MLP, whose products are replaced, in one graph."""
     problem = problems.get("mnist_mlp")
     optimizer = optimizers.sgd(1e-2)
     step = make_step(problem, optimizer)
     batch = problem.fake_batch(64)
     params, state = problem.init(0)
 
-    def three(carry: Carry, batch: Batch) -> Carry:
-        for _ in range(3):
+    def two(carry: Carry, batch: Batch) -> Carry:
+        for _ in range(2):
             carry, _ = step(carry, batch)
         return carry
 
     start = Carry(params, optimizer.init(params, torch.zeros(2, dtype=torch.int64)), state)
-    expected = three(start, batch).params
-    found = compiled(three, problem.with_onednn())(start, batch).params
+    expected = two(start, batch).params
+    found = compiled(two, problem.with_onednn())(start, batch).params
     for name, leaf in expected.items():
         torch.testing.assert_close(found[name], leaf, rtol=1e-4, atol=1e-6)
