@@ -70,7 +70,7 @@ def test_a_schedule_scales_the_learning_rate(name):
 def test_a_grid_under_vmap_equals_separate_runs(name, hyper):
     optimizer, values = make(name), VALUES.get(hyper, [0.01, 0.05, 0.4])
 
-    def train(value, steps=20):
+    def train(value, steps=12):
         params = toy.params()
         state = optimizer.init(params, random.key(0))
         state = state._replace(hyper=state.hyper | {hyper: value})
@@ -80,7 +80,7 @@ def test_a_grid_under_vmap_equals_separate_runs(name, hyper):
 
     grid = torch.func.vmap(train)(torch.tensor(values, dtype=torch.float64))
     for member, value in enumerate(values):
-        alone = toy.run(make(name, **{hyper: value}), steps=20)
+        alone = toy.run(make(name, **{hyper: value}), steps=12)
         toy.assert_close({key: stacked[member] for key, stacked in grid.items()}, alone)
 
 

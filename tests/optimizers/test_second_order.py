@@ -137,10 +137,11 @@ def triple(tree):
     return {name: 3 * leaf for name, leaf in tree.items()}
 
 
-def test_only_if_takes_the_branch_in_every_kind_of_code():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_only_if_takes_the_branch_in_every_kind_of_code(backend):
     value, conditions = {"a": torch.ones(2), "b": torch.tensor(2.0)}, torch.tensor([True, False])
     expected = [triple(value), value]
-    compiled = torch.compile(lambda c, v: lazily.only_if(c, triple, v), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda c, v: lazily.only_if(c, triple, v), backend=backend, fullgraph=True)
     mapped = vmap(lambda c: lazily.only_if(c, triple, value))(conditions)
     for index, condition in enumerate(conditions):
         for found in (
@@ -491,9 +492,10 @@ def test_a_run_learns_and_its_repeat_is_the_same_bit_for_bit(name, make_problem,
         assert numbers(first) != numbers(run(replace(made, seed=43), problem))
 
 
+@pytest.mark.large  # Inductor takes a minute for the vector that is drawn in the graph
 def test_a_run_compiled_by_inductor_is_the_eager_one():
-    """Sophia's, whose graph has a branch."""
-    made = config("quadratic_deep", "sophia_h", epochs=2)
+    """Sophia's, whose graph has a branch: taken in the first step and the third of four."""
+    made = config("quadratic_deep", "sophia_h", epochs=4, batch_size=1000, hyperparams={"update_every": 2})
     eager, compiled = (run(replace(made, compile=choice)) for choice in ("off", "on"))
     np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-5)
 
