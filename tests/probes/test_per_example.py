@@ -19,7 +19,7 @@ from deepobs_func.probes.outer import STATISTICS, Found, Statistic, of_factors, 
 from deepobs_func.probes.per_example import Statistics, explain, statistics
 from deepobs_func.problems.problem import Problem
 from tests.probes.oracles import Tree, flat, one_at_a_time, rows_of_the_jacobian
-from tests.problems.short_text import short_text
+from tests.problems.small_nets import narrow_resnet, short_text
 from tests.problems.test_registry import LARGE_NAMES, NAMES, perturbed, table
 
 B = 3
@@ -39,8 +39,8 @@ NETS += ["quadratic_deep", "two_d_beale"]  # each architecture once, but the VAE
 
 @functools.lru_cache(maxsize=2)
 def instance(name: str) -> tuple[Problem, Tree, Batch]:
-    """A problem away from its start, with a carried state that is not zero where it has one."""
-    problem = problems.get(name)
+    """A problem away from its start, with a carried state that is not zero where it has one; WRN-16-1 for WRN-16-4."""
+    problem = narrow_resnet() if name == "svhn_wrn164" else problems.get(name)
     params = perturbed(problem.init(0, dtype=torch.float64)[0])
     batch = problem.fake_batch(B, seed=1, dtype=torch.float64)
     carry = {
@@ -237,7 +237,8 @@ def test_chunks_keep_to_the_cache_of_a_cpu_and_to_the_bound_elsewhere(device: st
 
 @pytest.mark.parametrize("name", ["mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn", "two_d_beale"])
 def test_compiled_to_one_graph_and_no_recompilation(name: str) -> None:
-    problem = short_text() if name == "tolstoi_char_rnn" else problems.get(name)
+    small = {"tolstoi_char_rnn": short_text, "svhn_wrn164": functools.partial(narrow_resnet, 10)}
+    problem = small.get(name, functools.partial(problems.get, name))()
     bn = None if problem.separable else "frozen"
     graphs = []
 

@@ -20,7 +20,7 @@ from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_a
 from deepobs_func.problems.problem import Problem
 from tests.problems.blocks import assert_close
 from tests.problems.linear_pieces import LinearPieces
-from tests.problems.short_text import short_text
+from tests.problems.small_nets import short_text
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.row(n).parameters > LARGE and not n.endswith("_vae")]
