@@ -46,7 +46,8 @@ def table(names: Sequence[str] = problems.names()) -> list[Any]:
     return [pytest.param(name, marks=marks[name in LARGE_NAMES or name in TWINS]) for name in names]
 
 
-INDUCTOR_NAMES = ["two_d_rosenbrock", "mnist_2c2d"]  # two more in whole steps, in `runner/test_step.py`
+# Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
+INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
 
 
 @pytest.fixture(scope="module", params=table())
