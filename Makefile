@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-large: .venv/ready
 	$(BIN)/python -m pytest -m large

@@ -15,7 +15,7 @@ from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, run
 from tests.datasets.idx_files import write_files
 
-SMALL_MNIST = replace(datasets.spec("mnist"), train_size=640, test_size=512)
+SMALL_MNIST = replace(datasets.spec("mnist"), train_size=384, test_size=256)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -50,6 +50,12 @@ def small() -> Iterator[None]:
         patch.setattr(demo, "MLP_SEEDS", range(42, 44))
         patch.setattr(demo, "MLP_EPOCHS", 1)
         yield
+
+
+@pytest.fixture
+def single_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SEEDS", range(42, 43))
+    monkeypatch.setattr(demo, "MLP_SEEDS", range(42, 43))
 
 
 @pytest.fixture
@@ -111,18 +117,24 @@ def test_files(on_stand_in: Shown) -> None:
     assert all(record.synthetic == (record.testproblem == "mnist_mlp") for record in kept)
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_missing_mnist_is_stood_in_for_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_figures", "single_seed")
+def test_missing_mnist_is_stood_in_for_and_said_and_a_single_seed_has_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The p-value is NaN then, which neither agrees nor differs."""
+
     def no_network(spec: DatasetSpec, folder: Path) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("deepobs_func.datasets.download.idx", no_network)
-    shown = show(str(tmp_path / "nowhere"), tmp_path).flat
-    assert "the synthetic stand-in, so these numbers are no result. MNIST is not in" in shown
-    assert "no route to host" in shown
+    shown = show(str(tmp_path / "nowhere"), tmp_path)
+    assert "the synthetic stand-in, so these numbers are no result. MNIST is not in" in shown.flat
+    assert "no route to host" in shown.flat
+    assert len(shown.rows) == 6
+    assert not [row for row in shown.rows if any(word in row for word in ("differs", "agrees", "better"))]
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "single_seed")
 def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "data" / "mnist", SMALL_MNIST)
     monkeypatch.setattr(datasets, "spec", lambda name: SMALL_MNIST)
@@ -130,16 +142,6 @@ def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert f"MNIST from {tmp_path / 'data'}" in shown
     assert "stand-in" not in shown
     assert not any(records.read(path).synthetic for path in tmp_path.rglob("*.json"))
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_no_verdict_from_a_single_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The p-value is NaN then, which neither agrees nor differs."""
-    monkeypatch.setattr(demo, "SEEDS", range(42, 43))
-    monkeypatch.setattr(demo, "MLP_SEEDS", range(42, 43))
-    rows = show("synthetic", tmp_path).rows
-    assert len(rows) == 6
-    assert not [row for row in rows if any(word in row for word in ("differs", "agrees", "better"))]
 
 
 def test_processes_give_the_runs_in_order() -> None:

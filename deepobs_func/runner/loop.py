@@ -30,7 +30,7 @@ from deepobs_func.runner.training import Iteration, Training, TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended.
+    """A run that has ended. What its record has can be asked of it too: `run.test_losses`, `run.status`.
 
     Attributes:
         record: what was found; `record.path` is its file.
@@ -42,6 +42,12 @@ class Run:
     plan: Plan
     training: Training | None = None
     state: TrainState | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Of the record."""
+        if name.startswith("__"):  # what copying and pickling look for
+            raise AttributeError(name)
+        return getattr(self.record, name)
 
     @property
     def problem(self) -> Problem:

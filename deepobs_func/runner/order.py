@@ -32,23 +32,24 @@ def epoch_orders(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, epoc
         keys = random.fold_in(key, torch.tensor(epochs, device=key.device))
         rows = random.permutation(keys.unsqueeze(-2), spec.train_size)[:, :num]
     else:
-        rows = torch.stack([_order_of_the_stream(spec, key, epoch, num) for epoch in epochs])
+        rows = _orders_of_the_stream(spec, key, epochs)[:, :num]
     return rows.unflatten(1, (steps, batch_size))
 
 
-def _order_of_the_stream(spec: DatasetSpec, key: random.Key, epoch: int, num: int) -> Tensor:
-    """The first `num` rows of an epoch in stored order, or in the reference's, which is drawn once."""
+def _orders_of_the_stream(spec: DatasetSpec, key: random.Key, epochs: range) -> Tensor:
+    """The rows of epochs in stored order, or in the reference's, which is drawn once for all of them."""
     if not spec.shuffle:
-        return torch.arange(num, device=key.device)
+        return torch.arange(spec.train_size, device=key.device).expand(len(epochs), -1)
     fixed = random.fold_in(key, 0)
     if not spec.file_sizes:
-        return random.permutation(fixed, spec.train_size)[:num]
+        return random.permutation(fixed, spec.train_size).expand(len(epochs), -1)
     files, first = [], 0
     for index, size in enumerate(spec.file_sizes):
         files.append(first + random.permutation(random.fold_in(fixed, index), size))
         first += size
-    sequence = random.permutation(random.fold_in(random.fold_in(key, 1), epoch), len(files)).tolist()
-    return torch.cat([files[index] for index in sequence])[:num]
+    keys = random.fold_in(random.fold_in(key, 1), torch.tensor(epochs, device=key.device))
+    sequences = random.permutation(keys.unsqueeze(-2), len(files)).tolist()
+    return torch.stack([torch.cat([files[index] for index in sequence]) for sequence in sequences])
 
 
 def train_eval_rows(protocol: RunProtocol, spec: DatasetSpec, key: random.Key, batch_size: int) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 
 from deepobs_func import problems
 from deepobs_func.compat import parity
-from tests.problems.test_registry import LARGE_NAMES, NAMES
+from tests.problems.test_registry import table
 
 RATE = 0.01
-CASES = [*NAMES, *(pytest.param(n, marks=pytest.mark.large) for n in LARGE_NAMES)]
+CASES = table()
 
 
 def bounds(size: int, tests: int) -> tuple[float, float, float]:

@@ -9,10 +9,10 @@ import torch
 from deepobs_func import problems
 from deepobs_func.compat import tf_weights
 from deepobs_func.errors import DataError
-from tests.problems.test_registry import LARGE_NAMES, NAMES
+from tests.problems.test_registry import table
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(n, marks=pytest.mark.large) for n in LARGE_NAMES)])
+@pytest.mark.parametrize("name", table())
 def test_there_and_back(name: str) -> None:
     problem = problems.get(name)
     params, state = problem.init(3)

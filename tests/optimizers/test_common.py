@@ -35,9 +35,11 @@ def make(name, **options):
 
 
 def rich_options(name):
-    """A transform, where the optimizer takes them, and a schedule."""
-    options = {"schedule": optimizers.cosine(30)}
-    if "before" in inspect.signature(constructor(name)).parameters:
+    """A transform, where the optimizer takes them, and a schedule; few steps of a loop that a graph unrolls."""
+    options, parameters = {"schedule": optimizers.cosine(30)}, inspect.signature(constructor(name)).parameters
+    if "cg_steps" in parameters:
+        options["cg_steps"] = 3
+    if "before" in parameters:
         options["before"] = [optimizers.clip_by_global_norm(1.0)]
     return options
 

@@ -31,6 +31,9 @@ MAKE = {
 }
 
 
+UNROLLED = {"newton_cg": {"cg_steps": 3}}  # in a graph, whose size grows with every step of the loop
+
+
 def start(problem, optimizer, seed=0, dtype=F64):
     params, state = problem.init(seed, dtype=dtype)
     return Carry(params, optimizer.init(params, random.key(seed)), state)
@@ -137,10 +140,11 @@ def triple(tree):
     return {name: 3 * leaf for name, leaf in tree.items()}
 
 
-def test_only_if_takes_the_branch_in_every_kind_of_code():
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_only_if_takes_the_branch_in_every_kind_of_code(backend):
     value, conditions = {"a": torch.ones(2), "b": torch.tensor(2.0)}, torch.tensor([True, False])
     expected = [triple(value), value]
-    compiled = torch.compile(lambda c, v: conditional.only_if(c, triple, v), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda c, v: conditional.only_if(c, triple, v), backend=backend, fullgraph=True)
     mapped = vmap(lambda c: conditional.only_if(c, triple, value))(conditions)
     for index, condition in enumerate(conditions):
         for found in (
@@ -411,11 +415,15 @@ def test_each_reduces_the_loss_of_a_logistic_regression(name):
     "make_problem", [partial(problems.get, "quadratic_deep"), convex_problem], ids=["deep", "small"]
 )
 def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, make_problem):
-    """With the plain step as a third; over a change of the learning rate, and with and without Sophia's product."""
+    """With the plain step as a third; over a change of the learning rate, and with and without Sophia's product.
+
+    The step of quadratic_deep is compiled below, as that of a population.
+    """
     problem, backend = make_problem(), CompileCounterWithBackend("aot_eager")
-    optimizer = MAKE[name](schedule=optimizers.steps((2,), (0.5,)))
+    optimizer = MAKE[name](schedule=optimizers.steps((2,), (0.5,)), **UNROLLED.get(name, {}))
     steps = [make_step(problem, optimizer), make_step(problem, optimizer, plain=True)]
-    steps.append(torch.compile(steps[0], backend=backend, fullgraph=True))
+    if problem.name == "small":
+        steps.append(torch.compile(steps[0], backend=backend, fullgraph=True))
     found, graphs = [], []
     for step in steps:
         carry = start(problem, optimizer)
@@ -426,26 +434,28 @@ def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, mak
     for other in found[1:]:
         torch.testing.assert_close(other.params, found[0].params, rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(other.opt_state, found[0].opt_state, rtol=1e-7, atol=1e-9)
-    assert graphs[-1] == graphs[-4] > 0
+    assert graphs[-1] == graphs[-4]
+    assert (graphs[-1] > 0) == (problem.name == "small")
 
 
 @pytest.mark.parametrize("name", MAKE)
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-def test_a_population_of_two_is_its_members(name, compile):
-    """Two seeds and two learning rates in one call, 20 steps in float64."""
+def test_a_population_of_two_is_its_members(name):
+    """Two seeds and two learning rates in one call, 20 steps in float64; in eager code and compiled."""
     problem, rates = problems.get("quadratic_deep"), (0.01, 0.02)
-    members = [start(problem, MAKE[name](lr=lr), seed) for seed, lr in enumerate(rates)]
+    options = UNROLLED.get(name, {})
+    members = [start(problem, MAKE[name](lr=lr, **options), seed) for seed, lr in enumerate(rates)]
     stacked = pytree.tree_map(lambda *leaves: torch.stack(leaves), *members)
-    alone = make_step(problem, MAKE[name]())
+    alone = make_step(problem, MAKE[name](**options))
     together = vmap(alone, in_dims=(0, None))
-    if compile:
-        together = torch.compile(together, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(together, backend="aot_eager", fullgraph=True)
+    populations = {together: stacked, compiled: stacked}
     for index in range(20):
         batch = problem.fake_batch(8, seed=index, dtype=F64)
-        stacked, _ = together(stacked, batch)
+        populations = {step: step(carry, batch)[0] for step, carry in populations.items()}
         members = [alone(carry, batch)[0] for carry in members]
     for index, carry in enumerate(members):
-        torch.testing.assert_close(stacked.params["theta"][index], carry.params["theta"], rtol=1e-10, atol=1e-11)
+        for found in populations.values():
+            torch.testing.assert_close(found.params["theta"][index], carry.params["theta"], rtol=1e-10, atol=1e-11)
 
 
 TEXT = {"train_size": 2 * 4 * 50 + 30, "test_size": 4 * 50 + 7, "train_eval_size": 2 * 4 * 50 + 30}
@@ -493,9 +503,10 @@ def test_a_run_learns_and_its_repeat_is_the_same_bit_for_bit(name, make_problem,
         assert numbers(first) != numbers(recorded(replace(made, seed=43), problem))
 
 
+@pytest.mark.large  # Inductor takes a minute for the vector that is drawn in the graph
 def test_a_run_compiled_by_inductor_is_the_eager_one():
-    """Sophia's, whose graph has a branch."""
-    made = config("quadratic_deep", "sophia_h", epochs=2)
+    """Sophia's, whose graph has a branch: taken in the first step and the third of four."""
+    made = config("quadratic_deep", "sophia_h", epochs=4, batch_size=1000, hyperparams={"update_every": 2})
     eager, compiled = (recorded(replace(made, compile=choice)) for choice in ("off", "on"))
     np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-5)
 

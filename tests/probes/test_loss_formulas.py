@@ -1,4 +1,4 @@
-"""Criteria that torch cannot differentiate in every way, written out: torch's own values, and derivatives in every mode."""
+"""Criteria written out: torch's own values, and derivatives in every mode."""
 
 from __future__ import annotations
 

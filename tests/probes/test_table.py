@@ -11,7 +11,7 @@ from deepobs_func import probes, problems, tree
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from tests.probes.toys import F64, vector
-from tests.problems.test_registry import LARGE_NAMES, NAMES
+from tests.problems.test_registry import LARGE_NAMES, NAMES, table
 
 B = 3
 STEP = 1e-6  # along unit directions in float64: too short to cross many kinks
@@ -23,7 +23,7 @@ class Point(NamedTuple):
     batch: Batch
 
 
-@pytest.fixture(params=NAMES, scope="module")
+@pytest.fixture(params=table(NAMES), scope="module")
 def point(request: pytest.FixtureRequest) -> Point:
     problem = problems.get(request.param)
     params = problem.init(0, dtype=F64)[0]

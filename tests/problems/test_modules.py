@@ -8,10 +8,10 @@ from torch import nn
 
 from deepobs_func import problems
 from deepobs_func.nets.layers import Conv, Dense
-from tests.problems.test_registry import NAMES, instance
+from tests.problems.test_registry import NAMES, instance, table
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", table(NAMES))
 def test_the_module_has_the_problem_s_outputs_and_parameters(name: str) -> None:
     problem = problems.get(name)
     params, batch = instance(problem)

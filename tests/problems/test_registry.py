@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,21 +13,44 @@ import torch
 from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.utils import _pytree as pytree
 
-from deepobs_func import problems, random, tree
+from deepobs_func import datasets, problems, random, tree
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, one_example
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 from tests.problems.blocks import assert_close
 from tests.problems.linear_pieces import LinearPieces
+from tests.problems.small_nets import short_text
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.row(n).parameters > LARGE and not n.endswith("_vae")]
 NAMES = [n for n in problems.names() if n not in LARGE_NAMES]
-INDUCTOR_NAMES = ["quadratic_deep", "two_d_rosenbrock", "mnist_logreg", "mnist_2c2d"]
 
 
-@pytest.fixture(scope="module", params=[*NAMES, *(pytest.param(n, marks=pytest.mark.large) for n in LARGE_NAMES)])
+def structure(name: str) -> tuple[Any, ...]:
+    """All that the functions of a problem follow from: what a fake batch looks like, the net and the measure."""
+    row = problems.row(name)
+    data = datasets.spec(row.dataset)
+    fields = ("net", "net_args", "measure", "weight_decay", "regularize", "separable", "compile_step", "hvp_mode")
+    looks = ("shape", "num_classes", "fake", "prepare", "augment", "sequence_length")
+    return (*(getattr(row, field) for field in fields), *(getattr(data, look) for look in looks))
+
+
+# Fashion-MNIST has the nets of MNIST, and svhn_3c3d is cifar10_3c3d: the same functions of the same fake batches.
+TWINS = [n for i, n in enumerate(NAMES) if structure(n) in map(structure, NAMES[:i])]
+
+
+def table(names: Sequence[str] = problems.names()) -> list[Any]:
+    """Problems as parameters of tests: the largest, and those whose functions are another's, are for `test-large`."""
+    marks = {True: pytest.mark.large, False: ()}
+    return [pytest.param(name, marks=marks[name in LARGE_NAMES or name in TWINS]) for name in names]
+
+
+# Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
+INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
+
+
+@pytest.fixture(scope="module", params=table())
 def problem(request: pytest.FixtureRequest) -> Iterator[Problem]:
     """All tests of one problem come in a row and share what is dear; a VGG's parameters are a gigabyte in float64."""
     yield problems.get(request.param)
@@ -80,6 +103,16 @@ def leaves(params: tree.Tree, batch: Batch) -> list[torch.Tensor]:
 def test_listing_the_problems_imports_no_torch() -> None:
     code = "from deepobs_func import problems; import sys; problems.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_twins_are_known() -> None:
+    """Those that the table leaves to `test-large`; every other small problem has functions of its own."""
+    assert TWINS == ["fmnist_logreg", "fmnist_mlp", "fmnist_2c2d", "fmnist_vae", "svhn_3c3d"]
+    for twin in TWINS:
+        (first,) = (name for name in NAMES if name not in TWINS and structure(name) == structure(twin))
+        ours, theirs = problems.get(twin), problems.get(first)
+        assert (ours.measure, str(ours.net), str(ours.noises)) == (theirs.measure, str(theirs.net), str(theirs.noises))
+        assert (ours.regularized, list(ours.layers)) == (theirs.regularized, list(theirs.layers))
 
 
 @pytest.mark.parametrize("name", ["mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn"])
@@ -167,8 +200,10 @@ def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) 
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
+    if problem.name == "tolstoi_char_rnn":
+        problem = short_text()  # the graph of a window of 50 has 10,000 nodes
     compiled = torch.compile(lambda params, batch: problem.loss(params, batch), backend=backend, fullgraph=True)
-    params, batch = instance(problem)
+    params, batch = problem.init(0)[0], problem.fake_batch(size(problem), seed=1)
     x, y = problem.dataset.function("fake")(problem.dataset, random.key(2), size(problem), torch.float32)
     for inputs in ((params, batch), (perturbed(params), batch._replace(x=x, y=y))):
         torch.testing.assert_close(compiled(*inputs), problem.loss(*inputs), rtol=1e-5, atol=1e-5)

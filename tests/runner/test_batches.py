@@ -30,7 +30,7 @@ from tests.runner import test_data_kinds as kinds
 from tests.runner.small import recorded, small_problem
 from tests.runner.streamed import BATCH, TEST, TRAIN, as_stream, config, pictures, write_pictures
 
-ONE_BATCH = {"train_size": 70, "test_size": 20}  # in the evaluation, so that both feeds evaluate equal chunks
+ONE_BATCH = {"train_size": 18, "test_size": 5}  # in the evaluation, so that both feeds evaluate equal chunks
 
 
 @pytest.fixture(scope="module")
