@@ -45,7 +45,7 @@ class Run:
 
     def __getattr__(self, name: str) -> Any:
         """Of the record."""
-        if name.startswith("__"):  # what copying and pickling look for
+        if name.startswith("__") or name == "record":  # what copying and pickling look for
             raise AttributeError(name)
         return getattr(self.record, name)
 
