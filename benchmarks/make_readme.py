@@ -22,7 +22,7 @@ def problems_table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in problems.names():
-        row = problems.row(name)
+        row = problems.spec_of(name)
         chosen = "\\*" if row.defaults_chosen_here else ""
         decay = "-" if row.weight_decay is None else f"{row.weight_decay:g}"
         measure = "accuracy" if row.accuracy else "loss"
@@ -47,7 +47,7 @@ def deviations_table() -> str:
     """One line a quirk of the reference, with the problems that it concerns."""
     found: dict[problems.Deviation, list[str]] = {}
     for name in problems.names():
-        for deviation in problems.row(name).deviations:
+        for deviation in problems.spec_of(name).deviations:
             found.setdefault(deviation, []).append(name)
     lines = ["| quirk of 1.1.2 | default | deepobs-1.1.2 | problems |", "|---|---|---|---|"]
     for deviation, names in found.items():

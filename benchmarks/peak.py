@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepobs_func import onednn
+from deepobs_func.backend import onednn
 from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.problems.problem import Problem
 

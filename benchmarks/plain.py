@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepobs_func import problems
 from deepobs_func.problems.problem import Problem
-from deepobs_func.problems.rows import Row
+from deepobs_func.problems.spec import ProblemSpec
 
 
 class Sums(NamedTuple):
@@ -158,18 +158,18 @@ _MODULES: dict[str, Callable[..., Plain] | str] = {
 }
 
 
-def _known(row: Row) -> Callable[..., Plain] | str | None:
+def _known(row: ProblemSpec) -> Callable[..., Plain] | str | None:
     return _MODULES.get(row.net.removeprefix("deepobs_func.nets."))
 
 
 def names() -> list[str]:
     """The problems of which there is a plain module."""
-    return [name for name in problems.names() if _known(problems.row(name))]
+    return [name for name in problems.names() if _known(problems.spec_of(name))]
 
 
 def module(name: str) -> Plain:
     """The plain module of a problem, freshly initialised."""
-    row = problems.row(name)
+    row = problems.spec_of(name)
     known, arguments = _known(row), dict[str, Any](row.net_args)
     if isinstance(known, str):
         known = pkgutil.resolve_name(known)

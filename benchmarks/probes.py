@@ -25,7 +25,8 @@ from benchmarks import others, probes_report
 from benchmarks.memory import peak_bytes
 from benchmarks.recording import environment, in_a_new_process
 from benchmarks.timing import clock_for, interleaved
-from deepobs_func import onednn, probes, problems, random, runner
+from deepobs_func import probes, problems, random, runner
+from deepobs_func.backend import onednn
 from deepobs_func.base import Batch, Params
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
@@ -79,8 +80,8 @@ def point(problem: Problem, batch_size: int) -> tuple[Params, Batch, dict[str, T
 def functions(problem: Problem, batch_size: int) -> Iterator[tuple[Key, Call]]:
     """Everything that is measured of a problem, the plain gradients first."""
     params, batch, v = point(problem, batch_size)
-    here = problem.with_onednn() if onednn.is_faster(torch.device("cpu")) else problem
-    compiled = functools.partial(runner.compiled, problem=here)
+    multiplies = onednn.is_faster(torch.device("cpu"))
+    compiled = functools.partial(runner.compiled, problem=problem, onednn=multiplies)
     bind = functools.partial
     yield Key("grad", "ours", "eager"), bind(make_plain_value_and_grad(problem), params, batch)
     yield Key("grad", "ours", "compiled"), bind(compiled(make_value_and_grad(problem)), params, batch)

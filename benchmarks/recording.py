@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from deepobs_func import problems, records
-from deepobs_func.memory import keep_freed_memory
+from deepobs_func.backend.memory import keep_freed_memory
 from deepobs_func.runner.config import default_data
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,12 +26,15 @@ from benchmarks.recording import Benchmark, Run, Settings
 from benchmarks.shares import learning_rate
 from benchmarks.tables import Target
 from benchmarks.timing import clock_for, interleaved
-from deepobs_func import onednn, optimizers, problems, random
+from deepobs_func import optimizers, problems, random
+from deepobs_func.backend import onednn
+from deepobs_func.backend.compiling import compiled
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import make_step
 from deepobs_func.runner.measuring import LEAST_GAIN
-from deepobs_func.runner.step import Carry, compiled, laid_out
+from deepobs_func.runner.step import Carry, laid_out
 
 PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
@@ -60,7 +63,7 @@ class OurStep:
     def __init__(
         self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool, channels_last: bool = False
     ) -> None:
-        problem = problem.with_onednn() if onednn.is_faster(device) else problem
+        multiplies = onednn.is_faster(device)
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
 
@@ -68,7 +71,8 @@ class OurStep:
             return step(carry, Batch(x, y, noise, carry.state))
 
         self._problem, self._batch_size = problem, batch_size
-        self._step = compiled(whole, problem) if compile else whole
+        self._step = compiled(whole, problem, onednn=multiplies) if compile else whole
+        self._kernels = using(onednn=multiplies)
         keys = random.split(random.key(1, device), 100)
         self._keys = itertools.cycle(keys.unbind())
         placed = laid_out if channels_last else lambda tensor: tensor
@@ -82,7 +86,8 @@ class OurStep:
     def __call__(self) -> None:
         with random.compiled_draws():
             noise = self._problem.draw_noise(next(self._keys), self._batch_size) if self._problem.noises else {}
-        self._carry, _ = self._step(self._carry, self._x, self._y, noise)
+        with self._kernels:
+            self._carry, _ = self._step(self._carry, self._x, self._y, noise)
 
     def peak(self) -> int:
         """The most bytes at once during a step, what is carried from step to step included."""

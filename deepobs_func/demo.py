@@ -45,10 +45,15 @@ def processes() -> Iterator[MapRuns]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as pool:
         try:
-            yield lambda configs: pool.map(run, configs)
+            yield lambda configs: pool.map(record_of, configs)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def record_of(config: RunConfig) -> RunRecord:
+    """The record of a run, which goes from process to process."""
+    return run(config).record
 
 
 def _one_thread() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from deepobs_func.memory import keep_freed_memory
+from deepobs_func.backend.memory import keep_freed_memory
 
 keep_freed_memory()  # a third of the suite's time went into clearing pages
 settings.register_profile("suite", deadline=None, print_blob=True)

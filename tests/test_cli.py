@@ -101,7 +101,7 @@ def test_list_has_every_problem_and_optimizer() -> None:
     assert result.exit_code == 0
     shown = result.output.split()
     assert set(problems.names()) | set(optimizers.names()) <= set(shown)
-    assert f"{problems.row('mnist_mlp').parameters:,}" in shown
+    assert f"{problems.spec_of('mnist_mlp').parameters:,}" in shown
 
 
 def test_help_of_an_optimizer_lists_its_hyperparameters() -> None:

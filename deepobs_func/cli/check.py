@@ -16,7 +16,7 @@ from deepobs_func.runner.config import default_data
 
 
 @click.command("check-parity")
-@click.argument("names", nargs=-1, metavar="[PROBLEM]...", shell_complete=complete(problems.names()))
+@click.argument("names", nargs=-1, metavar="[PROBLEM]...", shell_complete=complete(problems.REGISTRY))
 @click.option("--golden", type=click.Path(path_type=Path), help="Folder of golden figures; default: the package's.")
 def check_parity_command(names: tuple[str, ...], golden: Path | None) -> None:
     """Compare with figures that DeepOBS 1.1.2's own model code computed: losses, penalty, gradients, moments.

@@ -13,7 +13,7 @@ import click
 from deepobs_func import optimizers, problems
 from deepobs_func.cli.types import Every, Names, Numbers, Value, Whole, complete
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 from deepobs_func.runner import signals
 from deepobs_func.runner.config import (
     COMPILE,
@@ -131,14 +131,14 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("run", cls=RunCommand)
-@click.argument("problem", shell_complete=complete(problems.names()))
+@click.argument("problem", shell_complete=complete(problems.REGISTRY))
 @click.option(
     "--optimizer",
     required=True,
     metavar="NAME|PATH",
-    help=f"{', '.join(optimizers.names())}, or the import path of a torch.optim.Optimizer class or of a function "
-    "that makes an optimizer (my_file:make).",
-    shell_complete=complete(optimizers.names()),
+    help=f"{', '.join(optimizers.FUNCTIONAL.own)}, another one of deepobs list, or the import path "
+    "of a torch.optim.Optimizer class or of a function that makes an optimizer (my_file:make).",
+    shell_complete=complete(optimizers.FUNCTIONAL),
 )
 @click.option("--lr", type=float, required=True, help="Learning rate.")
 @click.option("--epochs", "-N", type=int, help="Default: the problem's published value.")
@@ -168,7 +168,7 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
 @click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")
 @click.option(
-    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=complete([*QUANTITIES, *PRESETS])
+    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=complete(QUANTITIES, PRESETS)
 )
 @click.option("--track-every", type=Every(), default=10, show_default=True, metavar="N|log", help="Steps between two.")
 @click.option("--track-bn", metavar="MODE", help=f"On nets with batch norm: {', '.join(TRACK_BN)}.")

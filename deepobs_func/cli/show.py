@@ -7,7 +7,7 @@ import sys
 import click
 
 from deepobs_func import datasets, optimizers, problems
-from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
 
 @click.command("list")
@@ -21,7 +21,7 @@ def list_command() -> None:
     for title in ("parameters", "epochs", "batch size", "weight decay"):
         table.add_column(title, justify="right")
     for name in problems.names():
-        row = problems.row(name)
+        row = problems.spec_of(name)
         decay = "-" if row.weight_decay is None else f"{row.weight_decay:g}"
         measure = "accuracy" if row.accuracy else "loss"
         title = datasets.spec(row.dataset).title

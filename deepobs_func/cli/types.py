@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 
-def complete(names: Sequence[str]) -> Any:
-    """Completes one of some names."""
+def complete(*kinds: Iterable[str]) -> Any:
+    """Completes one of some names, which are looked up when completion asks for them."""
 
     def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for names in kinds for name in names if name.startswith(incomplete)]
 
     return complete_name
 

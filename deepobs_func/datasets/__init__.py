@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deepobs_func import lazy
 from deepobs_func.datasets.spec import DatasetSpec as DatasetSpec
-from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.registry import Registry
 
 if TYPE_CHECKING:
     from deepobs_func.datasets.arrays import from_arrays as from_arrays
@@ -62,9 +62,10 @@ def _cifar(
     )
 
 
-_SPECS = {
-    spec.name: spec
-    for spec in (
+REGISTRY = Registry(
+    "data set",
+    DatasetSpec,
+    (
         _mnist_like("mnist", "MNIST", "MNIST"),
         _mnist_like("fmnist", "Fashion-MNIST", "FashionMNIST"),
         _cifar(
@@ -148,8 +149,10 @@ _SPECS = {
             fake="deepobs_func.datasets.prepare:fake_two_d",
             train_eval_size=10_000,
         ),
-    )
-}
+    ),
+    group="deepobs_func.datasets",
+    listing="deepobs list",
+)
 _PATHS = {
     "Dataset": "deepobs_func.datasets.loading:Dataset",
     "Split": "deepobs_func.datasets.loading:Split",
@@ -161,7 +164,7 @@ __getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["DatasetSpec
 
 def names() -> list[str]:
     """The names of all data sets."""
-    return list(_SPECS)
+    return list(REGISTRY)
 
 
 def spec(name: str) -> DatasetSpec:
@@ -170,6 +173,4 @@ def spec(name: str) -> DatasetSpec:
     Raises:
         ConfigError: there is no such data set; the message has the nearest name.
     """
-    if name not in _SPECS:
-        raise ConfigError(unknown("data set", name, _SPECS))
-    return _SPECS[name]
+    return REGISTRY.find(name)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepobs_func import random
-from deepobs_func.operators import opaque
+from deepobs_func.backend.operators import opaque
 
 MARGIN = 2  # zeros on each side before the crop: 32 + 2 * 2 = 36
 BRIGHTNESS = 63 / 255  # next to nothing on pixels in 0..255, as in the reference

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepobs_func import onednn
+from deepobs_func.backend import onednn
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
@@ -33,7 +33,7 @@ class Pass:
         noise: the draws of this batch by the path of the layer that reads them; a missing one is neutral.
         fused: whether layers may use fused kernels, which serve the plain gradient only: no `vmap`, no second
             derivative, no forward mode.
-        onednn: whether, with fused kernels, products of matrices are computed by oneDNN (`deepobs_func.onednn`).
+        onednn: whether, with fused kernels, products of matrices are computed by oneDNN (`backend.onednn`).
         by_moments: whether batch norm normalises with its moments in the training phase too, so that it couples no
             examples and moves no moments.
         tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients

@@ -6,13 +6,24 @@ Listing the functional ones and their hyperparameters imports no torch; making o
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from deepobs_func import lazy
-from deepobs_func.errors import ConfigError, option, unknown
+from deepobs_func.errors import ConfigError, option
+from deepobs_func.optimizers.hyperparameters import (
+    ANY,
+    FRACTION,
+    POSITIVE,
+    SHARE,
+    Hyperparameter,
+    Kind,
+    OneOf,
+    Range,
+    Whole,
+)
+from deepobs_func.registry import Registry
 
 if TYPE_CHECKING:
     from deepobs_func.optimizers.base import Optimizer as Optimizer
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.newton import newton_cg as newton_cg
     from deepobs_func.optimizers.schedules import cosine as cosine
     from deepobs_func.optimizers.schedules import exponential as exponential
+    from deepobs_func.optimizers.schedules import linear as linear
     from deepobs_func.optimizers.schedules import steps as steps
     from deepobs_func.optimizers.schedules import warm_up as warm_up
     from deepobs_func.optimizers.second_order import adahessian as adahessian
@@ -38,142 +50,135 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OptimizerRow:
+class OptimizerSpec:
     """A functional optimizer as data.
 
     Attributes:
         name: on the command line and in the results tree.
-        make: the import path of its constructor, `(lr, **hyperparameters) -> Optimizer`.
-        defaults: its hyperparameters beside the learning rate: numbers, whole numbers, or one of some names.
+        make: the import path of its constructor, `(lr, **hyperparameters, schedule=None) -> Optimizer`; it may take
+            `before=`, transforms of the gradient, too.
         summary: one line.
+        hyperparameters: those beside the learning rate, each with its default and what it may be.
     """
 
     name: str
     make: str
     summary: str
-    defaults: Mapping[str, float | int | str | None] = field(default_factory=dict, hash=False)
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict, hash=False)
+
+    @property
+    def defaults(self) -> dict[str, float | int | str | None]:
+        """The hyperparameters by name, with their defaults."""
+        return {name: each.default for name, each in self.hyperparameters.items()}
 
 
 _FIRST_ORDER = "deepobs_func.optimizers.first_order"
 _SECOND_ORDER = "deepobs_func.optimizers.second_order"
-FUNCTIONAL = {
-    row.name: row
-    for row in (
-        OptimizerRow("sgd", f"{_FIRST_ORDER}:sgd", "stochastic gradient descent"),
-        OptimizerRow("momentum", f"{_FIRST_ORDER}:momentum", "heavy-ball momentum", {"momentum": 0.9}),
-        OptimizerRow("nesterov", f"{_FIRST_ORDER}:nesterov", "Nesterov's momentum", {"momentum": 0.9}),
-        OptimizerRow("adam", f"{_FIRST_ORDER}:adam", "Adam", {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}),
-        OptimizerRow(
+_MOMENTUM = {"momentum": Hyperparameter(0.9, FRACTION)}
+
+
+def _adam(epsilon: float, beta1: float = 0.9, beta2: float = 0.999) -> dict[str, Hyperparameter]:
+    betas = {"beta1": Hyperparameter(beta1, FRACTION), "beta2": Hyperparameter(beta2, FRACTION)}
+    return betas | {"epsilon": Hyperparameter(epsilon, POSITIVE)}
+
+
+FUNCTIONAL = Registry(
+    "optimizer",
+    OptimizerSpec,
+    (
+        OptimizerSpec("sgd", f"{_FIRST_ORDER}:sgd", "stochastic gradient descent"),
+        OptimizerSpec("momentum", f"{_FIRST_ORDER}:momentum", "heavy-ball momentum", _MOMENTUM),
+        OptimizerSpec("nesterov", f"{_FIRST_ORDER}:nesterov", "Nesterov's momentum", _MOMENTUM),
+        OptimizerSpec("adam", f"{_FIRST_ORDER}:adam", "Adam", _adam(1e-8)),
+        OptimizerSpec(
             "adamw",
             f"{_FIRST_ORDER}:adamw",
             "Adam with decoupled weight decay",
-            {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 1e-2},
+            _adam(1e-8) | {"weight_decay": Hyperparameter(1e-2, POSITIVE)},
         ),
-        OptimizerRow(
-            "rmsprop", f"{_FIRST_ORDER}:rmsprop", "RMSprop", {"alpha": 0.99, "epsilon": 1e-8, "momentum": 0.0}
+        OptimizerSpec(
+            "rmsprop",
+            f"{_FIRST_ORDER}:rmsprop",
+            "RMSprop",
+            {
+                "alpha": Hyperparameter(0.99, FRACTION),
+                "epsilon": Hyperparameter(1e-8, POSITIVE),
+                "momentum": Hyperparameter(0.0, FRACTION),
+            },
         ),
-        OptimizerRow(
+        OptimizerSpec(
             "newton_cg",
             "deepobs_func.optimizers.newton:newton_cg",
             "Hessian-free Newton on the GGN, damped by Levenberg-Marquardt",
-            {"damping": 1.0, "damping_factor": 1.5, "warm_start": 0.95, "cg_tol": 1e-3, "cg_steps": 10},
+            {
+                "damping": Hyperparameter(1.0, POSITIVE),
+                "damping_factor": Hyperparameter(1.5, Range(1.0)),
+                "warm_start": Hyperparameter(0.95, SHARE),
+                "cg_tol": Hyperparameter(1e-3, POSITIVE),
+                "cg_steps": Hyperparameter(10, Whole()),
+            },
         ),
-        OptimizerRow(
+        OptimizerSpec(
             "adahessian",
             f"{_SECOND_ORDER}:adahessian",
             "AdaHessian: Adam on the Hessian's diagonal",
-            {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4, "hessian_power": 1.0, "weight_decay": 0.0},
+            _adam(1e-4) | {"hessian_power": Hyperparameter(1.0, SHARE), "weight_decay": Hyperparameter(0.0, POSITIVE)},
         ),
-        OptimizerRow(
+        OptimizerSpec(
             "sophia_h",
             f"{_SECOND_ORDER}:sophia_h",
             "Sophia with Hutchinson's estimate of the Hessian's diagonal",
-            {"beta1": 0.96, "beta2": 0.99, "gamma": 0.01, "epsilon": 1e-12, "weight_decay": 0.1, "update_every": 10},
+            {
+                "beta1": Hyperparameter(0.96, FRACTION),
+                "beta2": Hyperparameter(0.99, FRACTION),
+                "gamma": Hyperparameter(0.01, POSITIVE),
+                "epsilon": Hyperparameter(1e-12, POSITIVE),
+                "weight_decay": Hyperparameter(0.1, POSITIVE),
+                "update_every": Hyperparameter(10, Whole()),
+            },
         ),
-        OptimizerRow(
+        OptimizerSpec(
             "sgd_cabs",
             "deepobs_func.optimizers.cabs:sgd_cabs",
             "SGD that records the batch size which CABS advises",
-            {"bn": None},
+            {"bn": Hyperparameter(None, OneOf(("coupled", "frozen", "eval", None)))},
         ),
-    )
-}
+    ),
+    group="deepobs_func.optimizers",
+    listing="deepobs list",
+)
 
 _PATHS = {
-    **{name: row.make for name, row in FUNCTIONAL.items()},
+    **{name: spec.make for name, spec in FUNCTIONAL.own.items()},
     **{
         name: f"deepobs_func.optimizers.transforms:{name}"
         for name in ("clip_by_global_norm", "clip_by_value", "weight_decay")
     },
-    **{name: f"deepobs_func.optimizers.schedules:{name}" for name in ("steps", "exponential", "cosine", "warm_up")},
+    **{
+        name: f"deepobs_func.optimizers.schedules:{name}"
+        for name in ("steps", "exponential", "cosine", "linear", "warm_up")
+    },
     **{name: f"deepobs_func.optimizers.torch_optim:{name}" for name in ("from_class", "from_factory")},
     "Optimizer": "deepobs_func.optimizers.base:Optimizer",
 }
-__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["FUNCTIONAL", "OptimizerRow", "names"])
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, _PATHS, also=["FUNCTIONAL", "Hyperparameter", "OptimizerSpec", "names"]
+)
 
 
-@dataclass(frozen=True)
-class Range:
-    """Where a hyperparameter may lie: from `low` up to, but without, `high`; with it, if `closed`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    closed: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value < self.high or (self.closed and value == self.high)
-
-    def __str__(self) -> str:
-        if not math.isfinite(self.high):
-            return f"at least {self.low:g}"
-        return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
-
-
-_FRACTION, _POSITIVE = Range(0.0, 1.0), Range(0.0)
-RANGES = {
-    "momentum": _FRACTION,
-    "alpha": _FRACTION,
-    "beta1": _FRACTION,
-    "beta2": _FRACTION,
-    "epsilon": _POSITIVE,
-    "weight_decay": _POSITIVE,
-    "max_norm": _POSITIVE,
-    "max_value": _POSITIVE,
-    "hessian_power": Range(0.0, 1.0, closed=True),
-    "gamma": _POSITIVE,
-    "damping": _POSITIVE,
-    "damping_factor": Range(1.0),
-    "warm_start": Range(0.0, 1.0, closed=True),
-    "cg_tol": _POSITIVE,
+KINDS: Mapping[str, Kind] = {"max_norm": POSITIVE, "max_value": POSITIVE} | {
+    name: each.kind for spec in FUNCTIONAL.own.values() for name, each in spec.hyperparameters.items()
 }
-"""Of the hyperparameters that are numbers; one that is not here may be any finite number."""
-
-WHOLE = ("cg_steps", "update_every")
-"""Hyperparameters that are whole numbers from 1."""
-
-CHOICES = {"bn": ("coupled", "frozen", "eval", None)}
-"""Hyperparameters that are one of some names; None where there is no default, and a problem may need none."""
+"""Of the hyperparameters of this package's transforms, by name; one that is not here may be any finite number."""
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of a hyperparameter: a float, a whole number or a name.
+    """The value of a transform's hyperparameter: a float, a whole number or a name.
 
     Raises:
         ConfigError: it is of another kind, or out of its range.
     """
-    if name in CHOICES:
-        if value not in CHOICES[name]:
-            raise ConfigError(unknown(f"choice for the hyperparameter {name}:", str(value), map(str, CHOICES[name])))
-        return value
-    if name in WHOLE:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from 1.")
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
-    if float(value) not in RANGES.get(name, Range()):
-        raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be {RANGES[name]}.")
-    return float(value)
+    return KINDS.get(name, ANY).checked(name, value)
 
 
 def check_lr(lr: float) -> None:

@@ -15,7 +15,7 @@ from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, OptState, Transform, View, compose
 from deepobs_func.probes import quantities
-from deepobs_func.probes.examples import check_batch_norm
+from deepobs_func.probes.example_losses import check_batch_norm
 
 
 def _no_advice(params: Params) -> Tensor:

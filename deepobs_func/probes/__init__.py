@@ -1,6 +1,6 @@
 """Probes of a loss at a point: per-example gradients, curvature and what follows from it, gradient noise.
 
-What can be tracked in a run is listed without importing torch (`probes.rows`); everything else imports it.
+What can be tracked in a run is listed without importing torch (`probes.catalog`); everything else imports it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from deepobs_func.probes.curvature import make_hvp as make_hvp
     from deepobs_func.probes.estimators import diagonal as diagonal
     from deepobs_func.probes.estimators import trace as trace
+    from deepobs_func.probes.export import as_curvlinops as as_curvlinops
+    from deepobs_func.probes.export import as_scipy as as_scipy
     from deepobs_func.probes.fisher import fisher_vp as fisher_vp
     from deepobs_func.probes.fisher import make_fisher_vp as make_fisher_vp
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
-    from deepobs_func.probes.operators import as_curvlinops as as_curvlinops
-    from deepobs_func.probes.operators import as_scipy as as_scipy
     from deepobs_func.probes.per_example import explain as explain
     from deepobs_func.probes.per_example import grad_sum_of_squares as grad_sum_of_squares
     from deepobs_func.probes.per_example import grad_variance as grad_variance
@@ -39,7 +39,7 @@ _ROOMS = {
     "estimators": ("trace", "diagonal"),
     "fisher": ("fisher_vp", "make_fisher_vp"),
     "linear_map": ("LinearMap", "over"),
-    "operators": ("as_curvlinops", "as_scipy"),
+    "export": ("as_curvlinops", "as_scipy"),
     "per_example": (
         *("statistics", "per_example_grads", "per_example_sq_norms", "per_example_dots"),
         *("grad_sum_of_squares", "grad_variance", "gram", "explain"),

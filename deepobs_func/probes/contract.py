@@ -43,10 +43,10 @@ class Problem(Protocol):
     def criterion(self, outputs: Any, batch: Any) -> Tensor: ...
 
 
-Subject = Loss | Problem
+LossOrProblem = Loss | Problem
 
 
-def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
+def loss_of(subject: LossOrProblem, batch: Any) -> Callable[[Params], Tensor]:
     """The losses at one batch as a function of the parameters alone, `params -> (B,)` or, of an objective, `()`.
 
     Raises:
@@ -73,7 +73,7 @@ def loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
     return losses
 
 
-def exact_loss(subject: Subject) -> Loss:
+def exact_loss(subject: LossOrProblem) -> Loss:
     """The loss of a problem; a plain loss with torch's operations by formulas that have right derivatives."""
     loss: Loss = getattr(subject, "loss", subject)
     if hasattr(getattr(loss, "__self__", loss), "ways"):
@@ -123,13 +123,13 @@ def check_params(subject: Any, params: Params) -> None:
         )
 
 
-def mean_loss_of(subject: Subject, batch: Any) -> Callable[[Params], Tensor]:
+def mean_loss_of(subject: LossOrProblem, batch: Any) -> Callable[[Params], Tensor]:
     """`params -> ()`, the mean of the losses over the batch; an objective, which is 0-d, is taken as it is."""
     losses = loss_of(subject, batch)
     return lambda params: losses(params).mean()
 
 
-def checked_ggn(subject: Subject, params: Params, batch: Any, purpose: str) -> Problem:
+def checked_ggn(subject: LossOrProblem, params: Params, batch: Any, purpose: str) -> Problem:
     """The subject, if it is a problem whose criterion has a GGN, asked at parameters of its own.
 
     Raises:

@@ -20,17 +20,17 @@ from torch.func import grad, vjp
 
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import Problem, Subject, checked_ggn, mean_loss_of
+from deepobs_func.probes.catalog import MODES, HVPMode, Way
+from deepobs_func.probes.contract import LossOrProblem, Problem, checked_ggn, mean_loss_of
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf, hessian, sandwich
 from deepobs_func.probes.linear_map import LinearMap
-from deepobs_func.probes.rows import MODES, HVPMode, Way
 from deepobs_func.probes.ways import at_once, choose
 from deepobs_func.tree import Tree
 
 Matrix = Literal["hessian", "ggn"]
 
 
-def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode | None = None) -> Tree:
+def hvp(subject: LossOrProblem, params: Params, batch: Any, v: Tree, *, mode: HVPMode | None = None) -> Tree:
     """The Hessian-vector product `H v`, `H = d^2/dparams^2 loss(params, batch).mean()`.
 
     Args:
@@ -63,7 +63,7 @@ def hvp(subject: Subject, params: Params, batch: Any, v: Tree, *, mode: HVPMode 
     return _make_hvp(subject, params, batch, mode, preferred, "hvp")(v)
 
 
-def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: HVPMode | None = None) -> LinearMap:
+def make_hvp(subject: LossOrProblem, params: Params, batch: Any, *, mode: HVPMode | None = None) -> LinearMap:
     """The Hessian at one point as a map; see `hvp`.
 
     Args:
@@ -78,7 +78,7 @@ def make_hvp(subject: Subject, params: Params, batch: Any, *, mode: HVPMode | No
 
 
 def _make_hvp(
-    subject: Subject, params: Params, batch: Any, mode: HVPMode | None, preferred: HVPMode, purpose: str
+    subject: LossOrProblem, params: Params, batch: Any, mode: HVPMode | None, preferred: HVPMode, purpose: str
 ) -> LinearMap:
     """By the mode that was asked for; where none was, by the preferred one or the first other that is right."""
     if preferred not in MODES:
@@ -121,7 +121,7 @@ def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
     return ggn_map(problem, params, batch, keep=True)
 
 
-def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
+def ggn_map(subject: LossOrProblem, params: Params, batch: Any, *, keep: bool) -> LinearMap:
     """The GGN as a map that keeps the forward pass, or does it anew at each product."""
     problem = checked_ggn(subject, params, batch, "ggnvp")
     outputs = TensorsOf(lambda p: problem.outputs(p, batch))
@@ -130,7 +130,7 @@ def ggn_map(subject: Subject, params: Params, batch: Any, *, keep: bool) -> Line
 
 
 def chosen_sandwich(
-    subject: Subject,
+    subject: LossOrProblem,
     function: Callable[[Params], Tensors],
     params: Params,
     batch: Any,
@@ -158,7 +158,7 @@ def criterion_hessian(problem: Problem, batch: Any, outputs: TensorsOf, tensors:
 
 
 def linear_map(
-    subject: Subject | LinearMap, params: Params | None = None, batch: Any = None, matrix: Matrix | None = None
+    subject: LossOrProblem | LinearMap, params: Params | None = None, batch: Any = None, matrix: Matrix | None = None
 ) -> LinearMap:
     """The map that a derived quantity is asked of: a map itself, or a matrix of a loss at a point.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepobs_func import random, tree
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import Distribution, Subject, checked_count, checked_key, draw, stack
+from deepobs_func.probes.contract import Distribution, LossOrProblem, checked_count, checked_key, draw, stack
 from deepobs_func.probes.curvature import Matrix, linear_map
 from deepobs_func.probes.ggn_diagonal import ggn_diagonal, sampled_ggn_diagonal
 from deepobs_func.probes.linear_map import LinearMap
@@ -48,7 +48,7 @@ class Diagonal(NamedTuple):
 
 
 def trace(
-    subject: Subject | LinearMap,
+    subject: LossOrProblem | LinearMap,
     params: Params | None = None,
     batch: Any = None,
     *,
@@ -92,7 +92,7 @@ def trace(
 
 
 def diagonal(
-    subject: Subject | LinearMap,
+    subject: LossOrProblem | LinearMap,
     params: Params | None = None,
     batch: Any = None,
     *,

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.func import jvp
 
 from deepobs_func import tree
+from deepobs_func.probes.catalog import MODES, Way
 from deepobs_func.probes.differences import Differences, fault, gradient, raised
 from deepobs_func.probes.jacobians import Tensors, hessian, sandwich
-from deepobs_func.probes.rows import MODES, Way
 from deepobs_func.tree import Tree
 
 

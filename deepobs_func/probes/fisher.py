@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import random
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.contract import Problem, Subject, checked_count, checked_ggn, checked_key, loss_of
+from deepobs_func.probes.contract import LossOrProblem, Problem, checked_count, checked_ggn, checked_key, loss_of
 from deepobs_func.probes.curvature import chosen_sandwich, ggn_map
 from deepobs_func.probes.jacobians import Middle, Tensors, TensorsOf
 from deepobs_func.probes.linear_map import LinearMap
@@ -21,7 +21,7 @@ Kind = Literal["exact", "monte-carlo", "empirical"]
 
 
 def fisher_vp(
-    problem: Subject,
+    problem: LossOrProblem,
     params: Params,
     batch: Any,
     v: Tree,
@@ -59,7 +59,7 @@ def fisher_vp(
 
 
 def make_fisher_vp(
-    problem: Subject,
+    problem: LossOrProblem,
     params: Params,
     batch: Any,
     *,
@@ -72,7 +72,7 @@ def make_fisher_vp(
 
 
 def _fisher(
-    subject: Subject, params: Params, batch: Any, kind: Kind, key: random.Key | None, samples: int, *, keep: bool
+    subject: LossOrProblem, params: Params, batch: Any, kind: Kind, key: random.Key | None, samples: int, *, keep: bool
 ) -> LinearMap:
     if kind == "empirical":
         return _empirical_fisher(subject, params, batch, keep=keep)
@@ -90,7 +90,7 @@ def _fisher(
 
 
 def _monte_carlo_fisher(
-    subject: Subject, params: Params, batch: Any, key: random.Key | None, samples: int, *, keep: bool
+    subject: LossOrProblem, params: Params, batch: Any, key: random.Key | None, samples: int, *, keep: bool
 ) -> LinearMap:
     problem = checked_sampler(subject, params, batch, "fisher_vp")
     keys = random.split(checked_key(key, "fisher_vp of kind 'monte-carlo'"), checked_count("samples", samples, 1))
@@ -109,7 +109,7 @@ def _monte_carlo_fisher(
     return chosen_sandwich(problem, outputs, params, batch, make_middle, keep=keep, purpose="fisher_vp")
 
 
-def _empirical_fisher(subject: Subject, params: Params, batch: Any, *, keep: bool) -> LinearMap:
+def _empirical_fisher(subject: LossOrProblem, params: Params, batch: Any, *, keep: bool) -> LinearMap:
     losses = loss_of(subject, batch)
 
     def rows(p: Params) -> Tensors:
@@ -122,7 +122,7 @@ def _empirical_fisher(subject: Subject, params: Params, batch: Any, *, keep: boo
     return chosen_sandwich(subject, rows, params, batch, middle, keep=keep, purpose="fisher_vp")
 
 
-def checked_sampler(subject: Subject, params: Params, batch: Any, purpose: str) -> Problem:
+def checked_sampler(subject: LossOrProblem, params: Params, batch: Any, purpose: str) -> Problem:
     """The subject, if it is a problem with a GGN whose root can be sampled.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import random, tree
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.contract import Problem, Subject, checked_ggn
+from deepobs_func.probes.contract import LossOrProblem, Problem, checked_ggn
 from deepobs_func.probes.curvature import criterion_hessian
 from deepobs_func.probes.fisher import checked_sampler, sampled
 from deepobs_func.probes.jacobians import Tensors, TensorsOf
@@ -25,7 +25,7 @@ COLUMNS = 32  # unit vectors of the outputs at a time
 HELD = 2**26  # numbers in gradients that are held in memory at a time, unless one example needs more
 
 
-def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
+def ggn_diagonal(subject: LossOrProblem, params: Params, batch: Any) -> Tree:
     """`diag(1/B sum_n J_n^T H_n J_n) = 1/B sum_n sum_c (J_n^T e_c) * (J_n^T H_n e_c)`, exactly.
 
     Args:
@@ -55,7 +55,7 @@ def ggn_diagonal(subject: Subject, params: Params, batch: Any) -> Tree:
     return _mean_over_examples(of_piece, problem, params, batch, 2 * COLUMNS)
 
 
-def sampled_ggn_diagonal(subject: Subject, params: Params, batch: Any, key: random.Key) -> Tree:
+def sampled_ggn_diagonal(subject: LossOrProblem, params: Params, batch: Any, key: random.Key) -> Tree:
     """`1/B sum_n (J_n^T s_n)^2` for one draw of each `s_n` with `E[s_n s_n^T] = H_n`; see `ggn_diagonal`."""
     problem = checked_sampler(subject, params, batch, "diagonal")
 

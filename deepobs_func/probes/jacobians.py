@@ -11,8 +11,8 @@ from torch.func import grad, jvp, vjp
 from torch.utils import _pytree as pytree
 
 from deepobs_func.base import Params
+from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.probes.linear_map import LinearMap
-from deepobs_func.probes.rows import HVPMode
 from deepobs_func.tree import Tree
 
 Tensors = list[Tensor]

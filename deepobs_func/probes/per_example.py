@@ -18,7 +18,7 @@ from torch.func import jvp, vjp
 from deepobs_func import tree
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes.examples import Examples, Loss, Rows, examples
+from deepobs_func.probes.example_losses import Examples, Loss, Rows, examples
 from deepobs_func.probes.outer import (
     STATISTICS,
     SUMMED,

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepobs_func import random, tree
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError, UserError, unknown
-from deepobs_func.probes.contract import Subject, checked_count, checked_key, draw, is_known_to_hold
+from deepobs_func.probes.contract import LossOrProblem, checked_count, checked_key, draw, is_known_to_hold
 from deepobs_func.probes.curvature import Matrix, linear_map
 from deepobs_func.probes.lanczos import Tridiagonal, lanczos
 from deepobs_func.probes.linear_map import LinearMap
@@ -54,7 +54,7 @@ class SpectralDensity(NamedTuple):
 
 
 def lanczos_eigenvalues(
-    subject: Subject | LinearMap,
+    subject: LossOrProblem | LinearMap,
     params: Params | None = None,
     batch: Any = None,
     *,
@@ -120,7 +120,7 @@ def lanczos_eigenvalues(
 
 
 def spectral_density(
-    subject: Subject | LinearMap,
+    subject: LossOrProblem | LinearMap,
     params: Params | None = None,
     batch: Any = None,
     *,

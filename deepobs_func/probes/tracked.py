@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +14,18 @@ from torch import Tensor
 from deepobs_func import random, tree
 from deepobs_func.base import Batch, Params
 from deepobs_func.probes import quantities
+from deepobs_func.probes.catalog import QUANTITIES
 from deepobs_func.probes.estimators import diagonal, trace
-from deepobs_func.probes.examples import examples
+from deepobs_func.probes.example_losses import examples
 from deepobs_func.probes.per_example import Statistics, gradients_in_chunks, per_example_dots, statistics
 from deepobs_func.probes.quantities import LineSample
-from deepobs_func.probes.rows import QUANTITIES
 from deepobs_func.probes.spectrum import lanczos_eigenvalues
 
 LANCZOS_STEPS, TRACE_SAMPLES = 20, 10
 
 
 @dataclass(frozen=True)
-class Step:
+class TrackedStep:
     """A step of a run, and what its quantities are made of; each ingredient is computed once, when first asked for.
 
     Attributes:
@@ -35,7 +36,7 @@ class Step:
         lr: of the step.
         key: for what is sampled.
         names: the quantities that will be asked for, so that their statistics are computed together. They do not
-            decide what a quantity is; see `probes.rows.Row`.
+            decide what a quantity is; see `probes.catalog.Quantity`.
         bn: the mode of losses and gradients of single examples, as of `probes.statistics`.
     """
 
@@ -87,29 +88,35 @@ class Step:
         return LineSample(losses, per_example_dots(self.problem, params, batch, direction, bn=bn))
 
 
-def track(step: Step) -> dict[str, Any]:
+def track(step: TrackedStep) -> dict[str, Any]:
     """The value of each quantity that the step names: a number, or, of a histogram, nested lists of counts.
 
     Raises:
         ConfigError: a quantity is not defined on this problem, or for a batch of this size.
     """
-    return {name: _plain(_COMPUTE[name](step)) for name in step.names}
+    return {name: _plain(_function_of(name)(step)) for name in step.names}
+
+
+def _function_of(name: str) -> Callable[[TrackedStep], Tensor]:
+    """What computes a quantity."""
+    path = QUANTITIES[name].compute
+    return pkgutil.resolve_name(path) if path else _COMPUTE[name]
 
 
 def _plain(value: Tensor) -> Any:
     return value.item() if value.ndim == 0 else value.tolist()
 
 
-def _of_gram(function: Callable[[Tensor], Tensor]) -> Callable[[Step], Tensor]:
+def _of_gram(function: Callable[[Tensor], Tensor]) -> Callable[[TrackedStep], Tensor]:
     return lambda step: function(_gram(step))
 
 
-def _gram(step: Step) -> Tensor:
+def _gram(step: TrackedStep) -> Tensor:
     assert step.statistics.gram is not None, "the row of the quantity needs it"
     return step.statistics.gram
 
 
-def _moments(step: Step) -> tuple[Params, Params, int]:
+def _moments(step: TrackedStep) -> tuple[Params, Params, int]:
     """`sum_n g_n`, the scatter, B."""
     found = step.statistics
     assert found.grad is not None, "the row of the quantity needs it"
@@ -117,34 +124,35 @@ def _moments(step: Step) -> tuple[Params, Params, int]:
     return found.grad, found.scatter, step.size
 
 
-def _alpha(step: Step) -> Tensor:
+def _alpha(step: TrackedStep) -> Tensor:
     length = quantities.update_size(step.before, step.after)
     direction = tree.scale(1 / length.clamp(min=torch.finfo(length.dtype).tiny), tree.sub(step.after, step.before))
     return quantities.alpha(step.sample(step.before, direction), step.sample(step.after, direction), length)
 
 
-def _tic_diag(step: Step) -> Tensor:
+def _tic_diag(step: TrackedStep) -> Tensor:
     total, scatter, size = _moments(step)
     ggn = diagonal(step.problem, step.before, step.batch, method="monte-carlo", matrix="ggn", key=step.key).value
     return quantities.tic_diag(total, scatter, ggn, size)
 
 
-def _histogram(count: Callable[[Params, Params], Tensor]) -> Callable[[Step], Tensor]:
-    def counted(step: Step) -> Tensor:
+def _histogram(count: Callable[[Params, Params], Tensor]) -> Callable[[TrackedStep], Tensor]:
+    def counted(step: TrackedStep) -> Tensor:
         chunks = gradients_in_chunks(step.problem, step.before, step.batch, bn=step.bn)
         return torch.stack([count(grads, step.before) for grads in chunks]).sum(0)
 
     return counted
 
 
-def _largest_eigenvalue(step: Step) -> Tensor:
+def _largest_eigenvalue(step: TrackedStep) -> Tensor:
     steps = min(LANCZOS_STEPS, tree.size(step.before))
     return lanczos_eigenvalues(step.problem, step.before, step.batch, steps=steps, key=step.key).values[0]
 
 
-_COMPUTE: dict[str, Callable[[Step], Tensor]] = {
+_COMPUTE: dict[str, Callable[[TrackedStep], Tensor]] = {
     "grad_norm": lambda step: tree.norm(step.grad),
     "distance": lambda step: quantities.distance(step.after, step.start),
+    "position": lambda step: tree.flatten(step.before),
     "update_size": lambda step: quantities.update_size(step.before, step.after),
     "alpha": _alpha,
     "norm_test": _of_gram(quantities.norm_test),

@@ -20,12 +20,12 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func.base import BATCH_DIMS, Batch, Params
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.catalog import MODES, Way
 from deepobs_func.probes.contract import loss_of, mean_loss_of
 from deepobs_func.probes.differences import gradient, nodes
 from deepobs_func.probes.examination import examine
 from deepobs_func.probes.known import RIGHT
 from deepobs_func.probes.many import sliced
-from deepobs_func.probes.rows import MODES, Way
 from deepobs_func.tree import Tree
 
 

@@ -1,4 +1,4 @@
-"""The test problems: rows of plain data, and `get`, which turns one into a `Problem`.
+"""The test problems: specs of plain data, and `get`, which turns one into a `Problem`.
 
 Listing the problems imports no torch; `get` does.
 """
@@ -10,34 +10,40 @@ import pkgutil
 from typing import TYPE_CHECKING
 
 from deepobs_func import datasets, lazy
-from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.problems import cifar, imagenet, mnist, synthetic, tolstoi
-from deepobs_func.problems.rows import Deviation as Deviation
-from deepobs_func.problems.rows import Row as Row
+from deepobs_func.problems.spec import Deviation as Deviation
+from deepobs_func.problems.spec import ProblemSpec as ProblemSpec
+from deepobs_func.registry import Registry
 
 if TYPE_CHECKING:
     from deepobs_func.problems.custom import from_module as from_module
     from deepobs_func.problems.problem import Problem as Problem
 
-_ROWS = {row.name: row for row in (*mnist.ROWS, *cifar.ROWS, *imagenet.ROWS, *tolstoi.ROWS, *synthetic.ROWS)}
+REGISTRY = Registry(
+    "problem",
+    ProblemSpec,
+    (*mnist.SPECS, *cifar.SPECS, *imagenet.SPECS, *tolstoi.SPECS, *synthetic.SPECS),
+    group="deepobs_func.problems",
+    listing="deepobs list",
+)
 _PATHS = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
-__getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["Deviation", "Row", "get", "names", "row"])
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, _PATHS, also=["Deviation", "ProblemSpec", "REGISTRY", "get", "names", "spec_of"]
+)
 
 
 def names() -> list[str]:
     """The names of all test problems."""
-    return list(_ROWS)
+    return list(REGISTRY)
 
 
-def row(name: str) -> Row:
-    """The row of a test problem.
+def spec_of(name: str) -> ProblemSpec:
+    """The spec of a test problem.
 
     Raises:
         ConfigError: there is no such problem; the message has the nearest name.
     """
-    if name not in _ROWS:
-        raise ConfigError(unknown("problem", name, _ROWS, listing="deepobs list"))
-    return _ROWS[name]
+    return REGISTRY.find(name)
 
 
 @functools.cache
@@ -49,7 +55,7 @@ def get(name: str) -> Problem:
     """
     from deepobs_func.problems.problem import Problem
 
-    data = row(name)
+    data = spec_of(name)
     return Problem(
         name=data.name,
         dataset=datasets.spec(data.dataset),

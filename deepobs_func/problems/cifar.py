@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepobs_func.problems.rows import (
+from deepobs_func.problems.spec import (
     AUGMENTED_TRAIN_EVAL,
     FIVE_FILES,
     FIXED_ORDER,
@@ -11,7 +11,7 @@ from deepobs_func.problems.rows import (
     SHORT_SVHN,
     WEAK_BRIGHTNESS,
     Deviation,
-    Row,
+    ProblemSpec,
 )
 
 Quirks = tuple[Deviation, ...]
@@ -24,8 +24,8 @@ _CIFAR10, _CIFAR100 = (FIVE_FILES, *_QUIRKS), (FIXED_ORDER, *_QUIRKS)
 _SVHN = (FIVE_FILES, *_QUIRKS, SHORT_SVHN)
 
 
-def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen: bool) -> Row:
-    return Row(
+def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen: bool) -> ProblemSpec:
+    return ProblemSpec(
         f"{dataset}_3c3d",
         dataset,
         "deepobs_func.nets.cnn:Net3c3d",
@@ -40,9 +40,9 @@ def _3c3d(dataset: str, classes: int, parameters: int, quirks: Quirks, *, chosen
     )
 
 
-def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, quirks: Quirks) -> Row:
+def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, quirks: Quirks) -> ProblemSpec:
     """VGG on one of the image sets; nothing is published for it, so its defaults are chosen here."""
-    return Row(
+    return ProblemSpec(
         f"{dataset}_vgg{depth}",
         dataset,
         "deepobs_func.nets.vgg:VGG",
@@ -58,12 +58,12 @@ def vgg(dataset: str, depth: int, classes: int, parameters: int, epochs: int, qu
     )
 
 
-ROWS = (
+SPECS = (
     _3c3d("cifar10", 10, 895_210, _CIFAR10, chosen=False),
     vgg("cifar10", 16, 10, 134_301_514, 100, (*_CIFAR10, LEGACY_RESIZE)),
     vgg("cifar10", 19, 10, 139_611_210, 100, (*_CIFAR10, LEGACY_RESIZE)),
     _3c3d("cifar100", 100, 918_340, _CIFAR100, chosen=True),
-    Row(
+    ProblemSpec(
         "cifar100_allcnnc",
         "cifar100",
         "deepobs_func.nets.cnn:AllCNNC",
@@ -77,7 +77,7 @@ ROWS = (
     ),
     vgg("cifar100", 16, 100, 134_670_244, 100, (*_CIFAR100, LEGACY_RESIZE)),
     vgg("cifar100", 19, 100, 139_979_940, 100, (*_CIFAR100, LEGACY_RESIZE)),
-    Row(
+    ProblemSpec(
         "cifar100_wrn404",
         "cifar100",
         "deepobs_func.nets.wrn:WideResNet",
@@ -92,7 +92,7 @@ ROWS = (
         deviations=_CIFAR100,
     ),
     _3c3d("svhn", 10, 895_210, _SVHN, chosen=True),
-    Row(
+    ProblemSpec(
         "svhn_wrn164",
         "svhn",
         "deepobs_func.nets.wrn:WideResNet",

@@ -21,7 +21,7 @@ from deepobs_func.problems.description import Tensors, describe, on_meta
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import copied, held_tensors
 from deepobs_func.problems.problem import Problem, kernels
-from deepobs_func.problems.rows import checked_weight_decay
+from deepobs_func.problems.spec import checked_weight_decay
 
 OfOutputs = Callable[[Any, Tensor], Tensor]
 

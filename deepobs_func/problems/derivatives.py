@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import BATCH_DIMS, Batch, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
+from deepobs_func.probes.catalog import MODES
 from deepobs_func.probes.differences import gradient, nodes, raised, relative_distance
 from deepobs_func.probes.examination import examine, moved
-from deepobs_func.probes.examples import fault_at_once
+from deepobs_func.probes.example_losses import fault_at_once
 from deepobs_func.probes.formulas import Recorder, exactly
 from deepobs_func.probes.jacobians import TensorsOf
 from deepobs_func.probes.known import RIGHT
-from deepobs_func.probes.rows import MODES
 from deepobs_func.probes.ways import Ways
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.tree import Tree
@@ -131,8 +132,8 @@ def _check_gradient(problem: Problem, params: Params, batch: Batch) -> None:
     right = torch.autograd.grad(
         losses.mean(), [own[name] for name in params], allow_unused=True, materialize_grads=True
     )
-    fused = problem.with_fused_kernels()
-    found = gradient(lambda p: fused.loss(p, batch).mean(), params)
+    with using(fused=True):
+        found = gradient(lambda p: problem.loss(p, batch).mean(), params)
     if relative_distance(found, [leaf.to_dense() for leaf in right]) > 1e-2:  # rounding in float32 stays below
         raise ConfigError(f"The gradient of the problem is not that of the module by itself. {MEND}")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deepobs_func.problems.cifar import CONVOLUTIONS, vgg
-from deepobs_func.problems.rows import AUGMENTED_TRAIN_EVAL, LEGACY_RESIZE, NO_DROPOUT, Row
+from deepobs_func.problems.spec import AUGMENTED_TRAIN_EVAL, LEGACY_RESIZE, NO_DROPOUT, ProblemSpec
 
 _EVERY_TWO_EPOCHS = tuple((epoch, 0.94 ** (epoch // 2)) for epoch in range(2, 100, 2))
 
-ROWS = (
+SPECS = (
     vgg("imagenet", 16, 1001, 138_361_641, 90, (AUGMENTED_TRAIN_EVAL, LEGACY_RESIZE)),
     vgg("imagenet", 19, 1001, 143_671_337, 90, (AUGMENTED_TRAIN_EVAL, LEGACY_RESIZE)),
-    Row(
+    ProblemSpec(
         "imagenet_inception_v3",
         "imagenet",
         "deepobs_func.nets.inception:InceptionV3",

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepobs_func import onednn, random
+from deepobs_func import random
+from deepobs_func.backend import onednn
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepobs_func.probes.rows import HVPMode
-from deepobs_func.problems.rows import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Deviation, Row
+from deepobs_func.probes.catalog import HVPMode
+from deepobs_func.problems.spec import KEYED_EVALUATION, ONE_FILE, WRONG_DATA, Deviation, ProblemSpec
 
 _DENSE: HVPMode = "reverse-over-reverse"  # the faster one without convolutions
 
 
-def _classifier(dataset: str, name: str, net: str, parameters: int, epochs: int, **options: Any) -> Row:
+def _classifier(dataset: str, name: str, net: str, parameters: int, epochs: int, **options: Any) -> ProblemSpec:
     loss = "deepobs_func.problems.measures:cross_entropy"
-    return Row(f"{dataset}_{name}", dataset, f"deepobs_func.nets.{net}", loss, parameters, epochs, 128, **options)
+    return ProblemSpec(
+        f"{dataset}_{name}", dataset, f"deepobs_func.nets.{net}", loss, parameters, epochs, 128, **options
+    )
 
 
-def _logreg(dataset: str, *, chosen: bool) -> Row:
+def _logreg(dataset: str, *, chosen: bool) -> ProblemSpec:
     return _classifier(
         dataset,
         "logreg",
@@ -28,7 +30,7 @@ def _logreg(dataset: str, *, chosen: bool) -> Row:
     )
 
 
-def _mlp(dataset: str, *quirks: Deviation) -> Row:
+def _mlp(dataset: str, *quirks: Deviation) -> ProblemSpec:
     return _classifier(
         dataset,
         "mlp",
@@ -40,12 +42,12 @@ def _mlp(dataset: str, *quirks: Deviation) -> Row:
     )
 
 
-def _2c2d(dataset: str) -> Row:
+def _2c2d(dataset: str) -> ProblemSpec:
     return _classifier(dataset, "2c2d", "cnn:Net2c2d", 3_274_634, 100, deviations=ONE_FILE)
 
 
-def _vae(dataset: str, epochs: int) -> Row:
-    return Row(
+def _vae(dataset: str, epochs: int) -> ProblemSpec:
+    return ProblemSpec(
         f"{dataset}_vae",
         dataset,
         "deepobs_func.nets.vae:VAE",
@@ -58,7 +60,7 @@ def _vae(dataset: str, epochs: int) -> Row:
     )
 
 
-ROWS = (
+SPECS = (
     _logreg("mnist", chosen=False),
     _mlp("mnist"),
     _2c2d("mnist"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import tree
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.probes import curvature, per_example
 from deepobs_func.probes.contract import check_batch
@@ -61,11 +62,12 @@ def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> Valu
         problem: what is differentiated.
         sparse: whether a gradient that a layer makes sparse (`nn.Embedding(sparse=True)`) stays so.
     """
-    objective = _make_objective(problem.with_fused_kernels())
+    objective = _make_objective(problem)
 
     def value_and_grad(params: Params, batch: Batch) -> Value:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
-        value, (metrics, state) = objective(leaves, batch)
+        with using(fused=True):
+            value, (metrics, state) = objective(leaves, batch)
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
         if not sparse:
             grads = tuple(grad.to_dense() for grad in grads)

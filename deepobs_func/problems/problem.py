@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from deepobs_func import random
+from deepobs_func.backend import kernels as kernels_of
 from deepobs_func.base import Batch, Evaluation, ModelState, Params
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.calling import call
-from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
+from deepobs_func.nets.describe import Description, describe
+from deepobs_func.nets.layers import Layer, Pass
 from deepobs_func.nets.noise import Noise
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.probes.ways import ALL, Ways
 from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import ProblemModule
-from deepobs_func.problems.rows import Deviation, checked_weight_decay
+from deepobs_func.problems.spec import Deviation, checked_weight_decay
 
 Tensors = dict[str, Tensor]
 Tap = Callable[[Layer, Tensor, Tensor], Tensor]
@@ -79,18 +81,9 @@ class Problem:
         regularize: `(name, parameter) -> bool`, which trained parameters the penalty counts; biases never.
         hvp_mode: the fastest way to a Hessian-vector product; see `probes.hvp`.
         compile_step: whether compiling a whole step is worth it, so that `auto` may.
-        autocast: the type in which products and convolutions are computed, None for that of the parameters.
-        onednn: whether products of matrices are computed by oneDNN where fused kernels are used; see `with_onednn`.
-        fused: whether fused kernels may be used, which serve the plain gradient only; see `with_fused_kernels`.
         ways: which ways to its derivatives are right; all of them, unless it is made from a user's module.
-        net: the net on the meta device: shapes and no data.
-        noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
-        shapes: of the trained parameters, by name: what `init` returns. Frozen ones (`requires_grad=False`) are among
-            the moments of the model state.
+        description: what the net is; made when it is None or of another net.
         regularized: the names of the trained parameters that the penalty counts, in order.
-        layers: the layers that know their per-example gradients (`Layer.factors`), in the order of a pass, by path;
-            with the shape of one example's output.
-        normalizes: whether the net has batch norm.
     """
 
     name: str
@@ -105,32 +98,58 @@ class Problem:
     draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
     call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
     regularize: Callable[[str, Tensor], bool] = kernels
-    autocast: torch.dtype | None = None
-    onednn: bool = False
-    fused: bool = False
     compile_step: bool = True
     hvp_mode: HVPMode = "reverse-over-forward"
     ways: Ways = field(default=ALL, repr=False, compare=False)
-    net: nn.Module = field(init=False, repr=False, compare=False)
-    noises: dict[str, Noise] = field(init=False, repr=False, compare=False)
-    shapes: dict[str, torch.Size] = field(init=False, repr=False, compare=False)
+    description: Description = field(default=None, repr=False, compare=False)  # type: ignore[assignment]  # see below
     regularized: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    layers: dict[str, tuple[Layer, torch.Size]] = field(init=False, repr=False, compare=False)
-    normalizes: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Describes the net once, here and not at first use, which may be inside a compiled function."""
         if self.weight_decay is not None:
             checked_weight_decay(self.weight_decay)
-        net = name_layers(self.make_net())
-        noises = {path: module for path, module in net.named_modules() if isinstance(module, Noise)}
-        trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        if self.description is None or self.description.of != (self.make_net, self.call):
+            object.__setattr__(self, "description", describe(self.make_net, self.call, self._two_inputs))
+        trained = self.description.trained
         regularized = tuple(name for name, parameter in trained.items() if self.regularize(name, parameter))
-        shapes = {name: parameter.shape for name, parameter in trained.items()}
-        for name, value in (("net", net), ("noises", noises), ("shapes", shapes), ("regularized", regularized)):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "layers", self._listen())
-        object.__setattr__(self, "normalizes", any(isinstance(module, BatchNorm) for module in net.modules()))
+        object.__setattr__(self, "regularized", regularized)
+
+    def __reduce__(self) -> Any:
+        """One of the registered problems is pickled by its name; another one as it is, without its description."""
+        from deepobs_func import problems
+
+        if self.name in problems.names() and self == problems.get(self.name).with_weight_decay(self.weight_decay):
+            return _registered, (self.name, self.weight_decay)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "description"}
+        return _rebuilt, (values,)
+
+    def _two_inputs(self) -> Tensor:
+        return self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.get_default_dtype())[0]
+
+    @property
+    def net(self) -> nn.Module:
+        """The net on the meta device: shapes and no data."""
+        return self.description.net
+
+    @property
+    def noises(self) -> dict[str, Noise]:
+        """The layers that read a draw from the batch, by the name of their entry in `batch.noise`."""
+        return self.description.noises
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the trained parameters, by name: what `init` returns."""
+        return self.description.shapes
+
+    @property
+    def layers(self) -> dict[str, tuple[Layer, torch.Size]]:
+        """The layers that know their per-example gradients, by path, with the shape of one example's output."""
+        return self.description.layers
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the net has batch norm."""
+        return self.description.normalizes
 
     @property
     def has_accuracy(self) -> bool:
@@ -287,67 +306,41 @@ class Problem:
             raise ConfigError(f"{self.name} has no L2 penalty, so it takes no weight decay (given: {weight_decay}).")
         return replace(self, weight_decay=weight_decay)
 
-    def with_autocast(self, dtype: torch.dtype | None) -> Problem:
-        """The same problem with products and convolutions in another type, by `torch.autocast`.
-
-        Parameters, outputs, losses and the model's state stay as they are.
-        """
-        return replace(self, autocast=dtype)
-
-    def with_onednn(self) -> Problem:
-        """The same functions with oneDNN's products of matrices wherever fused kernels are used, rounding aside.
-
-        It is worth it where `onednn.is_faster(device)`, in float32 on a CPU; other tensors take the usual way.
-        """
-        return replace(self, onednn=True)
-
-    def with_fused_kernels(self) -> Problem:
-        """The same functions through fused kernels where a net has them (the LSTM), for plain gradients and evaluation.
-
-        They go through neither `vmap` nor second derivatives nor forward mode; the problem itself does.
-        """
-        return replace(self, fused=True)
-
     def to_module(self, params: Params) -> nn.Module:
         """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
         return ProblemModule(self.net, self.call, params)
 
-    def _listen(self) -> dict[str, tuple[Layer, torch.Size]]:
-        """Sends shapes through the net. A layer that is called twice is left out: its gradients would need both."""
-        heard: dict[str, tuple[Layer, torch.Size]] = {}
-        twice = set()
-
-        def tap(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-            if layer.path in heard:
-                twice.add(layer.path)
-            heard[layer.path] = layer, y.shape[1:]
-            return y
-
-        if not any(isinstance(module, Layer) for module in self.net.modules()):
-            return {}
-        x, _ = self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.get_default_dtype())
-        tensors = dict((*self.net.named_parameters(), *self.net.named_buffers()))
-        self.call(self.net, tensors, x.to("meta"), Pass(True, {}, {}, tap=tap))
-        return {path: found for path, found in heard.items() if path not in twice}
-
     def _pass(self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None) -> Pass:
-        return Pass(train, batch.noise, batch.state.carry, self.fused, self.onednn, by_moments, tap)
+        how = kernels_of.current()
+        return Pass(train, batch.noise, batch.state.carry, how.fused, how.onednn, by_moments, tap)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         tensors = {**params, **batch.state.moments}
-        if self.autocast is None:
+        autocast = kernels_of.current().autocast
+        if autocast is None:
             return self.call(self.net, tensors, batch.x, p)
-        with torch.autocast(batch.x.device.type, self.autocast, cache_enabled=False):  # a cache outlives a transform
+        with torch.autocast(batch.x.device.type, autocast, cache_enabled=False):  # a cache outlives a transform
             outputs = self.call(self.net, tensors, batch.x, p)
         dtype = next(iter(params.values())).dtype
         outputs, p.moments, p.carry = pytree.tree_map(lambda leaf: leaf.to(dtype), (outputs, p.moments, p.carry))
         return outputs
 
     def _losses(self, outputs: Any, batch: Batch) -> Tensor:
-        by_onednn = self.measure.by_onednn if self.fused and self.onednn else None
+        how = kernels_of.current()
+        by_onednn = self.measure.by_onednn if how.fused and how.onednn else None
         return (by_onednn or self.measure.losses)(outputs, batch)
 
     def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
         p = self._pass(batch, train=train)
         outputs = self._called(params, batch, p)
         return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)
+
+
+def _registered(name: str, weight_decay: float | None) -> Problem:
+    from deepobs_func import problems
+
+    return problems.get(name).with_weight_decay(weight_decay)
+
+
+def _rebuilt(values: dict[str, Any]) -> Problem:
+    return Problem(**values)

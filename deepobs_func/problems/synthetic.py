@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from deepobs_func.problems.rows import FIRST_HESSIAN, ONE_FILE, Row
+from deepobs_func.problems.spec import FIRST_HESSIAN, ONE_FILE, ProblemSpec
 
 
-def _two_d(function: str, u: float, v: float) -> Row:
-    return Row(
+def _two_d(function: str, u: float, v: float) -> ProblemSpec:
+    return ProblemSpec(
         f"two_d_{function}",
         "two_d",
         "deepobs_func.nets.quadratic:Point",
@@ -22,8 +22,8 @@ def _two_d(function: str, u: float, v: float) -> Row:
     )
 
 
-ROWS = (
-    Row(
+SPECS = (
+    ProblemSpec(
         "quadratic_deep",
         "quadratic",
         "deepobs_func.nets.quadratic:Quadratic",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deepobs_func.problems.rows import LSTM_GRADIENT, Row
+from deepobs_func.problems.spec import LSTM_GRADIENT, ProblemSpec
 
-ROWS = (
-    Row(
+SPECS = (
+    ProblemSpec(
         "tolstoi_char_rnn",
         "tolstoi",
         "deepobs_func.nets.rnn:CharRNN",

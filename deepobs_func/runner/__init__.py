@@ -8,12 +8,12 @@ from deepobs_func import lazy
 from deepobs_func.runner.config import RunConfig as RunConfig
 
 if TYPE_CHECKING:
+    from deepobs_func.backend.compiling import compiled as compiled
     from deepobs_func.runner.execution import Execution as Execution
     from deepobs_func.runner.loop import Run as Run
     from deepobs_func.runner.loop import RunInterrupted as RunInterrupted
     from deepobs_func.runner.loop import run as run
     from deepobs_func.runner.plan import make_plan as make_plan
-    from deepobs_func.runner.step import compiled as compiled
     from deepobs_func.runner.step import make_step as make_step
     from deepobs_func.runner.training import Training as Training
     from deepobs_func.runner.training import TrainState as TrainState
@@ -22,8 +22,10 @@ _ROOMS = {
     "execution": ("Execution",),
     "loop": ("Run", "RunInterrupted", "run"),
     "plan": ("make_plan",),
-    "step": ("compiled", "make_step"),
+    "step": ("make_step",),
     "training": ("TrainState", "Training"),
 }
-_PATHS = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names}
+_PATHS = {name: f"{__name__}.{room}:{name}" for room, names in _ROOMS.items() for name in names} | {
+    "compiled": "deepobs_func.backend.compiling:compiled"
+}
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["RunConfig"])

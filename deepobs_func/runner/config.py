@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from deepobs_func import optimizers, problems
 from deepobs_func.errors import ConfigError, option, unknown
-from deepobs_func.probes.rows import QUANTITIES, Row, chosen
+from deepobs_func.probes.catalog import QUANTITIES, Quantity, chosen
 from deepobs_func.runner import config_types as types
 
 Divergence = Literal["stop", "continue"]
@@ -74,7 +74,7 @@ class RunConfig:
         precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
             `"bf16"` (autocast; parameters and losses stay float32).
         train_log_interval: mini-batch losses are recorded every so many steps.
-        track: names of quantities to track (`probes.rows`), or of presets; also one text, with commas.
+        track: names of quantities to track (`probes.catalog`), or of presets; also one text, with commas.
         track_every: each so many steps are tracked; `"log"` for about ten in each decade.
         track_bn: what per-example gradients mean where batch norm couples the examples: `"coupled"`, `"frozen"` or
             `"eval"`.
@@ -171,7 +171,7 @@ _TYPES: Mapping[str, types.Convert] = {
 
 
 class ProblemData(Protocol):
-    """What a configuration is checked against: a `problems.Row`, or a `Problem` of a user's own."""
+    """What a configuration is checked against: a `problems.ProblemSpec`, or a `Problem` of a user's own."""
 
     @property
     def name(self) -> str: ...
@@ -205,7 +205,7 @@ def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimi
             field, value, what is allowed, and the mend.
     """
     config = typed(config)
-    problem = problem or problems.row(config.problem)
+    problem = problem or problems.spec_of(config.problem)
     protocol = protocol_of(config)
     if config.problem != problem.name:
         raise ConfigError(f"The configuration is of the problem {config.problem!r}, but {problem.name!r} was given.")
@@ -270,7 +270,7 @@ def unknown_optimizer(name: str) -> str:
     return f"{message} Or give the import path of a class, such as torch.optim.AdamW."
 
 
-def undefined(row: Row, config: RunConfig) -> str:
+def undefined(row: Quantity, config: RunConfig) -> str:
     """Why a quantity cannot be tracked under a configuration, as far as that tells; "" where it can."""
     if row.plain_sgd and config.optimizer in optimizers.FUNCTIONAL and config.optimizer not in ("sgd", "sgd_cabs"):
         return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
@@ -290,7 +290,7 @@ def _hyperparams(config: RunConfig) -> dict[str, Any]:
         if name not in row.defaults:
             raise ConfigError(unknown(f"hyperparameter of {row.name}:", name, row.defaults))
     values = {**row.defaults, **config.hyperparams}
-    return {name: optimizers.checked(name, values[name]) for name in row.defaults}
+    return {name: each.kind.checked(name, values[name]) for name, each in row.hyperparameters.items()}
 
 
 def _check_numbers(config: RunConfig) -> None:

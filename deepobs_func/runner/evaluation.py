@@ -52,10 +52,9 @@ class Evaluator:
         self._key = random.fold_in(key, random.EVALUATION)
         spec, augmented = plan.problem.dataset, plan.protocol.train_eval_head
         self._draws = bool(plan.problem.noises) or (augmented and (spec.streamed or bool(spec.augment)))
-        problem = plan.problem.with_onednn() if execution.onednn else plan.problem
 
         def part(split: str, rows: Tensor, augment: bool) -> _Part:
-            evaluate = make_evaluate(problem, augment=augment, channels_last=execution.channels_last)
+            evaluate = make_evaluate(plan.problem, augment=augment, channels_last=execution.channels_last)
             return _Part(evaluate, split, rows.view(-1, batches.chunk(len(rows))), augment)
 
         self._parts = {

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from deepobs_func import records
+from deepobs_func.backend.kernels import Kernels, using
+from deepobs_func.backend.precision import precision
+from deepobs_func.backend.threads import num_threads
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.runner.identity import machine
-from deepobs_func.runner.precision import precision
-from deepobs_func.runner.threads import num_threads
 
 MOST_STEPS_PER_CALL = 1024  # that a file may ask for
 
@@ -50,9 +51,15 @@ class Execution:
 
     @contextmanager
     def apply(self, precision_name: str, device: torch.device) -> Generator[None]:
-        """Within it, torch computes on the threads and in the precision of the run; afterwards as before."""
-        with num_threads(self.threads), precision(precision_name, device):
+        """Within it, torch computes on the threads, in the precision and by the kernels of the run."""
+        kernels = self.kernels(precision_name)
+        by = using(onednn=kernels.onednn, autocast=kernels.autocast)
+        with num_threads(self.threads), precision(precision_name, device), by:
             yield
+
+    def kernels(self, precision_name: str) -> Kernels:
+        """Those that `apply` puts in force."""
+        return Kernels(onednn=self.onednn, autocast=torch.bfloat16 if precision_name == "bf16" else None)
 
     def as_plain_data(self) -> dict[str, Any]:
         """What record and checkpoint hold."""

@@ -18,8 +18,8 @@ from deepobs_func.records import class_name
 from deepobs_func.runner.digest import digest
 from deepobs_func.runner.packages import installed
 
-# Of a problem: what the configuration has, and what is chosen for a run and changes rounding alone.
-_NOT_CODE = {"name", "weight_decay", "epochs", "batch_size", "autocast", "onednn", "fused", "compile_step"}
+# Of a problem: what the configuration has, what changes rounding alone, and what follows from the rest.
+_NOT_CODE = {"name", "weight_decay", "epochs", "batch_size", "compile_step", "description"}
 
 
 def own_code(problem: Problem, optimizer: Any, hyperparams: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ import platformdirs
 import torch
 
 import deepobs_func
-from deepobs_func import onednn
+from deepobs_func.backend import onednn
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import report_nothing

@@ -163,8 +163,6 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         config = replace(config, problem=problem.name)
     config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
-    if config.precision == "bf16":
-        found = found.with_autocast(torch.bfloat16)
     device = _device(config.device)
     _check_execution(config, device)
     steps_per_epoch = _steps_per_epoch(config, found)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.backend.compiling import compiled
+from deepobs_func.backend.kernels import Kernels, using
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.products import Products
 
 
 class Carry(NamedTuple):
@@ -54,15 +53,11 @@ def at(draws: Any, index: int) -> Any:
     return draws and draws._make(column[index] for column in draws)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
 Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
 TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
 Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
 Evaluate = Callable[[Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Any, dict[str, Tensor]]]
-
-# torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
-_ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 
 def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, plain: bool = False) -> Step:
@@ -95,15 +90,18 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     return step
 
 
-def make_train_step(problem: Problem, optimizer: Optimizer, execution: Execution) -> TrainStep:
+def make_train_step(
+    problem: Problem, optimizer: Optimizer, execution: Execution, precision: str = "float32"
+) -> TrainStep:
     """Makes some steps over data on the device, `(carry, input) -> (carry, metrics)`; metrics are `(k,)`.
+
+    It is to be called within `execution.apply(precision, device)`, under whose kernels it is compiled.
 
     The noise is drawn first: the compiler takes 13 s for every draw in a graph, minutes for the VAE's. Then the gather,
     the preparation and the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
-    problem = problem.with_onednn() if execution.onednn else problem
     how = (execution.compile, execution.compile_batch, execution.channels_last)
-    return _make_train_step(problem, optimizer.update, optimizer.compiles, *how)
+    return _make_train_step(problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision))
 
 
 @functools.lru_cache(maxsize=32)
@@ -114,6 +112,7 @@ def _make_train_step(
     compile: bool,
     compile_batch: bool,
     channels_last: bool,
+    kernels: Kernels,
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
@@ -133,7 +132,7 @@ def _make_train_step(
             return carry, Metrics(*(value.unsqueeze(0) for value in metrics[0]))
         return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
 
-    together = compiled(steps, problem) if whole else steps
+    together = compiled(steps, problem, onednn=kernels.onednn) if whole else steps
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
         count, batch_size = given.rows.shape
@@ -177,13 +176,14 @@ def make_evaluate(
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
     draw = problem.dataset.function("draw") if augment and problem.dataset.augment else None
-    evaluate_and_state = function or problem.with_fused_kernels().evaluate_and_state
+    evaluate_and_state = function or problem.evaluate_and_state
 
     def evaluate(
         params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
     ) -> tuple[Any, dict[str, Tensor]]:
         x, y = gather(split, rows, draw(key, len(rows), torch.float32) if draw else ())
-        evaluation, after = evaluate_and_state(params, Batch(x, y, noise, state))
+        with using(fused=True):
+            evaluation, after = evaluate_and_state(params, Batch(x, y, noise, state))
         return evaluation, after.carry
 
     return evaluate
@@ -209,35 +209,3 @@ def make_gather(problem: Problem, *, augment: bool, channels_last: bool = False)
 def laid_out(tensor: Tensor) -> Tensor:
     """Images, or kernels of convolutions, with their channels last in memory; other tensors as they are."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def compiled(function: F, problem: Problem | None = None) -> F:
-    """Compiles a function to one graph for fixed shapes, with a recompilation count of its own where torch can.
-
-    What it closes over is taken to stay as it is, and is not checked again at every call: 50 microseconds, a third of a
-    short step.
-
-    Args:
-        function: pure, of trees of tensors.
-        problem: whose step it is; then some products of matrices become smaller (`runner/products.py`). With oneDNN,
-            large ones go there, as `Problem.with_onednn` has it in eager code. With batch norm, sums that are read more
-            than once are stored: the residual stream of WRN-16-4 is otherwise computed anew from all its addends, which
-            are kept for it (1.1 times the memory, 1.03 the time).
-    """
-    options: dict[str, Any] = {"guard_filter_fn": functools.partial(_of_arguments, function)}
-    if problem is not None:
-        options["post_grad_custom_post_pass"] = Products(onednn=problem.onednn)
-    if problem is not None and not problem.separable:
-        options["realize_reads_threshold"] = 1
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options, **_ISOLATED)  # type: ignore[call-overload]
-
-
-def _of_arguments(function: Callable[..., Any], guards: Sequence[Any]) -> list[bool]:
-    """Which of torch's guards are kept: not those of other local and global names than the function's arguments."""
-    arguments = set(inspect.signature(function).parameters)
-
-    def kept(name: str) -> bool:  # e.g. "carry.params['w']" or "L['carry'].params['w']"; torch's own state has none
-        root = re.split(r"\W+", name.removeprefix("L['"), maxsplit=1)[0]
-        return root in arguments or not name
-
-    return [kept(guard.name) for guard in guards]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from deepobs_func.errors import ConfigError, option
-from deepobs_func.probes.rows import PRESETS, QUANTITIES, chosen
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES, chosen
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import RunConfig, undefined
 from deepobs_func.runner.optimizing import ChosenOptimizer
@@ -42,6 +42,9 @@ def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: Chosen
         return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
     if row.ggn and problem.measure.sample is None:
         return f"{problem.name} has no GGN; tic_trace takes the Hessian's trace instead."
+    size = sum(shape.numel() for shape in problem.shapes.values())
+    if row.most_parameters is not None and size > row.most_parameters:
+        return f"it is for nets of at most {row.most_parameters} parameters; {problem.name} has {size}."
     return undefined(row, config)
 
 

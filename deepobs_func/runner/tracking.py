@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepobs_func import random
-from deepobs_func.probes.tracked import Step, track
+from deepobs_func.probes.tracked import TrackedStep, track
 from deepobs_func.runner.events import Event, Stepped
 from deepobs_func.runner.plan import Plan
 
@@ -52,13 +52,14 @@ class Tracker:
             about = {"every": self._config.track_every, "bn": self._config.track_bn}
             tracked |= {**about, "steps": [], "quantities": quantities}
         if isinstance(event, Stepped) and self.watches(event.index):
-            values = track(self._step(event))
+            with event.execution.apply(self._config.precision, self._plan.device):
+                values = track(self._step(event))
             tracked["steps"].append(event.index)
             for name, value in values.items():
                 tracked["quantities"][name].append(value)
 
-    def _step(self, event: Stepped) -> Step:
-        return Step(
+    def _step(self, event: Stepped) -> TrackedStep:
+        return TrackedStep(
             problem=self._plan.problem,
             batch=event.make_batch(),
             before=event.before.params,

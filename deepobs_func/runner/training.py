@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.backend.memory import keep_freed_memory
 from deepobs_func.base import Batch, Params
-from deepobs_func.memory import keep_freed_memory
 from deepobs_func.problems.oracle import Metrics
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.batches import make_batches
@@ -100,7 +100,7 @@ class Training:
             return self._timing(initial, first(execution.steps_per_call), execution)
 
         self.execution = execution or choose(plan, initial.params, measure)
-        self.train_step = make_train_step(plan.problem, plan.optimizer, self.execution)
+        self.train_step = make_train_step(plan.problem, plan.optimizer, self.execution, plan.config.precision)
         self.evaluator = Evaluator(plan, self.batches, self.key, self.execution)
         self.make_batch = make_batch(plan.problem)
         self._warm_up(initial, first(self.execution.steps_per_call))
@@ -158,7 +158,7 @@ class Training:
 
     def _timing(self, carry: Carry, inputs: StepInput, execution: Execution) -> Timing:
         """Times steps of the run, each from where the one before ended; their results are dropped."""
-        train_step = make_train_step(self.plan.problem, self.plan.optimizer, execution)
+        train_step = make_train_step(self.plan.problem, self.plan.optimizer, execution, self.plan.config.precision)
         carry = self._throwaway(self._laid_out(carry, execution))
 
         def call() -> None:

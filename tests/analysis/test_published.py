@@ -115,7 +115,7 @@ def test_hyperparameters_are_ours_by_name(optimizer: str) -> None:
 
 def test_our_defaults_are_the_published_ones() -> None:
     for problem in set(published.problems()) & set(problems.names()):
-        row = problems.row(problem)
+        row = problems.spec_of(problem)
         assert (row.epochs, row.batch_size) == RUNS[problem][:2]
         assert not row.defaults_chosen_here
 

@@ -61,7 +61,7 @@ def fill(module: plain.Plain, name: str, params: Params) -> None:
 def test_as_many_parameters(name: str) -> None:
     with torch.device("meta"):
         module = plain.module(name)
-    assert sum(p.numel() for p in module.parameters()) == problems.row(name).parameters + SECOND_BIAS.get(name, 0)
+    assert sum(p.numel() for p in module.parameters()) == problems.spec_of(name).parameters + SECOND_BIAS.get(name, 0)
 
 
 def test_all_but_inception_are_there() -> None:

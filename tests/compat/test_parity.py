@@ -30,14 +30,14 @@ def test_fashion_mnist_has_the_figures_of_mnist() -> None:
     for net in ("logreg", "mlp", "2c2d", "vae"):
         ours, theirs = parity.read_golden(f"fmnist_{net}"), parity.read_golden(f"mnist_{net}")
         assert ours["eval"]["losses"] == theirs["eval"]["losses"]
-        assert problems.row(f"fmnist_{net}").net == problems.row(f"mnist_{net}").net
+        assert problems.spec_of(f"fmnist_{net}").net == problems.spec_of(f"mnist_{net}").net
 
 
 def test_there_are_figures_for_every_problem() -> None:
     for name in problems.names():
         golden = parity.read_golden(name)
-        assert golden["num_trainable_params"] == problems.row(name).parameters
-        assert golden["eval"]["weight_decay_default"] == problems.row(name).weight_decay
+        assert golden["num_trainable_params"] == problems.spec_of(name).parameters
+        assert golden["eval"]["weight_decay_default"] == problems.spec_of(name).weight_decay
         regularized = len(golden["eval"]["regularized_variables"])
         problem = problems.get(name)
         assert regularized == (0 if problem.weight_decay is None else len(problem.regularized))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deepobs_func import probes, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.problems import measures
 from tests.probes.toys import (
     F64,

@@ -23,7 +23,7 @@ from tests.problems.small_nets import narrow_resnet, short_text
 from tests.problems.test_registry import LARGE_NAMES, NAMES, perturbed, table
 
 B = 3
-SEPARABLE = [name for name in NAMES if problems.row(name).separable]
+SEPARABLE = [name for name in NAMES if problems.spec_of(name).separable]
 COUPLED = [name for name in NAMES if name not in SEPARABLE]
 NETS = [
     "mnist_logreg",

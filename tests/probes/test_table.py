@@ -49,7 +49,7 @@ def near(actual: tree.Tree, expected: tree.Tree, relative: float) -> None:
 def test_hessian_products_in_all_modes_are_differences_of_the_gradient(point: Point) -> None:
     problem, params, batch = point
     v = unit(params)
-    assert problem.hvp_mode == problems.row(problem.name).hvp_mode
+    assert problem.hvp_mode == problems.spec_of(problem.name).hvp_mode
     forward = probes.hvp(problem, params, batch, v, mode="forward-over-reverse")
     for mode in ("reverse-over-reverse", "reverse-over-forward"):
         near(probes.hvp(problem, params, batch, v, mode=mode), forward, 1e-10)

@@ -19,9 +19,9 @@ from deepobs_func import probes, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes import contract
+from deepobs_func.probes.catalog import MODES
 from deepobs_func.probes.differences import nodes
 from deepobs_func.probes.known import RIGHT
-from deepobs_func.probes.rows import MODES
 from deepobs_func.problems import measures
 from deepobs_func.problems.oracle import Oracle as ObjectiveOracle
 from deepobs_func.problems.oracle import make_value_and_grad

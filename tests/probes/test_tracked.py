@@ -11,16 +11,16 @@ import torch
 
 from deepobs_func import random, tree
 from deepobs_func.probes import per_example_grads
+from deepobs_func.probes.catalog import QUANTITIES
 from deepobs_func.probes.quantities import LineSample
-from deepobs_func.probes.rows import QUANTITIES
-from deepobs_func.probes.tracked import Step, track
+from deepobs_func.probes.tracked import TrackedStep, track
 from tests.probes import toys
 
 MODES = [(True, "coupled"), (True, "frozen"), (True, "eval"), (False, None)]
 IDS = ["coupled", "frozen", "eval", "separable"]
 
 
-def step_of(norm: bool, bn: str | None, names: tuple[str, ...] = tuple(QUANTITIES)) -> Step:
+def step_of(norm: bool, bn: str | None, names: tuple[str, ...] = tuple(QUANTITIES)) -> TrackedStep:
     """A step along the gradient, away from where the run started, in float64."""
     problem = toys.conv_problem(norm=norm)
     before, batch = toys.instance(problem)
@@ -29,7 +29,7 @@ def step_of(norm: bool, bn: str | None, names: tuple[str, ...] = tuple(QUANTITIE
     grads = torch.func.grad(lambda p: problem.loss(p, batch).mean())(before)
     after = tree.sub(before, tree.scale(0.05, grads))
     start = problem.init(0, dtype=torch.float64)[0]
-    return Step(problem, batch, before, after, start, 0.05, random.key(1), names, bn)
+    return TrackedStep(problem, batch, before, after, start, 0.05, random.key(1), names, bn)
 
 
 @pytest.mark.parametrize(("norm", "bn"), MODES, ids=IDS)

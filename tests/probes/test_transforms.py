@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import probes, problems, random
 from deepobs_func.base import Batch
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.problems.problem import Problem
 from tests.probes.toys import conv_problem, instance, toy, vector
 

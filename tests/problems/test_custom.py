@@ -14,7 +14,7 @@ from torch import nn
 from deepobs_func import datasets, probes, problems
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.problems import measures
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deepobs_func import datasets, probes, problems
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.catalog import MODES
 from deepobs_func.probes.differences import nodes
-from deepobs_func.probes.rows import MODES
 from deepobs_func.problems import measures
 from deepobs_func.problems.oracle import make_plain_value_and_grad
 from deepobs_func.problems.problem import Problem
@@ -158,9 +159,10 @@ def test_a_stopped_gradient_is_held_constant() -> None:
 def test_plain_gradients_keep_the_kernels_of_torch() -> None:
     problem, params, batch, _ = problem_of(nn.LayerNorm(5))
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
-    names = lambda of: nodes(of.loss(leaves, batch).mean())
-    assert "NativeLayerNormBackward0" in names(problem.with_fused_kernels())
-    assert "NativeLayerNormBackward0" not in names(problem)
+    with using(fused=True):
+        fused = nodes(problem.loss(leaves, batch).mean())
+    assert "NativeLayerNormBackward0" in fused
+    assert "NativeLayerNormBackward0" not in nodes(problem.loss(leaves, batch).mean())
 
 
 def test_sparse_gradients_are_dense_unless_asked_for() -> None:

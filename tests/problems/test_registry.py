@@ -14,6 +14,7 @@ from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.utils import _pytree as pytree
 
 from deepobs_func import datasets, problems, random, tree
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, one_example
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
@@ -23,13 +24,13 @@ from tests.problems.linear_pieces import LinearPieces
 from tests.problems.small_nets import short_text
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
-LARGE_NAMES = [n for n in problems.names() if problems.row(n).parameters > LARGE and not n.endswith("_vae")]
+LARGE_NAMES = [n for n in problems.names() if problems.spec_of(n).parameters > LARGE and not n.endswith("_vae")]
 NAMES = [n for n in problems.names() if n not in LARGE_NAMES]
 
 
 def structure(name: str) -> tuple[Any, ...]:
     """All that the functions of a problem follow from: what a fake batch looks like, the net and the measure."""
-    row = problems.row(name)
+    row = problems.spec_of(name)
     data = datasets.spec(row.dataset)
     fields = ("net", "net_args", "measure", "weight_decay", "regularize", "separable", "compile_step", "hvp_mode")
     looks = ("shape", "num_classes", "fake", "prepare", "augment", "sequence_length")
@@ -137,7 +138,7 @@ def test_get_returns_one_hashable_value(problem: Problem) -> None:
 
 
 def test_row_says_what_the_problem_is(problem: Problem) -> None:
-    row = problems.row(problem.name)
+    row = problems.spec_of(problem.name)
     assert tree.size(instance(problem)[0]) == row.parameters
     assert problem.has_accuracy == row.accuracy
     assert all(tensor.is_meta for tensor in problem.net.state_dict().values())
@@ -383,5 +384,6 @@ def test_plain_gradients_and_fused_kernels_give_the_same_numbers(problem: Proble
     assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(plain))
     state = problem.loss_and_state(params, batch)[1]
     torch.testing.assert_close(plain.state, state, rtol=1e-10, atol=1e-12)
-    fused = problem.with_fused_kernels()
-    torch.testing.assert_close(problem.evaluate(params, batch).losses, fused.evaluate(params, batch).losses)
+    with using(fused=True):
+        fused = problem.evaluate(params, batch).losses
+    torch.testing.assert_close(problem.evaluate(params, batch).losses, fused)

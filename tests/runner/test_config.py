@@ -26,7 +26,7 @@ def resolved(**changes: object) -> RunConfig:
 
 
 def test_defaults_are_the_problem_s_and_the_optimizer_s() -> None:
-    made = resolve(RunConfig("mnist_vae", "adam", 1e-3), problems.row("mnist_vae"))
+    made = resolve(RunConfig("mnist_vae", "adam", 1e-3), problems.spec_of("mnist_vae"))
     assert (made.epochs, made.batch_size, made.on_divergence) == (50, 64, "stop")
     assert made.hyperparams == {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
     assert resolved(protocol="deepobs-1.1.2").on_divergence == "continue"
@@ -170,7 +170,7 @@ def test_what_only_torch_can_tell_is_refused_too(changes: dict[str, object], wor
 
 def test_a_weight_decay_is_refused_where_there_is_no_penalty() -> None:
     with pytest.raises(ConfigError, match=r"mnist_mlp has no L2 penalty.*hyperparams\['weight_decay'\]"):
-        resolve(RunConfig("mnist_mlp", "sgd", 0.1, weight_decay=0.1), problems.row("mnist_mlp"))
+        resolve(RunConfig("mnist_mlp", "sgd", 0.1, weight_decay=0.1), problems.spec_of("mnist_mlp"))
 
 
 @given(

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from deepobs_func import problems
+from deepobs_func.backend.precision import precision
+from deepobs_func.backend.threads import num_threads
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner import measuring as rules
 from deepobs_func.runner import run
@@ -17,9 +19,7 @@ from deepobs_func.runner.events import Evaluated, Event, Logged
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.measuring import Timing, choose
 from deepobs_func.runner.plan import Plan, make_plan
-from deepobs_func.runner.precision import precision
 from deepobs_func.runner.step import Carry, laid_out
-from deepobs_func.runner.threads import num_threads
 from tests.runner.small import config, recorded, small_problem
 
 

@@ -12,13 +12,14 @@ from torch import nn
 from torch.func import vmap
 
 from deepobs_func import optimizers, problems, random
+from deepobs_func.backend.compiling import compiled
 from deepobs_func.base import Batch
 from deepobs_func.datasets.loading import load
 from deepobs_func.nets.layers import Dense, Pass
 from deepobs_func.nets.noise import Dropout
 from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.step import Carry, StepInput, compiled, make_step, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, make_step, make_train_step
 from tests.runner.small import small_problem
 
 KEY = random.key(0)

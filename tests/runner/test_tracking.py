@@ -13,7 +13,7 @@ from torch import nn
 from deepobs_func import datasets, problems, random, records
 from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.rows import PRESETS, QUANTITIES
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 from deepobs_func.problems import measures
 from deepobs_func.runner import RunConfig
 from deepobs_func.runner.execution import Execution

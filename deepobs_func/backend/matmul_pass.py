@@ -9,8 +9,8 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
-from deepobs_func import onednn
-from deepobs_func.operators import opaque
+from deepobs_func.backend import onednn
+from deepobs_func.backend.operators import opaque
 
 aten = torch.ops.aten
 EXACT = (torch.float32, torch.float64)

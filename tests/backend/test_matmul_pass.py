@@ -11,11 +11,12 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deepobs_func import optimizers, problems
+from deepobs_func.backend.compiling import compiled
+from deepobs_func.backend.matmul_pass import PRODUCT, Products
 from deepobs_func.base import Batch
 from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.runner import make_step
-from deepobs_func.runner.products import PRODUCT, Products
-from deepobs_func.runner.step import Carry, compiled
+from deepobs_func.runner.step import Carry
 
 
 def replaced(
@@ -147,6 +148,6 @@ def test_a_compiled_step_is_the_same_step() -> None:
 
     start = Carry(params, optimizer.init(params, torch.zeros(2, dtype=torch.int64)), state)
     expected = two(start, batch).params
-    found = compiled(two, problem.with_onednn())(start, batch).params
+    found = compiled(two, problem, onednn=True)(start, batch).params
     for name, leaf in expected.items():
         torch.testing.assert_close(found[name], leaf, rtol=1e-4, atol=1e-6)

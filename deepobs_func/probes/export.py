@@ -11,7 +11,7 @@ from deepobs_func import tree
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes import contract
-from deepobs_func.probes.contract import Subject, checked_ggn
+from deepobs_func.probes.contract import LossOrProblem, checked_ggn
 from deepobs_func.probes.curvature import Matrix, linear_map
 from deepobs_func.probes.linear_map import LinearMap
 
@@ -35,7 +35,7 @@ class Problem(contract.Problem, Protocol):
 
 
 def as_scipy(
-    subject: Subject | LinearMap,
+    subject: LossOrProblem | LinearMap,
     params: Params | None = None,
     batch: Any = None,
     *,

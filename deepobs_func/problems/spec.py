@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.rows import HVPMode
+from deepobs_func.probes.catalog import HVPMode
 
 
 class Deviation(NamedTuple):
@@ -20,7 +20,7 @@ class Deviation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class ProblemSpec:
     """One test problem: a data set, a net and a loss, each by name.
 
     Attributes:

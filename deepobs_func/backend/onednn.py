@@ -3,7 +3,7 @@
 torch computes matrix products on a CPU with MKL, which does not use the wide registers of processors that Intel did not
 make: there oneDNN, with which torch computes convolutions, is twice as fast. Both round in float32 and add up in an
 order of their own. `is_faster` says which is better here; then eager code calls `linear`, and compiled code has its
-products replaced (`runner/products.py`).
+products replaced (`backend/matmul_pass.py`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepobs_func import onednn, problems
+from deepobs_func import problems
+from deepobs_func.backend import onednn
+from deepobs_func.backend.kernels import using
 from deepobs_func.problems.oracle import make_plain_value_and_grad
 
 CPU = torch.device("cpu")
@@ -104,11 +106,15 @@ def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str, monkeyp
     problem = problems.get(name)
     params, _ = problem.init(0)
     batch = problem.fake_batch(max(problem.batch_size, onednn.LEAST_MULTIPLICATIONS // 100**2))
-    usual, other = (make_plain_value_and_grad(each)(params, batch) for each in (problem, problem.with_onednn()))
+    value_and_grad = make_plain_value_and_grad(problem)
+    usual = value_and_grad(params, batch)
+    with using(onednn=True):
+        other = value_and_grad(params, batch)
     torch.testing.assert_close(other.metrics, usual.metrics, rtol=1e-5, atol=1e-6)
     for leaf in params:
         scale = float(usual.grads[leaf].abs().max())
         torch.testing.assert_close(other.grads[leaf], usual.grads[leaf], rtol=1e-4, atol=1e-5 * scale)
     assert taken
-    evaluations = [each.with_fused_kernels().evaluate(params, batch) for each in (problem, problem.with_onednn())]
-    torch.testing.assert_close(evaluations[1].losses, evaluations[0].losses, rtol=1e-5, atol=1e-6)
+    with using(fused=True, onednn=True):
+        evaluation = problem.evaluate(params, batch)
+    torch.testing.assert_close(evaluation.losses, problem.evaluate(params, batch).losses, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,57 @@
+"""Which kernels of torch compute what a problem asks for: decided around a computation, never kept on a problem.
+
+A problem is the same function under all of them, rounding aside. `Execution.apply` says what a run computes by, and the
+plain gradient and the evaluation say where fused kernels may be used.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Kernels(NamedTuple):
+    """A choice of kernels.
+
+    Attributes:
+        fused: whether fused kernels may be used (of the LSTM, of batch norm), which serve the plain gradient and the
+            evaluation only: they go through neither `vmap` nor second derivatives nor forward mode.
+        onednn: whether, where fused kernels may be used, large products of float32 matrices on a CPU are computed by
+            oneDNN (`backend.onednn`).
+        autocast: the type in which products and convolutions are computed, by `torch.autocast`; None for that of the
+            parameters. Parameters, outputs, losses and the model's state stay as they are.
+    """
+
+    fused: bool = False
+    onednn: bool = False
+    autocast: torch.dtype | None = None
+
+
+_current = Kernels()
+
+
+def current() -> Kernels:
+    """Those in force."""
+    return _current
+
+
+class using:  # noqa: N801  # a context manager, named as one reads it
+    """Within it some choices are others; afterwards all is as before.
+
+    >>> with using(autocast=torch.bfloat16):
+    ...     current().autocast
+    torch.bfloat16
+    """
+
+    def __init__(self, **changes: bool | torch.dtype | None) -> None:
+        self._changes = changes
+
+    def __enter__(self) -> None:
+        global _current
+        self._before = _current
+        _current = _current._replace(**self._changes)  # type: ignore[arg-type]  # the types are those of its fields
+
+    def __exit__(self, *exception: object) -> None:
+        global _current
+        _current = self._before

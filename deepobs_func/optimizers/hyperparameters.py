@@ -1,0 +1,83 @@
+"""What a hyperparameter may be: a number in a range, a whole number, one of some names. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from deepobs_func.errors import ConfigError, unknown
+
+
+class Kind(Protocol):
+    """What a hyperparameter may be."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as the optimizer takes it.
+
+        Raises:
+            ConfigError: it is of another kind, or out of its range.
+        """
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from `low` up to, but without, `high`; with it, if `closed`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value < self.high or (self.closed and value == self.high)
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.high):
+            return f"at least {self.low:g}"
+        return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
+
+    def checked(self, name: str, value: Any) -> float:
+        """The value as a float."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
+        if float(value) not in self:
+            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be {self}.")
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low`."""
+
+    low: int = 1
+
+    def checked(self, name: str, value: Any) -> int:
+        """The value as an int."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < self.low:
+            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from {self.low}.")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some names; None among them where there is no default, and a problem may need none."""
+
+    values: tuple[str | None, ...]
+
+    def checked(self, name: str, value: Any) -> str | None:
+        """The value as it is."""
+        if value not in self.values:
+            raise ConfigError(unknown(f"choice for the hyperparameter {name}:", str(value), map(str, self.values)))
+        return value  # type: ignore[no-any-return]  # one of the values, which are so
+
+
+ANY, FRACTION, POSITIVE, SHARE = Range(), Range(0.0, 1.0), Range(0.0), Range(0.0, 1.0, closed=True)
+"""Any finite number; from 0 to below 1; from 0; from 0 to 1."""
+
+
+class Hyperparameter(NamedTuple):
+    """A hyperparameter of an optimizer: its default, and what it may be."""
+
+    default: float | int | str | None
+    kind: Kind = ANY
