@@ -61,25 +61,13 @@ def first_step(name: str, compile: str, threads: int) -> float:
 
     from benchmarks.shares import learning_rate, shortened
     from deepobs_func import problems
-    from deepobs_func.records import RunRecord
-    from deepobs_func.runner import RunConfig, RunInterrupted, run
-    from deepobs_func.runner.progress import Reporter
-
-    class Enough(Reporter):
-        """Ends a run once it has begun."""
-
-        def evaluated(self, epoch: int, record: RunRecord) -> None:
-            raise KeyboardInterrupt
+    from deepobs_func.runner import RunConfig, Training, make_plan
 
     torch.set_num_threads(threads)
     problem = shortened(problems.get(name), SHARE)
     rate = learning_rate(problem)
     config = RunConfig(name, "sgd", rate, data="synthetic", output_dir=None, compile=compile)
-    try:
-        run(config, problem, Enough())
-    except RunInterrupted as interrupt:
-        return interrupt.record.extra["timings"]["warm_up"]
-    raise AssertionError("a run is stopped after its first evaluation")
+    return Training(make_plan(config, problem)).start().log.timings["warm_up"]
 
 
 def measure(name: str, settings: Settings) -> Run:

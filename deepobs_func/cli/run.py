@@ -90,10 +90,10 @@ def _named_optimizer(args: Sequence[str]) -> str | None:
 
 
 def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
-    if optimizer in optimizers.FUNCTIONAL:
-        return optimizers.FUNCTIONAL[optimizer].defaults
     if optimizer is None:
         return {}
+    if optimizer in optimizers.FUNCTIONAL:
+        return optimizers.FUNCTIONAL[optimizer].defaults
     if not is_path(optimizer):
         raise ConfigError(unknown_optimizer(optimizer))
     from deepobs_func.imports import load_object

@@ -54,7 +54,7 @@ def clipped(optimizer: Optimizer, transforms: Sequence[Transform]) -> Optimizer:
         return grads
 
     def update(oracle: Oracle, opt_state: Any, params: Params) -> tuple[Params, Any]:
-        return optimizer.update(_Clipped(oracle, change), opt_state, params)  # type: ignore[arg-type]
+        return optimizer.update(_Clipped(oracle, change), opt_state, params)
 
     return optimizer._replace(update=update)
 

@@ -69,7 +69,7 @@ class OneOf:
         """The value as it is."""
         if value not in self.values:
             raise ConfigError(unknown(f"choice for the hyperparameter {name}:", str(value), map(str, self.values)))
-        return value  # type: ignore[no-any-return]  # one of the values, which are so
+        return value
 
 
 ANY, FRACTION, POSITIVE, SHARE = Range(), Range(0.0, 1.0), Range(0.0), Range(0.0, 1.0, closed=True)

@@ -75,7 +75,8 @@ def loss_of(subject: LossOrProblem, batch: Any) -> Callable[[Params], Tensor]:
 
 def exact_loss(subject: LossOrProblem) -> Loss:
     """The loss of a problem; a plain loss with torch's operations by formulas that have right derivatives."""
-    loss: Loss = getattr(subject, "loss", subject)
+    found: Any = getattr(subject, "loss", subject)
+    loss: Loss = found
     if hasattr(getattr(loss, "__self__", loss), "ways"):
         return loss
 

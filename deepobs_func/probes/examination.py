@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from deepobs_func import tree
-from deepobs_func.probes.catalog import MODES, Way
+from deepobs_func.probes.catalog import MODES, HVPMode, Way
 from deepobs_func.probes.differences import Differences, fault, gradient, raised
 from deepobs_func.probes.jacobians import Tensors, hessian, sandwich
 from deepobs_func.tree import Tree
@@ -52,7 +53,7 @@ def examine(
     chosen = list(dict.fromkeys(wanted))
     for mode in MODES:
         if mode in chosen:
-            faults[mode] = fault(lambda mode=mode: list(hessian(mean, point, mode)(direction).values()), second)
+            faults[mode] = fault(functools.partial(_hessian_product, mean, point, direction, mode), second)
     if {"jvp", "vjp of vjp"} & set(chosen):
         faults |= _faults_of_jacobian(outputs, point, direction, chosen)
     found: dict[str, str] = {way: text for way, text in faults.items() if text is not None}
@@ -81,7 +82,7 @@ def _faults_of_jacobian(
     first = Differences(plain, point, direction)
     once, kept = (_identity_sandwich(outputs, point, keep=keep) for keep in (False, True))
     try:
-        pulled = [gradient(lambda p, j=j: _inner(outputs(p), j), point) for j in first]
+        pulled = [gradient(functools.partial(_inner_of, outputs, tangents), point) for tangents in first]
     except Exception as error:  # what a user's code raises
         return dict.fromkeys(("jvp", "vjp of vjp"), raised(error))
     faults: dict[Way, str | None] = {}
@@ -112,6 +113,14 @@ def _fault_at_once(
     two = tree.map(lambda leaf: torch.stack((leaf, 2 * leaf)), direction)
     alone = list(product(direction).values())
     return fault(lambda: [leaf[1] / 2 for leaf in torch.func.vmap(product)(two).values()], [alone], 1e-3)
+
+
+def _hessian_product(mean: Callable[[Tree], Tensor], point: Tree, direction: Tree, mode: HVPMode) -> Tensors:
+    return list(hessian(mean, point, mode)(direction).values())
+
+
+def _inner_of(outputs: Callable[[Tree], Tensors], others: Tensors, point: Tree) -> Tensor:
+    return _inner(outputs(point), others)
 
 
 def _inner(parts: Tensors, others: Tensors) -> Tensor:

@@ -65,7 +65,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _standardised(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardised(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """`(x - mean) / sqrt(var + eps)`, with the mean and the biased variance over some axes."""
     mean = x.mean(axes, keepdim=True)
     centred = x - mean
@@ -131,10 +131,10 @@ def _batch_norm(
         y, mean, variance = _standardised(_wide(x), axes, eps)
         _move(running_mean, running_var, mean.flatten(), variance.flatten(), x.numel() // x.shape[1], momentum)
     else:
-        mean, variance = _channels(running_mean, x), _channels(running_var, x)
-        if mean is None or variance is None:
+        centre, spread = _channels(running_mean, x), _channels(running_var, x)
+        if centre is None or spread is None:
             raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
-        y = (_wide(x) - mean) * (variance + eps).rsqrt()
+        y = (_wide(x) - centre) * (spread + eps).rsqrt()
     return _affine(y, _channels(weight, x), _channels(bias, x)).to(x.dtype)
 
 

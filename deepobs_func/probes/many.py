@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,17 +25,18 @@ def many(function: Callable[..., Any], in_dims: Any = 0, *, at_once: bool = True
 
     def loop(*arguments: Any) -> Any:
         dims = in_dims if isinstance(in_dims, tuple) else (in_dims,) * len(arguments)
-        leaf, dim = next(pair for pair in leaves(arguments, dims) if pair[1] is not None)
+        size = next(leaf.shape[dim] for leaf, dim in leaves(arguments, dims) if dim is not None)
         results = []
-        for n in range(leaf.shape[dim]):
-            one = [
-                mapped(lambda leaf, dim, n=n: leaf.select(dim, n), part, dim)
-                for part, dim in zip(arguments, dims, strict=True)
-            ]
-            results.append(function(*one))
+        for n in range(size):
+            select = functools.partial(_select, n)
+            results.append(function(*(mapped(select, part, dim) for part, dim in zip(arguments, dims, strict=True))))
         return pytree.tree_map(lambda *parts: torch.stack(parts), *results)
 
     return loop
+
+
+def _select(n: int, leaf: Tensor, dim: int) -> Tensor:
+    return leaf.select(dim, n)
 
 
 def leaves(batch: Any, dims: Any) -> list[tuple[Tensor, int | None]]:

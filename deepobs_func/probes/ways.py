@@ -83,9 +83,10 @@ def choose(subject: Any, params: Params, batch: Any, wanted: Sequence[Way], purp
     """
     if hasattr(getattr(subject, "__self__", subject), "ways"):
         return known(subject).first(wanted, purpose)
-    faults = {}
+    faults: dict[str, str] = {}
     for way in wanted:
-        fault = of_plain(subject, params, way, lambda way=way: _fault_of_plain(subject, params, batch, [way]).get(way))
+        find = functools.partial(_fault_of_plain, subject, params, batch, [way], way)
+        fault = of_plain(subject, params, way, find)
         if fault is None:
             return way
         faults[way] = fault
@@ -96,8 +97,8 @@ def at_once(subject: Any, params: Params, batch: Any, way: Way) -> bool:
     """Whether products with several vectors go through `vmap`."""
     if hasattr(getattr(subject, "__self__", subject), "ways"):
         return known(subject).offers("vmap")
-    tried = lambda: _fault_of_plain(subject, params, batch, [way, "vmap"]).get("vmap")
-    return of_plain(subject, params, f"vmap of {way}", tried) is None
+    find = functools.partial(_fault_of_plain, subject, params, batch, [way, "vmap"], "vmap")
+    return of_plain(subject, params, f"vmap of {way}", find) is None
 
 
 _FOUND: OrderedDict[Any, str | None] = OrderedDict()
@@ -132,8 +133,8 @@ def _identity(function: Any) -> Any:
 _EMPTY = CellType()
 
 
-def _fault_of_plain(subject: Any, params: Params, batch: Any, wanted: Sequence[Way]) -> dict[str, str]:
-    """The faults of some ways through a plain loss, in float64 where it can be computed in it."""
+def _fault_of_plain(subject: Any, params: Params, batch: Any, wanted: Sequence[Way], way: Way) -> str | None:
+    """The fault of one of some ways through a plain loss, in float64 where it can be computed in it."""
     fewer = sliced(batch, BATCH_DIMS, slice(0, FEW)) if isinstance(batch, Batch) else batch
     for point, data in ((_double(params), _double(fewer)), (params, fewer), (params, batch)):
         plain: Tree = {name: leaf.detach() for name, leaf in point.items()}
@@ -144,9 +145,9 @@ def _fault_of_plain(subject: Any, params: Params, batch: Any, wanted: Sequence[W
             continue
         leaves: Tree = {name: leaf.clone().requires_grad_() for name, leaf in plain.items()}
         if "vmap" not in wanted and nodes(losses(leaves).mean()) <= RIGHT:
-            return {}
-        return examine(losses, _listed(losses), plain, wanted)
-    return {}  # the loss itself fails, as it will where it is asked
+            return None
+        return examine(losses, _listed(losses), plain, wanted).get(way)
+    return None  # the loss itself fails, as it will where it is asked
 
 
 def _listed(losses: Callable[[Tree], Tensor]) -> Callable[[Tree], list[Tensor]]:

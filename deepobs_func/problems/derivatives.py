@@ -8,6 +8,7 @@ float64 at a random point; one that is wrong is not offered, and the reason name
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -105,13 +106,17 @@ def _place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
         targets = problem.fake_batch(EXAMPLES, dtype=of_targets).y  # as a run has them, where the criterion can do so
         batch = problem.fake_batch(EXAMPLES, dtype=dtype)._replace(y=targets, state=state)
         try:
-            gradient(lambda p, batch=batch: problem.loss(p, batch).mean(), params)
+            gradient(functools.partial(_mean_loss, problem, batch), params)
         except Exception as found:  # what a user's code raises, on tensors of another type
             error = found
             continue
         return moved(params), batch
     assert error is not None, "a type that works has returned"
     raise ConfigError(f"The gradient of the module cannot be computed: it {raised(error)}. {MEND}") from error
+
+
+def _mean_loss(problem: Problem, batch: Batch, params: Params) -> Tensor:
+    return problem.loss(params, batch).mean()
 
 
 MEND = (

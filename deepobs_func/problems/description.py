@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -71,11 +72,11 @@ def on_meta(module: nn.Module) -> nn.Module:
     return copied(module, dict(empty))
 
 
-def _is_any_of(tensor: Tensor, named: Tensors) -> bool:
+def _is_any_of(tensor: Tensor, named: Mapping[str, Tensor]) -> bool:
     return any(tensor is other for other in named.values())
 
 
-def _check_memory(named: Tensors, trained: Tensors) -> None:
+def _check_memory(named: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
     """Refuses different parameters over the same numbers, which a change of one would change too."""
 
     def extent(tensor: Tensor) -> tuple[int, int]:

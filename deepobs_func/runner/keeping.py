@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from deepobs_func import records
 from deepobs_func.errors import ConfigError, DataError
@@ -37,7 +38,8 @@ class Checkpoints:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        self._every, self._keep, self._folder = plan.config.checkpoint_every, plan.config.keep, folder
+        self._every: Any = plan.config.checkpoint_every  # "auto", "never", or a number with its unit
+        self._keep, self._folder = plan.config.keep, folder
         self._saved, self.failure = time.perf_counter(), ""
 
     def __call__(self, event: Event) -> None:

@@ -165,14 +165,15 @@ class _Running:
     def _train(self, execution: Execution | None, resume: bool) -> None:
         """To the end, or to where a callback ends it."""
         _announce(self.callbacks, "start", self.plan)
-        callbacks = [*([Tracker(self.plan)] if self.plan.config.track else []), *self.callbacks]
+        tracking: list[Callback] = [Tracker(self.plan)] if self.plan.config.track else []
+        callbacks = [*tracking, *self.callbacks]
         kept = self.checkpoints.latest() if self.checkpoints and resume else None
         if kept:
             checkpoint.check_same_run(kept, self.plan)
         with SHIELD.raised(False):  # nothing is to be lost yet
             training = Training(
                 self.plan,
-                execution or (kept and kept.execution),
+                execution or (kept.execution if kept else None),
                 watch=watching(callbacks),
                 measuring=lambda: _announce(self.callbacks, "measuring"),
             )
