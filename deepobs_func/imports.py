@@ -20,6 +20,8 @@ def load_object(path: str, kind: str) -> Any:
         ConfigError: the path leads nowhere; the message says how far it did.
     """
     module_path, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if not module_path:
+        raise ConfigError(f"The {kind} {path!r} cannot be imported: it names no module. Give package.module:name.")
     try:
         module = importlib.import_module(module_path)
     except Exception as error:  # a user's module may raise anything while it is imported

@@ -45,7 +45,7 @@ class LSTM(Layer):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         zeros = x.new_zeros(x.shape[0], self.hidden)
         c, h = (p.carry_in.get(f"{self.path}.{name}", zeros) for name in ("c", "h"))
-        y, c, h = self._fused(x, c, h) if p.fused else self._cell(x, c, h, p)
+        y, c, h = self._fused(x, c, h) if p.fused and not _is_half(x) else self._cell(x, c, h, p)
         p.carry[f"{self.path}.c"], p.carry[f"{self.path}.h"] = c.detach(), h.detach()
         return y
 
@@ -121,3 +121,8 @@ class Embedding(Layer):
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         at = x.unsqueeze(1) == torch.arange(self.weight.shape[0], device=x.device).unsqueeze(1)  # (B, entries, T)
         return {"weight": Outer(at.to(g.dtype), positions_last(g))}
+
+
+def _is_half(x: Tensor) -> bool:
+    """Whether autocast is on, on a CPU: oneDNN's LSTM in half precision refuses some shapes on some processors."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")

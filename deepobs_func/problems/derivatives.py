@@ -46,7 +46,12 @@ def chosen(problem: Problem) -> Problem:
     Raises:
         ConfigError: the gradient cannot be computed, or is not that of the module by itself.
     """
-    problem = _with_formulas(problem)
+    with torch.inference_mode(False), torch.enable_grad():
+        return _examined(_with_formulas(problem))
+
+
+def _examined(problem: Problem) -> Problem:
+    """The problem with those ways left out that are not right."""
     params, batch = _place(problem, torch.float32, torch.float64)
     _check_gradient(problem, params, batch)
     faults = {} if _is_known(problem, params, batch) else _faults(problem)
@@ -131,6 +136,8 @@ def _check_gradient(problem: Problem, params: Params, batch: Batch) -> None:
     described = dict((*problem.net.named_parameters(), *problem.net.named_buffers()))
     memo: dict[int, Any] = {id(described[name]): leaf.detach().clone() for name, leaf in given.items()}
     memo |= {id(described[name]): nn.Parameter(leaf.detach().clone()) for name, leaf in params.items()}
+    held = (value for module in problem.net.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    memo |= {id(value): value.detach() for value in held if not value.is_leaf}  # what a forward pass left behind
     net = copy.deepcopy(problem.net, memo)
     own = {name: memo[id(described[name])] for name in given}
     losses = problem.measure.losses(problem.call(net, own, batch.x, Pass(True, batch.noise, {}, fused=True)), batch)

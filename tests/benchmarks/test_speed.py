@@ -165,7 +165,7 @@ def test_a_plain_epoch_has_all_whole_batches(short: Problem, make: Callable[...,
 
 def test_ours_goes_on_when_it_is_told_to(short: Problem) -> None:
     run = Paused(short, "synthetic", "off", share=25)  # 2 epochs of 50
-    assert run.resolved["compile"] is False
+    assert run.execution["compile"] is False
     assert all(run.epoch() > 0 for _ in range(5))
     run.stop()
 

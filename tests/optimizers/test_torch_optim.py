@@ -244,12 +244,12 @@ def test_a_class_is_found_by_its_path(path, cls):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("torch.optim.AdmW", "Unknown class in torch.optim: 'AdmW'. Did you mean 'Adam.?'"),
+        ("torch.optim.AdmW", "Unknown name in torch.optim: 'AdmW'. Did you mean 'AdamW'"),
         ("no_such_package.Adam", "'no_such_package.Adam' cannot be imported: ModuleNotFoundError: No module named"),
-        ("AdamW", "'AdamW' cannot be imported: .*package.module.Class"),
+        ("AdamW", "'AdamW' cannot be imported: .*package.module:name"),
         ("torch.nn.Linear", "torch.nn.Linear is not a subclass of torch.optim.Optimizer but <class"),
         ("tests.optimizers.classes.no_class", "is not a subclass of torch.optim.Optimizer but <function"),
-        ("torch.optim.", "Unknown class in torch.optim: ''"),
+        ("torch.optim.", "Unknown name in torch.optim: ''"),
     ],
 )
 def test_a_path_that_leads_to_no_class_is_refused(path, message):

@@ -137,16 +137,16 @@ def test_what_vmap_cannot_do_goes_one_by_one() -> None:
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpoints_are_refused(reentrant: bool) -> None:
-    with pytest.raises(ConfigError, match="leave out activation checkpointing"):
+    with pytest.raises(ConfigError, match=r"(?i)leave out activation checkpointing"):
         problem_of(Checkpointed(reentrant))
 
 
 def test_a_stopped_gradient_is_held_constant() -> None:
     """`w s(w)` with s held has the Hessian of `w` times a constant: none but that of the criterion."""
     problem, params, batch, _ = problem_of(
-        Custom(lambda x: x * x.detach().sin()), Custom(lambda x: F.huber_loss(x, torch.zeros_like(x), reduction="none"))
+        Custom(lambda x: x * x.detach().sin()), Custom(torch.special.erfcx)
     )  # an operation that is not known, so that all is examined
-    assert problem.ways.faults.keys() == {"forward-over-reverse"}
+    assert not problem.ways.faults
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
     grads = torch.autograd.grad(problem.loss(leaves, batch).mean(), list(leaves.values()), create_graph=True)
     inner = sum((g * params[name]).sum() for name, g in zip(leaves, grads, strict=True))

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from deepobs_func import problems
 from deepobs_func.errors import ConfigError, as_flag
 from deepobs_func.runner.config import RunConfig, identity, resolve
-from deepobs_func.runner.plan import empty_record, make_plan
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.plan import make_plan
+from deepobs_func.runner.recording import make_record
 from tests.runner.small import config, small_problem
 
 PROBLEM = small_problem()
@@ -69,6 +71,14 @@ def test_what_cannot_be_run_is_refused(changes: dict[str, object], words: str) -
 
 
 WRONG_TYPES: dict[str, tuple[object, ...]] = {
+    "schedule": (3, True, ["cosine"]),
+    "warm_up": ("1", None, True),
+    "decay_factor": ("0.1", None),
+    "clip_norm": ("1", True, [1.0]),
+    "clip_value": ("1", True),
+    "valid": ("yes", 1.5, -3),
+    "checkpoint_every": ("soon", 0, True, "5minutes", None),
+    "keep": ("2", 1.5, None),
     "problem": (None, 3, RunConfig),
     "optimizer": (torch.optim.Adam, None, 1, {"name": "sgd"}),
     "lr": (10**400, 10**5000, None, "0.1", 1j, [0.1], True),
@@ -204,7 +214,7 @@ def test_what_is_the_same_run_has_the_same_id() -> None:
     """However it is executed; a default and the same value given."""
 
     def run_id(**changes: object) -> str:
-        return empty_record(make_plan(config(**changes), small_problem())).extra["run_id"]
+        return make_record(make_plan(config(**changes), small_problem()), Log()).extra["run_id"]
 
     assert (
         run_id()

@@ -204,7 +204,7 @@ def test_half_precision_is_near_and_another_run() -> None:
 
 
 def test_tf32_is_for_nvidia_s_gpus() -> None:
-    with pytest.raises(ConfigError, match=r"--precision tf32 .*on cpu take float32 or bf16"):
+    with pytest.raises(ConfigError, match=r"precision tf32 .*on cpu take float32 or bf16"):
         make_plan(config(problem="mnist_logreg", precision="tf32", device="cpu"))
     before = torch.backends.cuda.matmul.allow_tf32
     with precision("tf32", torch.device("cuda")):

@@ -19,7 +19,7 @@ from deepobs_func.runner import RunConfig
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import make_plan
 from deepobs_func.runner.step import Carry, StepInput, make_batch, make_train_step
-from deepobs_func.runner.tracking import is_due, tracked_names
+from deepobs_func.runner.tracking import is_due
 from tests.runner.small import recorded
 
 
@@ -29,8 +29,7 @@ def config(**changes: Any) -> RunConfig:
 
 
 def names(**changes: Any) -> tuple[str, ...]:
-    plan = make_plan(config(**changes))
-    return tracked_names(plan.config, plan.problem)
+    return make_plan(config(**changes)).tracked
 
 
 def test_tracking_leaves_the_run_as_it_is() -> None:

@@ -1,0 +1,54 @@
+"""Every problem learns: five epochs on a cut of its data, and the loss on it falls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from deepobs_func import problems
+from deepobs_func.runner import RunConfig
+from tests.runner.small import recorded
+
+EPOCHS = 5
+LARGE = {  # examples in training and test, batch size; the largest nets, at 224 x 224, on a few pictures
+    "cifar": (128, 64, 32),
+    "svhn": (128, 64, 32),
+    "imagenet": (8, 4, 4),
+}
+RATES = {"quadratic_deep": 1e-2, "two_d": 1e-6, "tolstoi": 1e-2}
+
+
+def sizes(name: str) -> tuple[int, int, int]:
+    """Of the cut: training examples, test examples, batch size."""
+    family = next((family for family in LARGE if name.startswith(family)), None)
+    return LARGE.get(family or "", (512, 128, 64))
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", problems.names())
+def test_the_loss_falls(name: str) -> None:
+    problem = problems.get(name)
+    train, test, batch = sizes(name)
+    if problem.dataset.generated:
+        cut = {}
+    elif problem.dataset.sequence_length:
+        cut = {"train_size": 8 * 50 * batch + 1, "test_size": 2 * 50 * batch + 1, "train_eval_size": 8 * 50 * batch + 1}
+    else:
+        cut = {"train_size": train, "test_size": test, "file_sizes": ()}
+    rate = next((rate for family, rate in RATES.items() if name.startswith(family)), 1e-3)
+    made = RunConfig(
+        name,
+        "sgd" if name.startswith("two_d") or name == "quadratic_deep" else "adam",
+        rate,
+        epochs=EPOCHS,
+        batch_size=batch,
+        data="synthetic",
+        output_dir=None,
+        compile="off",
+        memory_format="contiguous",
+        workers=0,
+    )
+    record = recorded(made, replace(problem, dataset=replace(problem.dataset, **cut)))
+    assert record.status == "finished"
+    assert record.train_losses[-1] < record.train_losses[0]
