@@ -58,9 +58,7 @@ def check_writable(folder: Path, output_dir: str | Path) -> None:
             raise PermissionError(f"{existing} is read-only")
         if not existing.is_relative_to(root):  # a listing of the tree never shows the trial
             _try_to_write(existing)
-        place = state_dir(output_dir)
-        place.mkdir(parents=True, exist_ok=True)
-        _try_to_write(place)
+        _try_to_write(_existing(state_dir(output_dir)))  # nothing is made: a run that cannot start leaves nothing
     except OSError as error:
         raise ConfigError(
             f"The output folder {output_dir} cannot be written ({error}). Name another one with {option('output_dir')}."
