@@ -46,9 +46,7 @@ def test_a_mistake_is_found_before_anything_is_done(
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_broken_file_ends_the_run_with_2_and_its_name(
-    tmp_path: Path, deepobs: Deepobs, workers: str
-) -> None:
+def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs: Deepobs, workers: str) -> None:
     data = write_pictures(tmp_path / "data")
     path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
     code, out, err = deepobs("run", PICTURES, *OPTIONS, "--data", str(data), "--workers", workers)
@@ -61,9 +59,7 @@ def test_a_broken_file_ends_the_run_with_2_and_its_name(
     assert records.read(kept).status == "failed"
 
 
-def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(
-    tmp_path: Path, deepobs: Deepobs
-) -> None:
+def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_path: Path, deepobs: Deepobs) -> None:
     data = write_pictures(tmp_path / "data")
     for workers in ("0", "1"):
         command = ("run", PICTURES, *OPTIONS, "--data", str(data), "--workers", workers, "--quiet")
