@@ -471,7 +471,7 @@ def test_stand_in_is_said_and_marked(tmp_path: Path, deepobs: Deepobs) -> None:
 def test_divergence_is_said_and_kept(tmp_path: Path, deepobs: Deepobs, options: str) -> None:
     code, out, _ = deepobs(*words(f"P --optimizer sgd --lr 1e30 --epochs 2 {options}"))
     assert code == 0
-    assert "Diverged in epoch 0: the objective was not finite." in out.splitlines()
+    assert "Diverged in epoch 1: the objective was not finite." in out.splitlines()
     record = only_record(tmp_path)
     assert (record.status, len(record.test_losses), len(record.train_losses)) == ("diverged", 3, 3)
 

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import deepobs_func
-from deepobs_func import cli, records
-from deepobs_func.runner import loop
+from deepobs_func import records
 from tests.datasets.imagenet_files import cut
-from tests.runner.streamed import pictures, write_pictures
+from tests.runner.streamed import write_pictures
 from tests.runner.test_batches import trained_only
-from tests.test_cli import Deepobs, _hear_interrupts, deepobs, snapshot
+from tests.test_cli import MAIN, Deepobs, _hear_interrupts, deepobs, snapshot
 
 __all__ = ["deepobs"]  # the fixture
 
 ROOT = Path(deepobs_func.__file__).parents[1]
-PICTURES = """
-import functools
-from deepobs_func.runner import loop
-from tests.runner.streamed import pictures
-loop.run = functools.partial(loop.run, problem=pictures())
-from deepobs_func import cli
-cli.resolve = lambda config: config
-cli.main()
-"""
+PICTURES = "tests.runner.streamed:pictures"
 OPTIONS = ("--optimizer", "sgd", "--lr", "0.1")
 
 
@@ -56,19 +45,11 @@ def test_a_mistake_is_found_before_anything_is_done(
     assert snapshot(tmp_path) == before
 
 
-@pytest.fixture
-def runs_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(loop, "run", functools.partial(loop.run, problem=pictures()))
-    monkeypatch.setattr(cli, "resolve", lambda config: config)  # which knows named problems alone
-    return write_pictures(tmp_path / "data")
-
-
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_broken_file_ends_the_run_with_2_and_its_name(
-    tmp_path: Path, deepobs: Deepobs, runs_pictures: Path, workers: str
-) -> None:
-    path = cut(sorted((runs_pictures / "train").rglob("*.JPEG"))[trained_only(42)])
-    code, out, err = deepobs("run", "pictures", *OPTIONS, "--data", str(runs_pictures), "--workers", workers)
+def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs: Deepobs, workers: str) -> None:
+    data = write_pictures(tmp_path / "data")
+    path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
+    code, out, err = deepobs("run", PICTURES, *OPTIONS, "--data", str(data), "--workers", workers)
     assert code == 2
     assert out.splitlines()[2].startswith("epoch 0/2  ")
     (kept,) = (tmp_path / "results.state").rglob("*.partial")
@@ -78,11 +59,10 @@ def test_a_broken_file_ends_the_run_with_2_and_its_name(
     assert records.read(kept).status == "failed"
 
 
-def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(
-    tmp_path: Path, deepobs: Deepobs, runs_pictures: Path
-) -> None:
+def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_path: Path, deepobs: Deepobs) -> None:
+    data = write_pictures(tmp_path / "data")
     for workers in ("0", "1"):
-        command = ("run", "pictures", *OPTIONS, "--data", str(runs_pictures), "--workers", workers, "--quiet")
+        command = ("run", PICTURES, *OPTIONS, "--data", str(data), "--workers", workers, "--quiet")
         assert deepobs(*command)[::2] == (0, "")
     found = [records.read(path) for path in sorted((tmp_path / "results").rglob("*.json"))]
     assert [record.extra["configuration"]["workers"] for record in found] == [0, 1]
@@ -96,7 +76,7 @@ def test_an_interrupt_of_the_whole_group_keeps_the_epochs_and_leaves_no_process(
 ) -> None:
     """As a terminal sends Ctrl-C, and a batch system its SIGTERM: to the workers too."""
     data = write_pictures(tmp_path / "data")
-    command = (sys.executable, "-c", PICTURES, "run", "pictures", *OPTIONS, "--data", str(data), "--workers", "2")
+    command = (*MAIN, "run", PICTURES, *OPTIONS, "--data", str(data), "--workers", "2")
     process = subprocess.Popen(
         [*command, "--epochs", "100000", "--compile", "off"],
         cwd=tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import click
@@ -37,11 +38,9 @@ def main() -> None:
     """The entry point `deepobs`: a user's mistake exits with 2 and no traceback, a signal with 130."""
     sys.path.append("")  # the current folder, so that its `my_module.MyOptimizer` is found
     try:
-        sys.exit(cli.main(prog_name="deepobs", standalone_mode=False))
+        code = cli.main(prog_name="deepobs", standalone_mode=False)
     except UserError as error:
-        click.echo(f"Error: {error.told(as_flag)}", err=True)
-        for note in getattr(error, "__notes__", ()):  # where the record of a run is that failed in the middle
-            click.echo(note, err=True)
+        _tell(f"Error: {error.told(as_flag)}", error)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -49,3 +48,16 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
+    except SystemExit as error:
+        if not hasattr(error, "__notes__"):
+            raise
+        _tell(f"Error: something in the run ended the process (SystemExit: {error}).", error)
+        sys.exit(error.code or 1)  # the run has failed, whatever the code says
+    sys.exit(code)
+
+
+def _tell(text: str, error: BaseException) -> None:
+    """Says what happened, and, where a run failed in the middle, where its record is."""
+    for line in (text, *getattr(error, "__notes__", ())):
+        with contextlib.suppress(OSError):  # nobody reads it
+            click.echo(line, err=True)

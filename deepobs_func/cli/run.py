@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +30,10 @@ from deepobs_func.runner.config import (
     resolve,
     unknown_optimizer,
 )
+
+if TYPE_CHECKING:
+    from deepobs_func.runner import RunInterrupted
+    from deepobs_func.runner.callbacks import Callback
 
 _LISTS = ("--lr-sched-epochs", "--lr-sched-factors", "--decay-epochs")
 _TRACK = "Quantities of some steps, with commas: grad_norm,norm_test or a preset, economy or full; see deepobs list."
@@ -190,8 +196,7 @@ def run_command(execution: str | None, decay_epochs: tuple[int, ...] | None, res
         given = {name: options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
         hyperparams = {name.removeprefix(_PREFIX): value for name, value in given.items() if value is not None}
         shown = {name: options.pop(name) for name in ("stop_at", "max_seconds", "log_json", "tensorboard", "quiet")}
-        if decay_epochs is not None:
-            options["lr_sched_epochs"] = decay_epochs
+        options["lr_sched_epochs"] = _decay_epochs(decay_epochs, options["schedule"], options["lr_sched_epochs"])
         config = RunConfig(**options, hyperparams=hyperparams)
         if not is_path(config.problem):
             resolve(config)  # what is wrong in itself is said before torch is imported
@@ -207,46 +212,32 @@ def resume_command(path: Path, **shown: Any) -> None:
     PATH is a file *.safetensors or *.json.partial in the state folder beside the results tree.
     """
     with signals.caught(), signals.SHIELD.raised():
-        from deepobs_func.runner.resuming import configuration_of
+        from deepobs_func.runner import checkpoint
+        from deepobs_func.runner.resuming import configuration_of, output_dir_of
 
-        _run(configuration_of(path), None, True, **shown)
+        config = configuration_of(path)
+        config = replace(config, output_dir=output_dir_of(path, config))
+        _run(config, None, path if path.suffix == checkpoint.SUFFIX else True, **shown)
 
 
-def _run(
-    config: RunConfig,
-    execution: str | None,
-    resume: bool,
-    stop_at: str | None,
-    max_seconds: float | None,
-    log_json: str | None,
-    tensorboard: str | None,
-    quiet: bool,
-) -> None:
+def _run(config: RunConfig, execution: str | None, resume: bool | Path, quiet: bool, **shown: Any) -> None:
     """Runs it, and says where its record is."""
     from rich.console import Console
 
-    from deepobs_func.runner import Execution, RunInterrupted, callbacks, run
+    from deepobs_func.runner import Execution, RunInterrupted, run
     from deepobs_func.runner.progress import make_progress, say
 
-    shown: list[Any] = make_progress(Console(), quiet=quiet)
-    if stop_at is not None:
-        shown.append(callbacks.stop_at(*_target(stop_at)))
-    if max_seconds is not None:
-        shown.append(callbacks.max_seconds(max_seconds))
-    if log_json is not None:
-        shown.append(callbacks.JsonLines(log_json))
-    if tensorboard is not None:
-        shown.append(callbacks.TensorBoard(tensorboard))
+    callbacks = [*_callbacks(**shown), *make_progress(Console(), quiet=quiet)]
     how = None if execution is None else Execution.read(execution)
     try:
-        record = run(config, callbacks=shown, execution=how, resume=resume).record
+        ended = run(config, callbacks=callbacks, execution=how, resume=resume)
     except RunInterrupted as interrupt:
-        kept = interrupt.record.path
-        say(
-            f"Run {interrupt}" + ("." if kept is None else f"; written to {kept}. {interrupt.record.note}".rstrip()),
-            err=True,
-        )
+        for line in _interrupted(interrupt):
+            say(line, err=True)
         sys.exit(130)
+    record = ended.record
+    if ended.training is None and not quiet:
+        say("This run is finished already; nothing was done.")
     if record.synthetic and not quiet:
         say("On the synthetic stand-in: these numbers are no result.")
     if record.status == "diverged" and not quiet:
@@ -255,7 +246,53 @@ def _run(
         say(f"Stopped: {record.extra['stopped']}.")
     if record.note:
         say(record.note, err=True)
+    if "checkpoint_failed" in record.extra:
+        say(f"The last checkpoint could not be written: {record.extra['checkpoint_failed']}", err=True)
     say(str(record.path))
+
+
+def _callbacks(
+    stop_at: str | None, max_seconds: float | None, log_json: str | None, tensorboard: str | None
+) -> list[Callback]:
+    """Those that were asked for."""
+    from deepobs_func.runner import callbacks
+
+    found: list[Callback] = []
+    if stop_at is not None:
+        found.append(callbacks.StopAt(*_target(stop_at)))
+    if max_seconds is not None:
+        found.append(callbacks.max_seconds(max_seconds))
+    if log_json is not None:
+        found.append(callbacks.JsonLines(log_json))
+    if tensorboard is not None:
+        found.append(callbacks.TensorBoard(tensorboard))
+    return found
+
+
+def _interrupted(interrupt: RunInterrupted) -> list[str]:
+    """What is said of a run that a signal ended: where its record is, and how it goes on."""
+    record = interrupt.record
+    if record.path is None:
+        return [f"Run {interrupt}."]
+    lines = [f"Run {interrupt}; written to {record.path}. {record.note}".rstrip()]
+    if interrupt.checkpoint is not None:
+        lines.append(f"Go on with: deepobs resume {shlex.quote(str(interrupt.checkpoint))}")
+    if "checkpoint_failed" in record.extra:
+        lines.append(f"No checkpoint could be written: {record.extra['checkpoint_failed']}")
+    return lines
+
+
+def _decay_epochs(
+    decay: tuple[int, ...] | None, schedule: str | None, epochs: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """The epochs of a schedule, of the two options that give them."""
+    if decay is not None and (schedule != "steps" or epochs is not None):
+        raise ConfigError(
+            "--decay-epochs is of --schedule steps alone; give that, and no --lr-sched-epochs, or drop it."
+        )
+    if schedule == "steps" and decay is None and epochs is None:
+        raise ConfigError("--schedule steps needs --decay-epochs, at each of which the rate decays.")
+    return epochs if decay is None else decay
 
 
 def _target(text: str) -> tuple[str, float]:

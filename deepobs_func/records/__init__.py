@@ -9,7 +9,7 @@ from __future__ import annotations
 from deepobs_func.records.identity import environment, execution_id, run_id
 from deepobs_func.records.names import class_name, float2str, folder_of, lr_schedule, setting_name
 from deepobs_func.records.names import relative_folder as relative_folder
-from deepobs_func.records.places import check_writable, output_path, state_dir
+from deepobs_func.records.places import STATE_SUFFIX, check_writable, output_path, state_dir
 from deepobs_func.records.record import EXTRA, RunRecord, Status, read
 from deepobs_func.records.writing import Written, write, write_anywhere
 
@@ -18,6 +18,7 @@ __all__ = [
     "RunRecord",
     "Status",
     "Written",
+    "STATE_SUFFIX",
     "check_writable",
     "class_name",
     "environment",

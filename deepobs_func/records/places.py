@@ -12,6 +12,9 @@ import platformdirs
 
 from deepobs_func.errors import ConfigError, option
 
+STATE_SUFFIX = ".state"
+"""Of the name of a state folder, after that of the results tree."""
+
 
 def output_path(output_dir: str | Path) -> Path:
     """The results tree; `~` is the user's home."""
@@ -58,9 +61,7 @@ def check_writable(folder: Path, output_dir: str | Path) -> None:
             raise PermissionError(f"{existing} is read-only")
         if not existing.is_relative_to(root):  # a listing of the tree never shows the trial
             _try_to_write(existing)
-        place = state_dir(output_dir)
-        place.mkdir(parents=True, exist_ok=True)
-        _try_to_write(place)
+        _try_to_write(_existing(state_dir(output_dir)))  # nothing is made: a run that cannot start leaves nothing
     except OSError as error:
         raise ConfigError(
             f"The output folder {output_dir} cannot be written ({error}). Name another one with {option('output_dir')}."
@@ -68,7 +69,7 @@ def check_writable(folder: Path, output_dir: str | Path) -> None:
 
 
 def _candidates(path: Path) -> Iterator[Path]:
-    yield path.with_name(path.name + ".state")
+    yield path.with_name(path.name + STATE_SUFFIX)
     name = f"{path.name[:40]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
     yield platformdirs.user_state_path("deepobs_func") / name
     yield Path(tempfile.gettempdir(), "deepobs_func.state", name)

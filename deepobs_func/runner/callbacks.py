@@ -10,6 +10,7 @@ run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
 from __future__ import annotations
 
 import json
+import math
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.errors import ConfigError, option, unknown
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
-from deepobs_func.runner.log import Log
+from deepobs_func.runner.log import SPLITS, Log
+from deepobs_func.runner.plan import Plan
 
 __all__ = [
     "Callback",
@@ -30,6 +32,7 @@ __all__ = [
     "Logged",
     "Stepped",
     "Stop",
+    "StopAt",
     "TensorBoard",
     "max_seconds",
     "stop_at",
@@ -51,8 +54,9 @@ Answer = Stop | Mapping[str, float] | None
 """What a callback returns: nothing, numbers to record under their names, or that the run is to end."""
 
 Callback = Callable[[Event], Answer]
-"""`event -> answer`. An object may have two more methods: `watches(step) -> bool`, which steps it wants to see one by
-one as `Stepped` events, and `close()`, called when the run ends, however it does."""
+"""`event -> answer`. An object may have more methods: `start(plan)`, called before anything is loaded, where a
+`ConfigError` says what cannot be; `watches(step) -> bool`, which steps it wants to see one by one as `Stepped` events;
+and `close()`, called when the run ends, however it does."""
 
 
 def watching(callbacks: Sequence[Callback]) -> Callable[[int], bool] | None:
@@ -85,7 +89,7 @@ def answered(event: Event, callbacks: Sequence[Callback]) -> Stop | None:
 _COMPARE = {"loss": operator.le, "accuracy": operator.ge}
 
 
-def stop_at(quantity: str, target: float) -> Callback:
+class StopAt:
     """Ends a run at the first evaluation at which a quantity has come to its target.
 
     Args:
@@ -94,24 +98,44 @@ def stop_at(quantity: str, target: float) -> Callback:
         target: the value.
 
     Raises:
-        ConfigError: (from here) there is no such quantity; (in the run) the problem does not have it.
+        ConfigError: (from here) there is no such quantity, or the target is no number; (when the run starts) the run
+            does not have it.
     """
-    split, _, kind = quantity.partition("_")
-    known = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in _COMPARE]
-    if quantity not in known:
-        raise ConfigError(unknown("quantity to stop at:", quantity, known))
 
-    def callback(event: Event) -> Stop | None:
+    def __init__(self, quantity: str, target: float) -> None:
+        self._split, _, self._kind = quantity.partition("_")
+        known = [f"{split}_{kind}" for split in SPLITS for kind in _COMPARE]
+        if quantity not in known:
+            raise ConfigError(unknown("quantity to stop at:", quantity, known))
+        if math.isnan(target):
+            raise ConfigError(f"{option('stop_at')} {quantity}={target}: the target must be a number.")
+        self._quantity, self._target = quantity, target
+
+    def start(self, plan: Plan) -> None:
+        """Whether the run has the quantity, before anything is loaded."""
+        if self._kind == "accuracy" and not plan.problem.has_accuracy:
+            raise ConfigError(
+                f"{option('stop_at')} {self._quantity}: {plan.problem.name} has no accuracy. Stop at "
+                f"{self._split}_loss."
+            )
+        if self._split == "valid" and not plan.config.valid:
+            raise ConfigError(
+                f"{option('stop_at')} {self._quantity}: no examples are set aside to validate on. Set some aside with "
+                f"{option('valid')}, or stop at test_{self._kind}."
+            )
+
+    def __call__(self, event: Event) -> Stop | None:
+        """Ends the run where the target is reached."""
         if not isinstance(event, Evaluated):
             return None
-        column = (event.log.accuracies if kind == "accuracy" else event.log.losses).get(split)
-        if column is None:
-            raise ConfigError(
-                f"{event.plan.problem.name} has no {quantity}. Stop at a loss, or run with a validation split."
-            )
-        return Stop(f"{quantity} {column[-1]:g} reached {target:g}") if _COMPARE[kind](column[-1], target) else None
+        columns = event.log.accuracies if self._kind == "accuracy" else event.log.losses
+        value = columns[self._split][-1]
+        if not _COMPARE[self._kind](value, self._target):
+            return None
+        return Stop(f"{self._quantity} {value:g} reached {self._target:g}")
 
-    return callback
+
+stop_at = StopAt
 
 
 def max_seconds(seconds: float) -> Callback:
@@ -121,7 +145,7 @@ def max_seconds(seconds: float) -> Callback:
         ConfigError: the number is not positive.
     """
     if not seconds > 0:
-        raise ConfigError(f"max_seconds is {seconds!r}; it must be a positive number of seconds.")
+        raise ConfigError(f"{option('max_seconds')} {seconds!r}: it must be a positive number of seconds.")
 
     def callback(event: Event) -> Stop | None:
         trained = sum(event.log.timings["train"]) + event.log.partial.seconds

@@ -6,10 +6,12 @@ the log. A file appears whole or not at all, and an older one goes only when a n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from deepobs_func import random
 from deepobs_func.base import ModelState
 from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.runner.execution import Execution
+from deepobs_func.runner.identity import machine
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.step import Carry
@@ -31,6 +34,9 @@ from deepobs_func.runner.training import Training, TrainState
 FORMAT = 1
 SUFFIX = ".safetensors"
 _HEAD = "deepobs_func"
+_KEYS = ("configuration", "identity", "run_id", "source", "machine", "execution", "epoch", "step", "log", "tree")
+_DRAFT = ".tmp"
+_ABANDONED = 3600.0  # seconds after which nobody writes a draft any more
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        head: `configuration`, `identity`, `run_id`, `execution`, `environment`, `epoch`, `step`, `log`, as plain data.
+        head: `configuration`, `identity`, `run_id`, `execution`, `machine`, `epoch`, `step`, `log` and
+            more, as plain data.
         tree: `{"params", "opt_state", "moments", "carry"}`, on the CPU.
     """
 
@@ -70,6 +77,22 @@ class Checkpoint:
         return Carry(tree["params"], opt_state, ModelState(tree["moments"], tree["carry"]))
 
 
+def pack(plan: Plan, state: TrainState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A state as a tree of plain data, and the tensors whose names stand in it.
+
+    Raises:
+        ConfigError: the optimizer's state holds something that is neither tensor nor plain data.
+    """
+    carry, tensors = state.carry, dict[str, Tensor]()
+    tree = {
+        "params": carry.params,
+        "opt_state": plan.optimizer.save(carry.opt_state),
+        "moments": carry.state.moments,
+        "carry": carry.state.carry,
+    }
+    return _packed(tree, tensors, plan.config.optimizer), tensors
+
+
 def save(path: Path, training: Training, state: TrainState) -> None:
     """Writes a checkpoint.
 
@@ -82,14 +105,8 @@ def save(path: Path, training: Training, state: TrainState) -> None:
         ConfigError: the optimizer's state holds something that is neither tensor nor plain data.
         OSError: the file cannot be written; what was there before is still there.
     """
-    plan, carry = training.plan, state.carry
-    tensors: dict[str, Tensor] = {}
-    tree = {
-        "params": carry.params,
-        "opt_state": plan.optimizer.save(carry.opt_state),
-        "moments": carry.state.moments,
-        "carry": carry.state.carry,
-    }
+    plan = training.plan
+    tree, tensors = pack(plan, state)
     head = {
         "format": FORMAT,
         "configuration": plan.plain_configuration(),
@@ -97,24 +114,38 @@ def save(path: Path, training: Training, state: TrainState) -> None:
         "run_id": plan.run_id,
         "source": plan.source,
         "environment": plan.environment,
+        "machine": machine(plan.device),
         "execution": training.execution.as_plain_data(),
         "execution_id": training.execution.id(plan.device),
         "epoch": state.epoch,
         "step": state.step,
         "log": state.log.as_plain_data(),
-        "tree": _packed(tree, tensors, plan.config.optimizer),
+        "tree": tree,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    draft = path.with_name(f".{uuid.uuid4().hex}{_DRAFT}")
     try:
         save_file(tensors, draft, metadata={_HEAD: json.dumps(head)})
-        with draft.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _to_disk(draft)
         draft.replace(path)
+        _to_disk(path.parent)  # before an older one is removed
     except SafetensorError as error:
         raise OSError(str(error)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk, where the system can say so."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder, on some systems
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -128,12 +159,23 @@ def read(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             head = json.loads(metadata.get(_HEAD, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{path} is no readable checkpoint: {error}.") from error
+            # Copies: what is mapped into memory lies at odd addresses, by which the rounding of a product may change.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise DataError(
+            f"{path} is no readable checkpoint: {error}. Name another file; one that was cut short can be removed, and "
+            "the run goes on from the one before, or starts anew."
+        ) from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise DataError(f"{path} is no checkpoint of this version of deepobs_func: it has no head of format {FORMAT}.")
-    return Checkpoint(path, head, _unpacked(head.pop("tree"), tensors))
+    try:
+        lacking = [name for name in _KEYS if name not in head]
+        tree = {} if lacking else _unpacked(head.pop("tree"), tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no whole checkpoint: {type(error).__name__} {error} in its tree.") from error
+    if lacking:
+        raise DataError(f"{path} is no whole checkpoint: its head lacks {', '.join(lacking)}.")
+    return Checkpoint(path, head, tree)
 
 
 def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -144,27 +186,33 @@ def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
     """
     theirs = checkpoint.head
     if plan.run_id != theirs["run_id"]:
-        there = {name: theirs["identity"].get(name) for name in plan.identity}
-        pairs = [(name, there[name], value) for name, value in plan.identity.items() if there[name] != value]
-        listed = "; ".join(f"{name} {was!r} there, {now!r} here" for name, was, now in pairs)
         raise ConfigError(
-            f"{checkpoint.path} is of another run: {listed or 'its identity'} differs. Start anew in another output "
-            "folder, or give the same configuration."
+            f"{checkpoint.path} is of another run: {_differences(theirs['identity'], plan.identity)}. Give the same "
+            "configuration, or start anew: without resuming, or in another output folder."
         )
-    here, where = plan.environment, theirs["environment"]
-    changed = [name for name in ("torch", "machine", "device") if here.get(name) != where.get(name)]
-    if changed:
-        listed = "; ".join(f"{name} {where.get(name)!r} there, {here.get(name)!r} here" for name in changed)
+    there, here = theirs["machine"], machine(plan.device)
+    if there != here:
         raise ConfigError(
-            f"{checkpoint.path} was written elsewhere: {listed}. Its numbers would not be those of one run; start anew "
-            "in another output folder."
+            f"{checkpoint.path} was written elsewhere: {_differences(there, here)}. Its numbers would not be those of "
+            "one run: go on there, or start anew, without resuming."
         )
 
 
-def latest(folder: Path) -> Path | None:
-    """The checkpoint of the furthest state in a folder; None where there is none."""
-    found = sorted(folder.glob(f"epoch_*{SUFFIX}")) if folder.is_dir() else []
-    return found[-1] if found else None
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str = "") -> str:
+    """What differs between two trees of plain data, in words."""
+    found = []
+    for name in dict.fromkeys((*there, *here)):
+        was, now = there.get(name), here.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            found.append(_differences(was, now, f"{of}{name}."))
+        elif json.dumps(was, default=repr) != json.dumps(now, default=repr):
+            found.append(f"{of}{name} {was!r} there, {now!r} here")
+    return "; ".join(filter(None, found))
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the one of the furthest state last."""
+    return sorted(folder.glob(f"epoch_*{SUFFIX}")) if folder.is_dir() else []
 
 
 def path_in(folder: Path, state: TrainState) -> Path:
@@ -172,21 +220,32 @@ def path_in(folder: Path, state: TrainState) -> Path:
     return folder / f"epoch_{state.epoch:07d}_step_{state.step:07d}{SUFFIX}"
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all checkpoints of a folder but the furthest `keep`, and the folder where nothing is left."""
-    for path in sorted(folder.glob(f"epoch_*{SUFFIX}"))[: -keep or None]:
-        path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
+def prune(folder: Path, keep: Collection[Path]) -> None:
+    """Removes all checkpoints of a folder but some, drafts that a process left when it died, and an empty folder."""
+    if not folder.is_dir():
+        return
+    drafts = [path for path in folder.glob(f".*{_DRAFT}") if time.time() - _modified(path) > _ABANDONED]
+    for path in (*paths(folder), *drafts):
+        if path not in keep:
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _packed(value: Any, tensors: dict[str, Tensor], optimizer: str) -> Any:
     """A tree as JSON, with its tensors put aside under numbers; what it was is written beside each part."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        last = value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name, **({"channels_last": True} if last else {})}
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        order = _order(value)
+        return {"tensor": name, **({} if order == sorted(order) else {"order": order})}
     if isinstance(value, Mapping):
         return {"dict": [[_packed(each, tensors, optimizer) for each in pair] for pair in value.items()]}
     if isinstance(value, tuple | list):
@@ -205,12 +264,28 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "tensor" in value:
         tensor = tensors[value["tensor"]]
-        return tensor.contiguous(memory_format=torch.channels_last) if value.get("channels_last") else tensor
+        return _ordered(tensor, value["order"]) if "order" in value else tensor
     if "dict" in value:
         return {_unpacked(key, tensors): _unpacked(each, tensors) for key, each in value["dict"]}
     (kind,) = value
     parts = [_unpacked(part, tensors) for part in value[kind]]
     return tuple(parts) if kind == "tuple" else parts
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The order of a tensor's axes in memory, the outermost first; that of a contiguous one where memory has gaps."""
+    order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride(axis), -tensor.shape[axis], axis))
+    laid = torch.empty([tensor.shape[axis] for axis in order], device="meta").permute(_inverse(order))
+    return order if laid.stride() == tensor.stride() else list(range(tensor.ndim))
+
+
+def _ordered(tensor: Tensor, order: list[int]) -> Tensor:
+    """The tensor with its axes in memory in an order: kernels are chosen by it, and so rounding is."""
+    return tensor.permute(order).contiguous().permute(_inverse(order))
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _like(template: Any, value: Any) -> Any:

@@ -26,11 +26,11 @@ def checkpoint_folder(record: RunRecord, output_dir: str | Path) -> Path:
 
 
 class Checkpoints:
-    """Writes checkpoints when they are due, and keeps the furthest ones.
+    """Writes checkpoints when they are due, and keeps the last ones.
 
-    By default one is written at the end of an epoch where a minute has passed since the last, and when a signal ends
-    the run; all go when the run is finished. With `checkpoint_every`, one is written every so many epochs or steps, and
-    at the end, and the last `keep` stay.
+    By default one is written at the end of an epoch where a minute has passed since the last, and when a signal, a stop
+    or an error ends the run between two steps; all go when the run is finished. With `checkpoint_every`, one is written
+    every so many epochs, or at the first logged step after so many, and at the end; the last `keep` stay.
 
     Args:
         plan: the run.
@@ -39,11 +39,25 @@ class Checkpoints:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._every: Any = plan.config.checkpoint_every  # "auto", "never", or a number with its unit
-        self._keep, self._folder = plan.config.keep, folder
-        self._saved, self.failure = time.perf_counter(), ""
+        self._plan, self._keep, self._folder = plan, plan.config.keep, folder
+        self._saved, self._position, self.failure = time.perf_counter(), 0, ""
+        self._written: list[Path] = []  # by this run: those of an earlier one go as soon as there is one of its own
+        self._tried = not self._is_asked_for
+
+    @property
+    def _is_asked_for(self) -> bool:
+        return self._every not in ("auto", "never")
 
     def __call__(self, event: Event) -> None:
-        """Writes one if it is due."""
+        """Writes one if it is due.
+
+        Raises:
+            ConfigError: the state cannot be saved, and checkpoints were asked for. It is tried at the first event after
+                a step, so that no epoch is lost.
+        """
+        if not self._tried and isinstance(event, Evaluated | Logged) and (event.epoch or event.step):
+            self._tried = True
+            checkpoint.pack(self._plan, event.state)
         if self._is_due(event):
             self.save(event.iteration)
 
@@ -55,42 +69,58 @@ class Checkpoints:
         count, unit = self._every
         if unit == "epochs":
             return isinstance(event, Evaluated) and event.epoch > 0 and event.epoch % count == 0
-        done = event.epoch * event.plan.steps_per_epoch + event.step
-        crossed = done % count < event.execution.steps_per_call * event.plan.config.train_log_interval
-        return isinstance(event, Logged) and crossed
+        before, self._position = self._position, event.epoch * event.plan.steps_per_epoch + event.step
+        return self._position // count > before // count
 
-    def save(self, iteration: Iteration) -> None:
-        """Writes a checkpoint. A disk that is full, or a state that cannot be saved, ends no run; the record says so.
+    def save(self, iteration: Iteration) -> Path | None:
+        """Writes a checkpoint, and says where.
 
-        Raises:
-            ConfigError: the state cannot be saved, and checkpoints were asked for.
+        Whatever prevents it (a full disk, a state that cannot be saved) ends no run: the record says so, and what was
+        kept before stays.
         """
         if self._every == "never":
-            return
+            return None
+        path = None
         try:
             state = iteration.state()
-            checkpoint.save(checkpoint.path_in(self._folder, state), iteration.training, state)
-            checkpoint.prune(self._folder, self._keep)
+            path = checkpoint.path_in(self._folder, state)
+            checkpoint.save(path, iteration.training, state)
+            self._written = [*(kept for kept in self._written if kept != path), path]
+            checkpoint.prune(self._folder, self._written[-self._keep :])
             self.failure = ""
-        except OSError as error:
-            self.failure = str(error)
-        except ConfigError as error:
-            if self._every != "auto":
-                raise
-            self.failure, self._every = str(error), "never"
+        except Exception as error:  # a disk's, a device's, a class's
+            self.failure, path = str(error) or type(error).__name__, None
+            if isinstance(error, ConfigError):
+                self._every = "never"  # it will not do later either
         self._saved = time.perf_counter()
+        return path
 
     def latest(self) -> Checkpoint | None:
-        """The furthest one that is kept; None where there is none."""
-        path = checkpoint.latest(self._folder)
-        return None if path is None else checkpoint.read(path)
+        """The furthest one that is kept; None where there is none.
+
+        Raises:
+            DataError: it cannot be read.
+            ConfigError: there is none of this run, but one of the same setting and seed that differs in what decides
+                the numbers, such as the version of the package.
+        """
+        own = checkpoint.paths(self._folder)
+        if own:
+            found = checkpoint.read(own[-1])
+            self._written = own
+            self._position = found.head["epoch"] * self._plan.steps_per_epoch + found.head["step"]
+            return found
+        seed = f"random_seed__{self._plan.config.seed}__*"
+        for folder in sorted(self._folder.parent.glob(seed)) if self._folder.parent.is_dir() else []:
+            for path in checkpoint.paths(folder)[-1:]:
+                checkpoint.check_same_run(checkpoint.read(path), self._plan)
+        return None
 
     def end(self, iteration: Iteration) -> None:
         """The run has ended: what was asked for stays, what was kept for resuming goes."""
-        if self._every in ("auto", "never"):
-            checkpoint.prune(self._folder, 0)
-        else:
+        if self._is_asked_for:
             self.save(iteration)
+        else:
+            checkpoint.prune(self._folder, [])
 
 
 def finished(plan: Plan, record: RunRecord, output_dir: str | Path) -> RunRecord | None:

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from deepobs_func import records
 from deepobs_func.base import Params
-from deepobs_func.errors import UserError
+from deepobs_func.errors import ConfigError, UserError, option
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint, signals
 from deepobs_func.runner.callbacks import Callback, answered, watching
+from deepobs_func.runner.checkpoint import Checkpoint
 from deepobs_func.runner.config import RunConfig
-from deepobs_func.runner.events import Finished
+from deepobs_func.runner.events import Evaluated, Event, Finished, Logged
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.keeping import Checkpoints, checkpoint_folder, finished
 from deepobs_func.runner.log import Log
@@ -70,11 +72,17 @@ class Run:
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """A signal ended a run. What was done so far is in `record`, whose `path` is the file where one was written."""
+    """A signal ended a run.
 
-    def __init__(self, record: RunRecord) -> None:
+    Attributes:
+        record: what was done so far; its `path` is the file where one was written, and its `note` says why that is
+            elsewhere than it should be.
+        checkpoint: what the run can go on from; None where there is none.
+    """
+
+    def __init__(self, record: RunRecord, checkpoint: Path | None = None) -> None:
         super().__init__(f"interrupted after {max(len(record.train_losses) - 1, 0)} of {record.num_epochs} epochs")
-        self.record = record
+        self.record, self.checkpoint = record, checkpoint
 
 
 def run(
@@ -84,7 +92,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     *,
     execution: Execution | None = None,
-    resume: bool = False,
+    resume: bool | str | Path = False,
 ) -> Run:
     """Trains a problem and records it, as DeepOBS does: evaluated before training and after every epoch.
 
@@ -98,7 +106,8 @@ def run(
             `config.optimizer` is then its name. By default the one that the name says.
         callbacks: see `runner.callbacks`.
         execution: how to execute it, e.g. `Execution.read(record)`; by default measured.
-        resume: whether to go on from the last checkpoint of the same run, or to return its record where it is finished.
+        resume: whether to go on from the last checkpoint of the same run, to start where there is none, and to return
+            the record where it is finished; or the checkpoint to go on from.
 
     Returns:
         Record, last state, problem; the status is `"finished"`, `"diverged"` or `"stopped"`.
@@ -136,40 +145,40 @@ class _Running:
     def __init__(self, plan: Plan, callbacks: Sequence[Callback], checkpoints: Checkpoints | None) -> None:
         self.plan, self.callbacks, self.checkpoints = plan, callbacks, checkpoints
         self.iteration: Iteration | None = None
+        self.found: Checkpoint | None = None  # what the run goes on from
+        self.whole = False  # whether the state is one that a checkpoint may hold, whatever comes
 
-    def run(self, execution: Execution | None, resume: bool) -> Run:
+    def run(self, execution: Execution | None, resume: bool | str | Path) -> Run:
         """Trains, and writes what there is, whatever ends it."""
         try:
             self._train(execution, resume)
         except KeyboardInterrupt as interrupt:
             with signals.ignored():
-                if self.iteration and self.checkpoints and getattr(interrupt, "whole", False):
-                    self.checkpoints.save(self.iteration)
+                kept = self._kept(getattr(interrupt, "whole", False))
                 record = self._written("interrupted")
-            raise RunInterrupted(record) from interrupt
+            raise RunInterrupted(record, kept) from interrupt
         except BaseException as error:  # SystemExit too: whatever ends a run, what was done is kept
             if self.iteration is None and isinstance(error, UserError):
                 raise  # it could not start
             with signals.ignored():
+                self._kept()
                 record = self._written("failed", f"{type(error).__name__}: {error}")
             if record.path is not None:
-                error.add_note(f"The run failed; what it did so far is in {record.path}.")
+                error.add_note(f"The run failed; what it did so far is in {record.path}. {record.note}".rstrip())
             raise
         with signals.ignored():
             assert self.iteration is not None, "it was trained"
             record = self._written()
-            if self.checkpoints:
+            if self.checkpoints and record.status != "stopped":
                 self.checkpoints.end(self.iteration)
             return Run(record, self.plan, self.iteration.training, self.iteration.last_state())
 
-    def _train(self, execution: Execution | None, resume: bool) -> None:
+    def _train(self, execution: Execution | None, resume: bool | str | Path) -> None:
         """To the end, or to where a callback ends it."""
         _announce(self.callbacks, "start", self.plan)
         tracking: list[Callback] = [Tracker(self.plan)] if self.plan.config.track else []
         callbacks = [*tracking, *self.callbacks]
-        kept = self.checkpoints.latest() if self.checkpoints and resume else None
-        if kept:
-            checkpoint.check_same_run(kept, self.plan)
+        kept = self.found = self._found(resume, execution)
         with SHIELD.raised(False):  # nothing is to be lost yet
             training = Training(
                 self.plan,
@@ -181,16 +190,43 @@ class _Running:
         self.iteration = training(kept.state(training) if kept else training.start())
         with closing(self.iteration):
             for event in self.iteration:
+                self.whole = isinstance(event, Evaluated | Logged)  # between two steps that are in the log as they are
                 stop = answered(event, callbacks)
-                if stop is not None and not isinstance(event, Finished):
+                if stop is not None and not _is_last(event):
+                    self._kept(True)
                     event.log.status, event.log.stop = "stopped", stop.reason
                     return
                 if self.checkpoints:
                     self.checkpoints(event)
+                self.whole = False
+
+    def _found(self, resume: bool | str | Path, execution: Execution | None) -> Checkpoint | None:
+        """The checkpoint to go on from, which is of this run; None for a start."""
+        kept = None
+        if not isinstance(resume, bool):
+            kept = checkpoint.read(resume)
+        elif resume and self.checkpoints:
+            kept = self.checkpoints.latest()
+        if kept is not None:
+            checkpoint.check_same_run(kept, self.plan)
+            if execution not in (None, kept.execution):
+                raise ConfigError(
+                    f"{kept.path} was executed otherwise ({kept.execution}) than {option('execution')} says "
+                    f"({execution}); give none to go on with it."
+                )
+        if resume:
+            _announce(self.callbacks, "resuming", kept)
+        return kept
+
+    def _kept(self, whole: bool = False) -> Path | None:
+        """Writes a checkpoint, if the state is whole."""
+        if self.iteration is None or self.checkpoints is None or not (whole or self.whole):
+            return None
+        return self.checkpoints.save(self.iteration)
 
     def _written(self, status: str = "", error: str = "") -> RunRecord:
         """Writes the record of what was done so far."""
-        record = make_record(self.plan, Log()) if self.iteration is None else self.iteration.record()
+        record = self._record()
         record.extra |= {"status": status} if status else {}
         record.extra |= {"error": error} if error else {}
         if self.checkpoints and self.checkpoints.failure:
@@ -199,3 +235,18 @@ class _Running:
         if self.plan.config.output_dir is not None:
             record.path, record.note = records.write_anywhere(record, self.plan.config.output_dir)
         return record
+
+    def _record(self) -> RunRecord:
+        if self.iteration is None and self.found is not None:
+            return make_record(self.plan, Log.from_plain_data(self.found.head["log"]), self.found.execution)
+        if self.iteration is None:
+            return make_record(self.plan, Log())
+        try:
+            return self.iteration.record()
+        except Exception:  # a device that failed gives nothing back; what was read from it before is in the log
+            return make_record(self.plan, self.iteration.log, self.iteration.training.execution)
+
+
+def _is_last(event: Event) -> bool:
+    """Whether nothing is left to be done after it, so that to stop here is to finish."""
+    return isinstance(event, Finished) or (isinstance(event, Evaluated) and event.epoch == event.plan.epochs)

@@ -105,7 +105,9 @@ def _made(found: Any, config: RunConfig, schedule: Schedule | None, shapes: Shap
     """What a class or a factory makes."""
     if isinstance(found, type):
         if not issubclass(found, torch.optim.Optimizer):
-            raise ConfigError(f"{option('optimizer')} {config.optimizer}: it is no subclass of torch.optim.Optimizer.")
+            raise ConfigError(
+                f"{option('optimizer')} {config.optimizer}: it is not a subclass of torch.optim.Optimizer."
+            )
         return from_class(found, config.lr, config.hyperparams, schedule)
     values = dict(config.hyperparams)
     if "lr" in inspect.signature(found).parameters:

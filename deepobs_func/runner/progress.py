@@ -16,6 +16,7 @@ from deepobs_func.runner.events import Evaluated, Event, Logged
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepobs_func.runner.checkpoint import Checkpoint
     from deepobs_func.runner.execution import Execution
     from deepobs_func.runner.log import Log
     from deepobs_func.runner.plan import Plan
@@ -53,6 +54,14 @@ def description(execution: Execution) -> str:
     """One line on how a run is executed."""
     together = f", {execution.steps_per_call} steps a call" if execution.steps_per_call > 1 else ""
     return f"{execution.reason}{together}{', channels last' if execution.channels_last else ''}"
+
+
+def going_on(kept: Checkpoint | None) -> str:
+    """One line on what a run goes on from."""
+    if kept is None:
+        return "no checkpoint of this run: it starts"
+    step = f", step {kept.head['step']}" if kept.head["step"] else ""
+    return f"going on after epoch {kept.head['epoch']}{step}, from {kept.path}"
 
 
 class Shown:
@@ -95,6 +104,10 @@ class Shown:
     def start(self, plan: Plan) -> None:
         """Before anything is loaded."""
         self._safely(self._start, plan)
+
+    def resuming(self, kept: Checkpoint | None) -> None:
+        """When a run that may have been begun earlier goes on, or starts since there is no checkpoint."""
+        self._safely(self._say, going_on(kept))
 
     def measuring(self) -> None:
         """Before steps are timed to decide how the run is executed; not where that is known."""

@@ -66,6 +66,20 @@ def configuration_in(head: Mapping[str, Any], path: Path) -> RunConfig:
     return RunConfig(**{**values, "problem": source.get("problem", values["problem"])})
 
 
+def output_dir_of(path: str | Path, config: RunConfig) -> str | Path | None:
+    """The results tree of a checkpoint or a partial record, wherever the command is given.
+
+    It is beside the state folder in which the file lies; where that is in the user's folder for state, it is the
+    configuration's.
+    """
+    for folder in Path(path).expanduser().absolute().parents:
+        if folder.name.endswith(records.STATE_SUFFIX):
+            beside = folder.with_name(folder.name.removesuffix(records.STATE_SUFFIX))
+            same = config.output_dir is not None and records.output_path(config.output_dir).absolute() == beside
+            return config.output_dir if same else beside
+    return config.output_dir
+
+
 def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None) -> Loaded:
     """The parameters and the problem of a checkpoint, so that a probe looks at a trained net.
 
@@ -83,5 +97,12 @@ def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None
     else:
         config = RunConfig(**found.head["configuration"])
     plan = make_plan(dataclasses.replace(config, device="cpu"), problem, optimizer)
+    shapes = {name: tuple(leaf.shape) for name, leaf in found.tree["params"].items()}
+    expected = {name: tuple(shape) for name, shape in plan.problem.shapes.items()}
+    if shapes != expected:
+        raise ConfigError(
+            f"{path} is of another {plan.problem.name}: its parameters are {shapes}, and {expected} here. Give the "
+            "problem that was trained."
+        )
     carry = found.carry(plan)
     return Loaded(plan.problem, plan.optimizer.eval_params(carry.opt_state, carry.params), carry.state)

@@ -25,7 +25,11 @@ class Signalled(KeyboardInterrupt):
 
 
 class _Shield:
-    """While it is raised, a signal waits for `check`; a second one comes at once."""
+    """While it is raised, a signal waits for `check`; a second one comes at once.
+
+    Signals come to the main thread alone. A run in another thread neither waits for one nor changes what the main
+    thread's run does about it.
+    """
 
     def __init__(self) -> None:
         self._raised, self._came = False, 0
@@ -33,6 +37,9 @@ class _Shield:
     @contextmanager
     def raised(self, up: bool = True) -> Iterator[None]:
         """Raises the shield, or lowers it; afterwards it is as before."""
+        if not _in_main_thread():
+            yield
+            return
         before, self._raised = self._raised, up
         try:
             if not up:
@@ -43,7 +50,7 @@ class _Shield:
 
     def check(self) -> None:
         """Where the state of a run is whole: a signal that has waited comes now."""
-        if self._came:
+        if self._came and _in_main_thread():
             number, self._came = self._came, 0
             raise Signalled(number, whole=True)
 
@@ -57,7 +64,12 @@ class _Shield:
 
     def forget(self) -> None:
         """Drops a signal that waits: the run has ended."""
-        self._came = 0
+        if _in_main_thread():
+            self._came = 0
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 SHIELD = _Shield()
@@ -72,7 +84,7 @@ def caught() -> Iterator[None]:
     and die of it, which torch, told of their death by SIGCHLD, would raise in the middle of whatever writes the record:
     SIGCHLD is not heard after the first signal.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+    if not _in_main_thread():  # where no handler can be set
         yield
         return
     before = {number: signal.getsignal(number) for number in CAUGHT}
@@ -100,7 +112,7 @@ def caught() -> Iterator[None]:
 @contextmanager
 def ignored() -> Iterator[None]:
     """Within it no signal ends the process: what was done is being written."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     before = {number: signal.signal(number, lambda number, frame: None) for number in CAUGHT}

@@ -64,7 +64,7 @@ FAMILIES = {
     "torch": lambda: (config(optimizer="torch.optim.Adam", train_log_interval=2), small_problem()),
     "recurrent": lambda: (kinds.config("tolstoi_char_rnn", epochs=1), kinds.small("tolstoi_char_rnn", **kinds.TEXT)),
     "streamed": lambda: (config(optimizer="momentum"), as_stream(small_problem())),
-    "reports": lambda: (config(optimizer="newton_cg", train_log_interval=1, epochs=2), small_problem()),
+    "reports": lambda: (config(optimizer="sgd_cabs", train_log_interval=1, epochs=2), small_problem()),
     "diverging": lambda: (config(lr=1e30, train_log_interval=1), small_problem()),
     "diverging, going on": lambda: (config(lr=1e30, on_divergence="continue"), small_problem()),
 }
