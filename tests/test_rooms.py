@@ -22,7 +22,7 @@ ALLOWED = {
     "tree": set(),
     "random": set(),
     "backend": GROUND,
-    "records": {"errors", "files"},
+    "records": {"errors", "files", "lazy"},
     "datasets": DEEP,
     "nets": DEEP,
     "probes": DEEP,
