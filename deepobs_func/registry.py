@@ -109,8 +109,7 @@ class Registry(Mapping[str, T], Generic[T]):
             value: Any = point.load()
         except Exception as error:  # another package's module may raise anything
             raise ConfigError(
-                f"The {self._kind} of {_told(point)} cannot be loaded: {cause(error)}. "
-                "Mend or uninstall that package."
+                f"The {self._kind} of {_told(point)} cannot be loaded: {cause(error)}. Mend or uninstall that package."
             ) from error
         entries = list(value) if isinstance(value, list | tuple) else [value]
         for entry in entries:
