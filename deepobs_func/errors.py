@@ -6,7 +6,6 @@ defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 
@@ -72,6 +71,8 @@ def _in_python(name: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is nearest to what a user wrote, whatever the case of its letters; None if none is near."""
+    import difflib  # when a name is wrong
+
     options = list(known)
     lower: dict[str, str] = {}
     for candidate in options:

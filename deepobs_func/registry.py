@@ -10,12 +10,15 @@ Nothing of another package is imported before one of its names, or a listing, is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import metadata
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.imports import cause
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 T = TypeVar("T")
 
@@ -80,37 +83,53 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._own
 
     def _found(self) -> dict[str, T]:
-        """Those of other packages, looked for once."""
+        """Those of other packages, looked for once.
+
+        Raises:
+            ConfigError: one cannot be loaded, or is no entry of this kind, or has the name of another one; the message
+                names the package.
+        """
         if self._others is None:
-            self._others = {}
-            for point in metadata.entry_points(group=self._group):
+            found: dict[str, T] = {}
+            bringer: dict[str, str] = {}
+            for point in _entry_points().select(group=self._group):
                 for entry in self._loaded(point):
-                    self._add(entry, point)
+                    name = self._name_of(entry)
+                    if name in self._own or name in found:
+                        raise ConfigError(
+                            f"The {self._kind} {name!r} of {_told(point)} has the name of one of "
+                            f"{bringer.get(name, 'deepobs_func')}. Give it a name of its own, or uninstall one package."
+                        )
+                    found[name], bringer[name] = entry, _told(point)
+            self._others = found
         return self._others
 
-    def _loaded(self, point: metadata.EntryPoint) -> list[T]:
+    def _loaded(self, point: EntryPoint) -> list[T]:
         try:
             value: Any = point.load()
         except Exception as error:  # another package's module may raise anything
             raise ConfigError(
-                f"The {self._kind} entry point {point.name!r} ({point.value}) cannot be loaded: {cause(error)}. "
-                f"Mend or uninstall the package that brings it."
+                f"The {self._kind} of {_told(point)} cannot be loaded: {cause(error)}. Mend or uninstall that package."
             ) from error
         entries = list(value) if isinstance(value, list | tuple) else [value]
         for entry in entries:
             if not isinstance(entry, self._class):
                 raise ConfigError(
-                    f"The {self._kind} entry point {point.name!r} ({point.value}) holds {entry!r}; it must be a "
-                    f"{self._class.__name__}, or a list of them."
+                    f"The {self._kind} of {_told(point)} is {entry!r}; it must be a {self._class.__name__}, or a list "
+                    "of them. Mend or uninstall that package."
                 )
         return entries
 
-    def _add(self, entry: T, point: metadata.EntryPoint) -> None:
-        name = self._name_of(entry)
-        assert self._others is not None
-        if name in self._own or name in self._others:
-            raise ConfigError(
-                f"The {self._kind} {name!r} of the entry point {point.name!r} ({point.value}) has the name of another "
-                "one. Give it a name of its own."
-            )
-        self._others[name] = entry
+
+def _told(point: EntryPoint) -> str:
+    """An entry point, and the package that brings it."""
+    package = "unknown package" if point.dist is None else f"package {point.dist.name!r}"
+    return f"{package} (entry point {point.name} = {point.value})"
+
+
+@functools.cache
+def _entry_points() -> EntryPoints:
+    """Those of all installed packages, whose files are read once."""
+    from importlib import metadata  # a quarter of what `deepobs --help` would take
+
+    return metadata.entry_points()

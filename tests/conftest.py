@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 # Before torch is imported: two workers with two threads each spin against each other, many times slower than one each.
@@ -29,4 +30,5 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def fresh_compiler() -> Iterator[None]:
     """Recompilations are counted by code object: no test sees those of another."""
     yield
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # it takes seconds to import
+        torch.compiler.reset()

@@ -22,7 +22,7 @@ ALLOWED = {
     "tree": set(),
     "random": set(),
     "backend": GROUND,
-    "records": {"errors", "files"},
+    "records": {"errors", "files", "lazy"},
     "datasets": DEEP,
     "nets": DEEP,
     "probes": DEEP,
@@ -61,3 +61,27 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 def test_every_room_has_its_arrows() -> None:
     assert {room_of(path) for path in PACKAGE.rglob("*.py")} - TOP == set(ALLOWED)
+
+
+def private_names(path: Path) -> set[str]:
+    """What a module takes from other rooms that begins with an underscore: imported, or as an attribute of a module."""
+    module, found, aliases = ast.parse(path.read_text(encoding="utf-8")), set(), set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "deepobs_func":
+            same_room = (node.module or "").split(".")[1:2] == [room_of(path)]
+            names = {alias.name for alias in node.names} | set((node.module or "").split("."))
+            found |= {name for name in names if is_private(name) and not same_room}
+            aliases |= {alias.asname or alias.name for alias in node.names if not same_room}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            found |= {f"{node.value.id}.{node.attr}"} if is_private(node.attr) else set()
+    return found
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_no_room_takes_private_names_of_another() -> None:
+    found = {str(path.relative_to(PACKAGE)): private_names(path) for path in PACKAGE.rglob("*.py")}
+    assert {name: names for name, names in found.items() if names} == {}

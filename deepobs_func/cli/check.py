@@ -11,7 +11,7 @@ import click
 from deepobs_func import problems
 from deepobs_func.cli.types import complete
 from deepobs_func.errors import ConfigError
-from deepobs_func.records import output_path
+from deepobs_func.records.places import output_path
 from deepobs_func.runner.config import default_data
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from deepobs_func.errors import ConfigError, option, unknown
-from deepobs_func.records import output_path
+from deepobs_func.records.places import output_path
 
 Convert = Callable[[str, Any], Any]
 """`(field, value) -> value`, or a ConfigError that names the field."""

@@ -67,7 +67,6 @@ def test_a_schedule_scales_the_learning_rate(name):
 @pytest.mark.parametrize(
     ("name", "hyper"),
     [(name, hyper) for name in NAMES for hyper in ("lr", *DEFAULTS[name]) if hyper not in STRUCTURE],
-    ids="-".join,
 )
 def test_a_grid_under_vmap_equals_separate_runs(name, hyper):
     optimizer, values = make(name), VALUES.get(hyper, [0.01, 0.05, 0.4])
