@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from deepobs_func import problems
 from deepobs_func.errors import ConfigError, as_flag
 from deepobs_func.runner.config import RunConfig, identity, resolve
-from deepobs_func.runner.plan import empty_record, make_plan
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.plan import make_plan
+from deepobs_func.runner.recording import make_record
 from tests.runner.small import config, small_problem
 
 PROBLEM = small_problem()
@@ -92,6 +94,14 @@ WRONG_TYPES: dict[str, tuple[object, ...]] = {
     "track": (None, 3, True, [3], [None]),
     "track_every": (None, 1.5, "10", True),
     "track_bn": (True, 1),
+    "schedule": (True, 1, ("cosine",)),
+    "warm_up": (None, "1", True, 1j),
+    "decay_factor": (None, "0.1", True),
+    "clip_norm": ("1", True, [1.0]),
+    "clip_value": ("1", True, [1.0]),
+    "valid": (None, 1.5, "100", -1),
+    "checkpoint_every": (None, 1.5, "5 minutes", 0, True),
+    "keep": (None, 1.5, "1", True),
 }
 
 
@@ -204,7 +214,7 @@ def test_what_is_the_same_run_has_the_same_id() -> None:
     """However it is executed; a default and the same value given."""
 
     def run_id(**changes: object) -> str:
-        return empty_record(make_plan(config(**changes), small_problem())).extra["run_id"]
+        return make_record(make_plan(config(**changes), small_problem()), Log()).extra["run_id"]
 
     assert (
         run_id()

@@ -19,7 +19,9 @@ from deepobs_func import datasets, problems, records
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import RunConfig
 from deepobs_func.runner.identity import machine, own_code
-from deepobs_func.runner.plan import empty_record, make_plan
+from deepobs_func.runner.log import Log
+from deepobs_func.runner.plan import make_plan
+from deepobs_func.runner.recording import make_record
 from tests.runner.small import config, small_problem
 from tests.runner.test_digest import Load, load  # noqa: F401  # a fixture
 
@@ -65,7 +67,7 @@ def make(
 def record_of(problem: Problem | None = None, **changes: object) -> records.RunRecord:
     if problem is not None:
         changes = {"problem": problem.name} | changes
-    return empty_record(make_plan(config(**changes), problem))
+    return make_record(make_plan(config(**changes), problem), Log())
 
 
 def run_id(problem: Problem | None = None, **changes: object) -> str:
@@ -102,7 +104,7 @@ def test_a_named_problem_has_no_code_of_the_user_s() -> None:
     named = problems.get("cifar10_3c3d")
     assert own_code(named, None, {}) == own_code(named.with_weight_decay(0.1), None, {}) == {}
     assert own_code(replace(make(), name="cifar10_3c3d"), None, {}).keys() == {"problem"}
-    assert empty_record(make_plan(RunConfig("quadratic_deep", "sgd", 0.1))).extra["code"] == {}
+    assert make_record(make_plan(RunConfig("quadratic_deep", "sgd", 0.1)), Log()).extra["code"] == {}
 
 
 OWN = """
@@ -196,7 +198,7 @@ def test_hyperparameters_that_are_functions(load: Load) -> None:  # noqa: F811
 )
 def test_protocol_precision_and_data_are_in_the_name(changes: dict[str, object], end: str) -> None:
     values: dict[str, Any] = {"problem": "quadratic_deep", "optimizer": "sgd", "lr": 0.1}
-    made = empty_record(make_plan(RunConfig(**values | changes)))
+    made = make_record(make_plan(RunConfig(**values | changes)), Log())
     assert records.setting_name(made).partition("__batch_size__128__")[2] == end
 
 
