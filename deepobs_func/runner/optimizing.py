@@ -120,7 +120,9 @@ def _made(found: Any, config: RunConfig, schedule: Schedule | None, shapes: Shap
     """What a class or a factory makes; it is tried here, before any data are read."""
     if isinstance(found, type):
         if not issubclass(found, torch.optim.Optimizer):
-            raise ConfigError(f"{option('optimizer')} {config.optimizer}: it is no subclass of torch.optim.Optimizer.")
+            raise ConfigError(
+                f"{option('optimizer')} {config.optimizer}: it is not a subclass of torch.optim.Optimizer."
+            )
         return _tried(from_class(found, config.lr, config.hyperparams, schedule), shapes)
     values, parameters = dict(config.hyperparams), inspect.signature(found).parameters
     if "lr" in parameters or passes_on(found):

@@ -87,7 +87,7 @@ def trained(optimizer, steps=STEPS):
 
 @pytest.mark.parametrize("name", optimizers.names())
 def test_a_functional_optimizer_declares_what_it_asks(name):
-    """In every step, also beside a transform; and the oracle that counts for optimizers which declare nothing agrees."""
+    """In every step; and the oracle that counts for optimizers which declare nothing agrees."""
     _, after = trained(make(name))
     assert after[-1]["gradients"] >= STEPS
     _, again = trained(counted(make(name)._replace(calls=None)))
