@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
 import traceback
+from pathlib import Path
 from typing import Any
 
 from deepobs_func.errors import ConfigError, unknown
@@ -20,8 +22,8 @@ def load_object(path: str, kind: str) -> Any:
         ConfigError: the path leads nowhere; the message says how far it did.
     """
     module_path, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
-    if not module_path:
-        raise ConfigError(f"The {kind} {path!r} cannot be imported: it names no module. Give package.module:name.")
+    if not (module_path and name):
+        raise ConfigError(f"The {kind} {path!r} is no import path. Give package.module:name.")
     try:
         module = importlib.import_module(module_path)
     except Exception as error:  # a user's module may raise anything while it is imported
@@ -35,7 +37,22 @@ def load_object(path: str, kind: str) -> Any:
 
 
 def cause(error: BaseException) -> str:
-    """An error's own words, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    """An error's own words, and where in the user's code it was raised; elsewhere, if that has no part in it."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames, words = [*frames, (error.filename, error.lineno)], error.msg
+    else:
+        words = str(error)
+    real = [frame for frame in frames if not frame[0].startswith("<")]
+    found = [frame for frame in real if not _is_of_others(frame[0])]
+    if not found and not isinstance(error, ImportError):
+        found = real
+    where = f" ({found[-1][0]}:{found[-1][1]})" if found else ""
+    return f"{type(error).__name__}: {words}{where}"
+
+
+def _is_of_others(file: str) -> bool:
+    """Whether a file belongs to this package, to an installed one or to the standard library."""
+    path = Path(file)
+    folders = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, folders))

@@ -47,7 +47,7 @@ class RunCommand(click.Command):
         """Finds the optimizer first, since it decides which options there are."""
         args = _join_lists(args)
         optimizer = _named_optimizer(args)
-        ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params)
+        ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params, args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -95,7 +95,8 @@ def _named_optimizer(args: Sequence[str]) -> str | None:
     return None
 
 
-def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
+def _hyperparameters(optimizer: str | None, args: Sequence[str] = ()) -> Mapping[str, Any]:
+    """By name, with their defaults; of an optimizer that takes any, also those that are given as `--opt.NAME`."""
     if optimizer is None:
         return {}
     if optimizer in optimizers.FUNCTIONAL:
@@ -104,17 +105,23 @@ def _hyperparameters(optimizer: str | None) -> Mapping[str, Any]:
         raise ConfigError(unknown_optimizer(optimizer))
     from deepobs_func.imports import load_object
     from deepobs_func.optimizers.base import Optimizer
+    from deepobs_func.optimizers.factories import passes_on
     from deepobs_func.runner.optimizing import factory_defaults
 
     found = load_object(optimizer, "optimizer")
-    return factory_defaults(found) if callable(found) and not isinstance(found, Optimizer) else {}
+    if not callable(found) or isinstance(found, Optimizer):
+        return {}
+    given = [arg.partition("=")[0].removeprefix("--opt.") for arg in args if arg.startswith("--opt.")]
+    return (dict.fromkeys(given) if passes_on(found) else {}) | factory_defaults(found)
 
 
-def _hyperparameter_options(optimizer: str | None, fixed: Sequence[click.Parameter]) -> list[click.Option]:
+def _hyperparameter_options(
+    optimizer: str | None, fixed: Sequence[click.Parameter], args: Sequence[str]
+) -> list[click.Option]:
     """One option for each hyperparameter, `--NAME` and `--opt.NAME`; only the latter where a flag has the name."""
     taken = {name.replace("-", "_") for parameter in fixed for name in parameter.opts}
     options = []
-    for name, default in _hyperparameters(optimizer).items():
+    for name, default in _hyperparameters(optimizer, args).items():
         flags = [f"--opt.{name}"] if f"__{name}" in taken else [f"--{name}", f"--opt.{name}"]
         shown = "required" if default is inspect.Parameter.empty else f"default: {default}"
         help = f"Hyperparameter of {optimizer}; {shown}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -96,6 +96,9 @@ class Optimizer(NamedTuple):
             and None, which later steps do not change. Raises a ConfigError where the state cannot be had as a value.
         load: `(tree, params, key) -> opt_state`, the state of a snapshot, at the parameters and with the key of `init`;
             it goes on bit for bit.
+        calls: `opt_state -> {"gradients": n, "products": n, "evaluations": n}`, how often `update` has called the
+            oracle since `init`, as whole numbers or 0-d tensors (see `optimizers.counting`); None where that is not
+            declared.
     """
 
     init: Callable[[Params, random.Key], Any]
@@ -106,3 +109,4 @@ class Optimizer(NamedTuple):
     eval_params: Callable[[Any, Params], Params] = the_iterate
     save: Callable[[Any], Any] = as_it_is
     load: Callable[[Any, Params, random.Key], Any] = as_it_was
+    calls: Callable[[Any], Mapping[str, Any]] | None = None

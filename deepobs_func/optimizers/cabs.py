@@ -40,6 +40,10 @@ def _make_advise(bn: str | None) -> Callable[[View, Tensor], Tensor]:
     return advise
 
 
+def _a_pass_a_step(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+    return {"gradients": step}
+
+
 def _report(state: OptState) -> dict[str, Tensor]:
     return {"advised_batch_size": state.slots[0]}
 
@@ -64,5 +68,5 @@ def sgd_cabs(lr: float, bn: str | None = None, *, schedule: Schedule | None = No
     without its running averages.
     """
     bn = checked("bn", bn)
-    optimizer = compose(Transform({}, _no_advice, _pass_on, _make_advise(bn)), lr=lr, schedule=schedule)
+    optimizer = compose(Transform({}, _no_advice, _pass_on, _make_advise(bn), _a_pass_a_step), lr=lr, schedule=schedule)
     return optimizer._replace(check=partial(check_batch_norm, bn=bn), report=_report)

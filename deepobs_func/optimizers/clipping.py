@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from deepobs_func.optimizers.base import Optimizer, Oracle
 from deepobs_func.optimizers.transforms import Transform
 
 Change = Callable[[Params], Params]
+Link = tuple[Callable[..., Any], tuple[tuple[str, float], ...]]  # a transform's update, and its hyperparameters
 
 
 class _Clipped:
@@ -23,6 +25,10 @@ class _Clipped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._oracle, name)
+
+    def changed(self, grads: Params) -> Params:
+        """A gradient after the transforms."""
+        return self._change(grads)
 
     def grad(self) -> Params:
         """The gradient after the transforms."""
@@ -42,21 +48,25 @@ def clipped(optimizer: Optimizer, transforms: Sequence[Transform]) -> Optimizer:
     """
     if not transforms:
         return optimizer
+    links = tuple((each.update, tuple(each.hyper.items())) for each in transforms)
+    return optimizer._replace(update=_make_update(optimizer.update, links))
+
+
+@cache
+def _make_update(update: Callable[..., Any], links: tuple[Link, ...]) -> Callable[..., tuple[Params, Any]]:
+    """One function for each update and value, so that runs which clip alike share a compiled step."""
 
     def change(grads: Params) -> Params:
         like = next(iter(grads.values()))
-        for transform in transforms:
-            hyper = {
-                name: torch.tensor(value, dtype=torch.float64, device=like.device)
-                for name, value in transform.hyper.items()
-            }
-            grads, _ = transform.update(grads, {}, grads, hyper, _no_step(like))
+        for transform, hyper in links:
+            values = {name: torch.tensor(value, dtype=torch.float64, device=like.device) for name, value in hyper}
+            grads, _ = transform(grads, {}, grads, values, _no_step(like))
         return grads
 
-    def update(oracle: Oracle, opt_state: Any, params: Params) -> tuple[Params, Any]:
-        return optimizer.update(_Clipped(oracle, change), opt_state, params)
+    def clip_and_update(oracle: Oracle, opt_state: Any, params: Params) -> tuple[Params, Any]:
+        return update(_Clipped(oracle, change), opt_state, params)
 
-    return optimizer._replace(update=update)
+    return clip_and_update
 
 
 def _no_step(like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -16,36 +17,64 @@ from deepobs_func.optimizers.base import Oracle
 Leaves = dict[str, nn.Parameter]
 
 
+class Asked:
+    """The oracle of a step, wherever the leaves are, and how often it is called.
+
+    Args:
+        oracle: of the point of the step.
+        point: where that is, as tensors that nobody changes.
+        calls: by kind, to be added to.
+    """
+
+    def __init__(self, oracle: Oracle, point: Params, calls: dict[str, int]) -> None:
+        self.oracle, self.point, self.calls = oracle, point, calls
+        self._is_differentiated = False
+
+    def move(self, leaves: Leaves) -> None:
+        """Goes to where the leaves are."""
+        self.point = copied(leaves)
+        self.oracle, self._is_differentiated = self.oracle.at(self.point), False
+
+    def grad(self) -> Params:
+        """The gradient, which is computed once at each point."""
+        self.calls["gradients"] += not self._is_differentiated
+        self._is_differentiated = True
+        return self.oracle.grad()
+
+
 class Closure:
     """What a class calls to have value and gradients at wherever it has put the leaves.
 
     Args:
-        leaves: the parameters, which the class owns.
-        point: where they are, as tensors that nobody changes.
-        oracle: of that point.
+        leaves: all parameters.
+        own: those of the class, which it moves; the others count as where they are when it does.
+        asked: the oracle.
         graph: whether the gradients keep their graph, for classes that differentiate them.
         sparse: whether a gradient holds only its rows that are not zero.
     """
 
-    def __init__(self, leaves: Leaves, point: Params, oracle: Oracle, *, graph: bool, sparse: bool) -> None:
-        self._leaves, self._point, self._oracle = leaves, point, oracle
-        self._graph, self._sparse = graph, sparse
+    def __init__(self, leaves: Leaves, own: Leaves, asked: Asked, *, graph: bool, sparse: bool) -> None:
+        self.graph = graph
+        self._leaves, self._own, self._asked, self._sparse = leaves, own, asked, sparse
+        self._passes = dict.fromkeys(own, 0)  # backward, through each gradient
 
     def __call__(self) -> Tensor:
-        """Sets `.grad` of every leaf, and returns the objective there, 0-d."""
+        """Sets `.grad` of every leaf of its own, and returns the objective there, 0-d."""
         # Compared by value: what a class does through `.data`, the version counter does not see.
-        if any(not torch.equal(leaf, self._point[name]) for name, leaf in self._leaves.items()):
-            self._point = copied(self._leaves)
-            self._oracle = self._oracle.at(self._point)
-        if self._graph:
-            self._differentiate()
-        else:
-            self.set(self._oracle.grad())
-        return self._oracle.value().detach().clone()
+        if any(not torch.equal(leaf, self._asked.point[name]) for name, leaf in self._own.items()):
+            self._asked.move(self._leaves)
+        if self.graph:
+            return self._differentiate()
+        self.set(self._asked.grad())
+        return self._asked.oracle.value().detach().clone()
+
+    def end(self) -> None:
+        """Counts the products: backward passes through the gradient, of those parameters that had most of them."""
+        self._asked.calls["products"] += max(self._passes.values(), default=0)
 
     def set(self, grads: Params) -> None:
         """Gives each leaf a gradient of its own, which the class may change."""
-        for name, leaf in self._leaves.items():
+        for name, leaf in self._own.items():
             grad = grads[name].detach().clone()
             leaf.grad = self._laid_out(grad)
 
@@ -55,14 +84,31 @@ class Closure:
             return grad if grad.is_sparse else grad.to_sparse(1)
         return grad.to_dense()
 
-    def _differentiate(self) -> None:
-        """As `loss.backward(create_graph=True)`."""
-        leaves = list(self._leaves.values())
+    def _differentiate(self) -> Tensor:
+        """As `loss.backward(create_graph=True)`. A transform of the gradient changes its values, not its graph."""
+        asked, point = self._asked, dict[str, Tensor](self._leaves)
+        if len(self._own) < len(point):
+            point |= {name: asked.point[name] for name in point if name not in self._own}
         with torch.enable_grad():
-            value = self._oracle.loss_at(dict(self._leaves))
-            grads = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
-        for leaf, grad in zip(leaves, grads, strict=True):
+            value = asked.oracle.loss_at(point)
+            own = list(self._own.values())
+            grads = torch.autograd.grad(value, own, create_graph=True, allow_unused=True, materialize_grads=True)
+        asked.calls["gradients"] += 1
+        changed = getattr(asked.oracle, "changed", None)
+        values = (
+            None if changed is None else changed({name: g.detach() for name, g in zip(self._own, grads, strict=True)})
+        )
+        for (name, leaf), grad in zip(self._own.items(), grads, strict=True):
             leaf.grad = grad.clone()  # no view, so that a class may call `detach_`
+            if leaf.grad.requires_grad:
+                leaf.grad.register_hook(functools.partial(self._passed, name))
+            if values is not None:
+                with torch.no_grad():
+                    leaf.grad.copy_(values[name])
+        return value.detach().clone()
+
+    def _passed(self, name: str, grad: Tensor) -> None:
+        self._passes[name] += 1
 
 
 def copied(leaves: Mapping[str, Tensor]) -> Params:

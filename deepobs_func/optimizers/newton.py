@@ -33,6 +33,7 @@ class NewtonState(NamedTuple):
         direction: the last solution, where the next one starts.
         ratio: the last reduction ratio, 0-d; NaN where no reduction was predicted.
         cg_steps: of the last solution, 0-d int64.
+        products: with the GGN so far, 0-d int64.
     """
 
     hyper: Hyper
@@ -41,6 +42,7 @@ class NewtonState(NamedTuple):
     direction: Params
     ratio: Tensor
     cg_steps: Tensor
+    products: Tensor
 
 
 def newton_cg(
@@ -89,10 +91,10 @@ def newton_cg(
         tensors = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in hyper.items()}
         none = torch.zeros((), dtype=torch.int64, device=device)
         one = torch.ones((), dtype=torch.float64, device=device)
-        return NewtonState(tensors, none, one, tree.zeros_like(params), torch.full_like(one, torch.nan), none)
+        return NewtonState(tensors, none, one, tree.zeros_like(params), torch.full_like(one, torch.nan), none, none)
 
     update = _make_update(checked("cg_steps", cg_steps), schedule or constant())
-    return Optimizer(init, update, check=_check, report=_report)
+    return Optimizer(init, update, check=_check, report=_report, calls=_calls)
 
 
 def _check(problem: Any) -> None:
@@ -108,12 +110,27 @@ def _report(state: NewtonState) -> dict[str, Tensor]:
     return {"damping": damping, "reduction_ratio": state.ratio, "cg_steps": state.cg_steps}
 
 
+def _calls(state: NewtonState) -> dict[str, Tensor]:
+    return {"gradients": state.step, "products": state.products, "evaluations": state.step}
+
+
+class _Products:
+    """Counts products as they are computed: in a compiled graph, those that it holds."""
+
+    def __init__(self, ggn: LinearMap) -> None:
+        self._ggn, self.number = ggn, 0
+
+    def __call__(self, v: Params) -> Params:
+        self.number += 1
+        return self._ggn(v)
+
+
 @cache
 def _make_update(cg_steps: int, schedule: Schedule) -> Callable[..., tuple[Params, NewtonState]]:
     """One function for each structure, so that a compiled step serves every learning rate."""
 
     def update(oracle: Oracle, state: NewtonState, params: Params) -> tuple[Params, NewtonState]:
-        hyper, grads, ggn = state.hyper, oracle.grad(), oracle.make_ggnvp()
+        hyper, grads, ggn = state.hyper, oracle.grad(), _Products(oracle.make_ggnvp())
         damping = hyper["damping"] * state.scale
         guess = tree.scale(hyper["warm_start"], state.direction)
         start, residual = _start(ggn, damping, grads, guess)
@@ -127,12 +144,13 @@ def _make_update(cg_steps: int, schedule: Schedule) -> Callable[..., tuple[Param
         params = tree.map(lambda new, old: torch.where(taken, new, old), moved, params)
         ratio = torch.where(predicted < 0, change / predicted, torch.nan).to(torch.float64)
         scale = _adapted(state.scale, change, predicted, hyper["damping_factor"])
-        return params, NewtonState(hyper, state.step + 1, scale, direction, ratio, solution.steps)
+        products = state.products + ggn.number
+        return params, NewtonState(hyper, state.step + 1, scale, direction, ratio, solution.steps, products)
 
     return update
 
 
-def _start(ggn: LinearMap, damping: Tensor, grads: Params, guess: Params) -> tuple[Params, Params]:
+def _start(ggn: _Products, damping: Tensor, grads: Params, guess: Params) -> tuple[Params, Params]:
     """Where conjugate gradients start, and the residual there: the guess, if its quadratic model is below that of 0.
 
     With A the damped GGN and r the residual, `-g - A x`, the model is `g.x + x.A x / 2 = (g - r).x / 2`.

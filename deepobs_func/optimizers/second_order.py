@@ -32,6 +32,10 @@ def _hutchinson(view: View, distribution: Distribution) -> Params:
     return tree.map(torch.mul, vector, view.oracle.hvp(vector))
 
 
+def _a_product_a_step(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+    return {"products": step}
+
+
 def _over_positions(diagonal: Tensor) -> Tensor:
     """The mean over the positions of a convolution's kernel, `(outputs, inputs, *positions)`; nothing else has any."""
     if diagonal.ndim < 3:
@@ -90,7 +94,7 @@ def adahessian(
     terms are those of the authors' code, which averages `|D|` over a kernel where the paper, and this, averages D.
     """
     hyper = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "hessian_power": hessian_power}
-    rule = Transform(hyper, zero_moments, _adahessian, _observe_squares)
+    rule = Transform(hyper, zero_moments, _adahessian, _observe_squares, _a_product_a_step)
     return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
 
 
@@ -103,6 +107,11 @@ def _observe_diagonal(view: View, moments: Moments) -> Moments:
 
     due = torch.remainder(view.step - 1, view.hyper["update_every"]) == 0
     return moments[0], only_if(due, updated, moments[1])
+
+
+def _products_when_due(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+    """In steps 1, 1 + update_every, and so on."""
+    return {"products": torch.ceil(step / hyper["update_every"]).to(step.dtype)}
 
 
 def _sophia(direction: Params, moments: Moments, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Moments]:
@@ -145,5 +154,5 @@ def sophia_h(
     Source: Liu, Li, Hall, Liang and Ma, "Sophia", ICLR 2024, algorithm 3 with algorithm 1, and its hyperparameters.
     """
     hyper = {"beta1": beta1, "beta2": beta2, "gamma": gamma, "epsilon": epsilon, "update_every": update_every}
-    rule = Transform(hyper, zero_moments, _sophia, _observe_diagonal)
+    rule = Transform(hyper, zero_moments, _sophia, _observe_diagonal, _products_when_due)
     return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)

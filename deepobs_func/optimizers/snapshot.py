@@ -43,19 +43,19 @@ def encode(root: Any, leaves: Mapping[str, Tensor]) -> Any:
     return _Encoder(leaves)(root, "")
 
 
-def decode(tree: Any, root: Any, leaves: Mapping[str, Tensor], package: str) -> Any:
+def decode(tree: Any, root: Any, leaves: Mapping[str, Tensor], packages: Iterable[str]) -> Any:
     """Puts a tree back into a newly constructed object, in place where there is something, and returns it.
 
     Args:
         tree: of `encode`.
         root: the new object.
         leaves: its parameters.
-        package: whose classes may be instantiated for objects that the new one does not have yet, beside torch's.
+        packages: whose classes may be instantiated for objects that the new one does not have yet, beside torch's.
 
     Raises:
         SnapshotError: the object lacks something that the tree does not hold.
     """
-    return _Decoder(leaves, package)(tree, root, "")
+    return _Decoder(leaves, packages)(tree, root, "")
 
 
 class _Encoder:
@@ -153,8 +153,9 @@ class _Encoder:
 
 
 class _Decoder:
-    def __init__(self, leaves: Mapping[str, Tensor], package: str) -> None:
-        self._leaves, self._packages = leaves, {package.partition(".")[0], "torch", "builtins", "collections"}
+    def __init__(self, leaves: Mapping[str, Tensor], packages: Iterable[str]) -> None:
+        tops = {package.partition(".")[0] for package in packages}
+        self._leaves, self._packages = leaves, {*tops, "torch", "builtins", "collections"}
         self._made: list[Any] = []  # in the order in which the encoder saw them
 
     def __call__(self, tree: Any, twin: Any, place: str) -> Any:

@@ -8,98 +8,77 @@ run's key.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from deepobs_func import random
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
-from deepobs_func.imports import cause, load_object
+from deepobs_func.imports import cause
 from deepobs_func.optimizers.base import Optimizer, Oracle
-from deepobs_func.optimizers.gradients import Closure, Leaves, copied, differentiates, takes_closure
+from deepobs_func.optimizers.counting import KINDS
+from deepobs_func.optimizers.factories import Class, Make, construct, constructor_defaults, load_class, made_by
+from deepobs_func.optimizers.gradients import Asked, Closure, Leaves, copied, differentiates, takes_closure
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.snapshot import SnapshotError, decode, difference, encode
 
-Class = type[torch.optim.Optimizer]
-Made = torch.optim.Optimizer | tuple[torch.optim.Optimizer, LRScheduler]
-Make = Callable[[list[tuple[str, nn.Parameter]]], Made]
-WRAPPED = ("optimizer", "base_optimizer")
-"""Constructor arguments that are another optimizer class."""
-
-
-def load_class(path: str) -> Class:
-    """The optimizer class of an import path, e.g. `torch.optim.AdamW` or `my_package.MyOptimizer`.
-
-    Raises:
-        ConfigError: the path does not lead to a subclass of `torch.optim.Optimizer`; the message says how far it did.
-    """
-    found = load_object(path, "optimizer")
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise ConfigError(f"{path} is not a subclass of torch.optim.Optimizer but {found!r}.")
-    return found
-
-
-def constructor_defaults(cls: Class) -> dict[str, Any]:
-    """The hyperparameters that a class takes beside the parameters and the learning rate, with their defaults.
-
-    One that has no default maps to `inspect.Parameter.empty`. The class that a wrapper wraps is one of them.
-    """
-    first, *others = inspect.signature(cls).parameters.values()
-    parameters = [first, *others] if first.name in WRAPPED else others
-    named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    return {p.name: p.default for p in named if p.name not in ("lr", "params")}
+__all__ = ["TorchState", "constructor_defaults", "from_class", "from_factory", "load_class"]
 
 
 @dataclass
 class TorchState:
-    """The state of a torch optimizer; `save` makes a value of it.
+    """The state of a torch optimizer, or of several; `save` makes a value of it.
 
     Attributes:
-        instance: the optimizer.
-        scheduler: of its learning rate; None where there is none.
+        instances: the optimizers, in the order in which they step.
+        schedulers: of their learning rates.
         leaves: the parameters that it owns.
         generator: the states of the generators that it draws from.
         returned: the parameters that the leaves are at: those given to `init`, then those of the last update.
         graph: whether its gradients need a graph.
         step: the steps made.
         factor: the factor of the learning rate in force.
+        calls: how often the oracle was called, by kind.
         verified: whether it was seen that a snapshot holds all of it.
     """
 
-    instance: torch.optim.Optimizer
-    scheduler: LRScheduler | None
+    instances: list[torch.optim.Optimizer]
+    schedulers: list[LRScheduler]
     leaves: Leaves
     generator: list[Tensor]
     returned: Params
     graph: bool
     step: int = 0
     factor: float = 1.0
+    calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     verified: bool = field(default=False, repr=False)
 
     @property
     def held(self) -> dict[str, Any]:
         """All that a step may change, but for the values of the leaves."""
         attributes = {name: vars(leaf) for name, leaf in self.leaves.items()}
-        return {"optimizer": self.instance, "scheduler": self.scheduler, "parameters": attributes}
+        optimizer = self.instances[0] if len(self.instances) == 1 else self.instances
+        return {"optimizer": optimizer, "scheduler": self.schedulers, "parameters": attributes}
 
 
 def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | None = None) -> Optimizer:
-    """Makes an optimizer of a function that makes a torch optimizer, with a scheduler or without.
+    """Makes an optimizer of a function that makes one torch optimizer or several, with schedulers or without.
 
-    A closure is given to a `step` that takes one. Gradients have a graph where the class differentiates them
-    (AdaHessian). An optimizer with the methods `train()` and `eval()` makes its steps in the first mode, and is
-    evaluated at the parameters of the second.
+    Several step one after the other, on the gradients at the point where the first one starts. A closure is given to a
+    `step` that takes one. Gradients have a graph where the class differentiates them (AdaHessian). An optimizer with
+    the methods `train()` and `eval()` makes its steps in the first mode, and is evaluated at the parameters of the
+    second.
 
     Args:
         make: called as `make([(name, parameter), ...])`, as of `nn.Module.named_parameters()`, once for each run.
             It may sort the parameters into groups, and returns a `torch.optim.Optimizer`, or that and a
-            `torch.optim.lr_scheduler.LRScheduler`, which is stepped once after every step of the optimizer.
+            `torch.optim.lr_scheduler.LRScheduler`, which is stepped once after every step of the optimizer, or a list
+            of several of both, for instance one optimizer for the matrices and one for the rest.
         name: in messages; that of the function by default.
         schedule: the factor of the learning rate by step; not beside a scheduler.
 
@@ -115,11 +94,12 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
         words = random.bits(random.fold_in(key, random.OPTIMIZER), 2).tolist()
         with torch.random.fork_rng(_devices(params)):
             torch.manual_seed(words[0] << 31 | words[1] >> 1)
-            instance, scheduler = _made(make, leaves, called)
+            instances, schedulers = made_by(make, leaves, called)
             generator = _generator_state(params)
-        if scheduler is not None and schedule is not None:
+        if schedulers and schedule is not None:
             raise ConfigError(f"{called} has a scheduler of its own; drop that, or the schedule of the run.")
-        return TorchState(instance, scheduler, leaves, generator, dict(params), differentiates(instance))
+        graph = any(map(differentiates, instances))
+        return TorchState(instances, schedulers, leaves, generator, dict(params), graph)
 
     def update(oracle: Oracle, state: TorchState, params: Params) -> tuple[Params, TorchState]:
         if schedule is not None:
@@ -135,9 +115,9 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
 
     def restored(tree: Any, params: Params, key: random.Key) -> TorchState:
         state = init(params, key)
-        decode(tree["held"], state.held, state.leaves, type(state.instance).__module__)
+        decode(tree["held"], state.held, state.leaves, {type(each).__module__ for each in state.instances})
         state.generator = [words.clone() for words in tree["generator"]]
-        state.step, state.factor = tree["step"], tree["factor"]
+        state.step, state.factor, state.calls = tree["step"], tree["factor"], dict(tree["calls"])
         return state
 
     def load(tree: Any, params: Params, key: random.Key) -> TorchState:
@@ -151,6 +131,7 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
             held = encode(state.held, state.leaves)
             generator = [words.clone() for words in state.generator]
             tree = {"held": held, "generator": generator, "step": state.step, "factor": state.factor}
+            tree["calls"] = dict(state.calls)
             if state.step and not state.verified:
                 twin = restored(tree, state.returned, random.key(0))
                 place = difference(encode(twin.held, twin.leaves), held)
@@ -161,7 +142,9 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
             raise ConfigError(f"The state of {called} cannot be saved: {error}. Run it without checkpoints.") from error
         return tree
 
-    return Optimizer(init, update, compiles=False, eval_params=_eval_params, save=save, load=load)
+    return Optimizer(
+        init, update, compiles=False, eval_params=_eval_params, save=save, load=load, calls=lambda state: state.calls
+    )
 
 
 def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: Schedule | None = None) -> Optimizer:
@@ -176,72 +159,12 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
         schedule: the factor of the learning rate by step.
 
     Raises:
-        ConfigError: (from `init`) the constructor raised; the message has its own words and where.
+        ConfigError: (from `init`) the constructor raised, with its own words and where; or it takes any keyword and no
+            group has the learning rate.
     """
     given = ", ".join(f"{name}={value!r}" for name, value in {"lr": lr, **hyperparams}.items())
     name = f"{cls.__module__}.{cls.__qualname__}({given})"
-    return from_factory(lambda named: _construct(cls, dict(named), lr, hyperparams), name=name, schedule=schedule)
-
-
-def _construct(cls: Any, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The instance; a class in the hyperparameters may be an import path."""
-    values: dict[str, Any] = {"lr": lr, **hyperparams}
-    values |= {name: load_class(values[name]) for name in WRAPPED if isinstance(values.get(name), str)}
-    first, *others = inspect.signature(cls).parameters
-    if first in WRAPPED:
-        if not isinstance(values.get(first), type):
-            raise ConfigError(
-                f"{cls.__name__} wraps another optimizer: give its class as the hyperparameter {first!r}, e.g. "
-                "torch.optim.SGD, or give a factory that makes both."
-            )
-        inner = values.pop(first)(leaves.values(), lr=values.pop("lr"))
-        return cls(inner, **values)
-    if first in ("model", "module"):
-        values |= {"params": leaves.values()} if "params" in others else {}
-        return cls(_module_of(leaves), **values)
-    return cls(leaves.values(), **values)
-
-
-def _module_of(leaves: Leaves) -> nn.Module:
-    """A module whose `named_parameters()` are the leaves."""
-    root = nn.Module()
-    for path, leaf in leaves.items():
-        *parents, name = path.split(".")
-        owner = root
-        for parent in parents:
-            if parent not in owner._modules:
-                owner.add_module(parent, nn.Module())
-            owner = owner.get_submodule(parent)
-        owner.register_parameter(name, leaf)
-    return root
-
-
-def _made(make: Make, leaves: Leaves, called: str) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """What a factory makes, checked."""
-    try:
-        made = make(list(leaves.items()))
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a user's constructor raises is the user's to read
-        raise ConfigError(f"{called} raised {cause(error)}.") from error
-    instance, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(instance, torch.optim.Optimizer):
-        raise ConfigError(f"{called} made {made!r}; it must be a torch.optim.Optimizer, or that and a scheduler.")
-    if isinstance(scheduler, ReduceLROnPlateau) or not isinstance(scheduler, LRScheduler | None):
-        raise ConfigError(
-            f"{called} made the scheduler {scheduler!r}; it must be a torch.optim.lr_scheduler.LRScheduler whose "
-            "step() needs no metric."
-        )
-    backward = [method for method in dir(type(instance)) if "backward" in method]
-    if backward:
-        raise ConfigError(
-            f"{called} makes its own backward pass ({type(instance).__name__}.{backward[0]}), so that a step is more "
-            "than step(). Take a class that works on .grad."
-        )
-    known = {id(leaf) for leaf in leaves.values()}
-    if any(id(leaf) not in known for group in instance.param_groups for leaf in group["params"]):
-        raise ConfigError(f"{called} optimizes tensors that are not the parameters which it was given.")
-    return instance, scheduler
+    return from_factory(lambda named: construct(cls, dict(named), lr, hyperparams), name=name, schedule=schedule)
 
 
 def _move(state: TorchState, params: Params) -> None:
@@ -255,49 +178,65 @@ def _schedule(state: TorchState, factor: float) -> None:
     """Scales the learning rates where the factor changes; a class that moves its own is left alone otherwise."""
     if factor == state.factor:
         return
-    for group in state.instance.param_groups:
-        if "lr" not in group:
-            raise ConfigError(f"{type(state.instance).__name__} keeps no 'lr' in its groups, so it takes no schedule.")
-        group["lr"] *= factor / state.factor
+    for instance in state.instances:
+        for group in instance.param_groups:
+            if "lr" not in group:
+                raise ConfigError(f"{type(instance).__name__} keeps no 'lr' in its groups, so it takes no schedule.")
+            group["lr"] *= factor / state.factor
     state.factor = factor
 
 
 def _step(state: TorchState, oracle: Oracle, params: Params, called: str) -> None:
     """One step, with gradients in place and a closure at hand for classes that evaluate more than once (L-BFGS)."""
-    instance: Any = state.instance
-    sparse = isinstance(instance, torch.optim.SparseAdam)
-    closure = Closure(state.leaves, params, oracle, graph=state.graph, sparse=sparse)
-    if _has_modes(instance):
-        instance.train()
+    _set_mode(state, "train")
+    asked = Asked(oracle, params, state.calls)
+    for instance in state.instances:
+        own = state.leaves if len(state.instances) == 1 else _own(instance, state.leaves)
+        sparse = isinstance(instance, torch.optim.SparseAdam)
+        _step_one(instance, Closure(state.leaves, own, asked, graph=state.graph, sparse=sparse), called)
+    for scheduler in state.schedulers:
+        scheduler.step()
+    for leaf in state.leaves.values():
+        leaf.grad = None  # a gradient with a graph would keep its leaf for ever
+
+
+def _step_one(instance: Any, closure: Closure, called: str) -> None:
     closure()
     try:
         instance.step(closure) if takes_closure(instance) else instance.step()
     except RuntimeError as error:
-        if state.graph or not any(words in str(error) for words in ("grad_fn", "does not require grad")):
+        if closure.graph or not any(words in str(error) for words in ("grad_fn", "does not require grad")):
             raise
         raise ConfigError(
             f"{called} differentiates its gradients, which was not seen in its code ({cause(error)}). Call "
             "torch.autograd.grad in step() or in a function that it names, or take the functional adahessian, sophia_h."
         ) from error
-    if state.scheduler is not None:
-        state.scheduler.step()
-    for leaf in state.leaves.values():
-        leaf.grad = None  # a gradient with a graph would keep its leaf for ever
+    closure.end()
+
+
+def _own(instance: torch.optim.Optimizer, leaves: Leaves) -> Leaves:
+    """The leaves that an optimizer moves."""
+    moved = {id(leaf) for group in instance.param_groups for leaf in group["params"]}
+    return {name: leaf for name, leaf in leaves.items() if id(leaf) in moved}
 
 
 def _has_modes(instance: torch.optim.Optimizer) -> bool:
     return all(callable(getattr(instance, mode, None)) for mode in ("train", "eval"))
 
 
+def _set_mode(state: TorchState, mode: str) -> None:
+    for instance in filter(_has_modes, state.instances):
+        getattr(instance, mode)()
+
+
 def _eval_params(state: TorchState, params: Params) -> Params:
     """The parameters in the mode of evaluation. Afterwards all is bit for bit as it was: both switches round."""
-    if not state.step or not _has_modes(state.instance):
+    if not state.step or not any(map(_has_modes, state.instances)):
         return params
-    instance: Any = state.instance
     _move(state, params)
-    instance.eval()
+    _set_mode(state, "eval")
     averaged = copied(state.leaves)
-    instance.train()
+    _set_mode(state, "train")
     for name, leaf in state.leaves.items():
         leaf.data.copy_(state.returned[name])
     return averaged

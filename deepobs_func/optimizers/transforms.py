@@ -9,7 +9,7 @@ than the gradient (curvature, per-example statistics) asks the oracle itself, by
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -60,12 +60,15 @@ class Transform(NamedTuple):
         update: `(direction, slots, params, hyper, step) -> (direction, slots)`; `step` counts from 1, 0-d int64.
         observe: `(view, slots) -> slots`, before `update`, for a transform that asks the oracle for more than the
             gradient; None for one that does not.
+        calls: `(hyper, step) -> {kind: n}`, how often it has asked the oracle after so many steps, beside the gradient
+            of the optimizer (kinds as of `optimizers.counting`); None for one that does not say, or does not ask.
     """
 
     hyper: dict[str, float]
     init: Init
     update: Update
     observe: Observe | None = None
+    calls: Callable[[Hyper, Tensor], Mapping[str, Tensor]] | None = None
 
 
 class OptState(NamedTuple):
@@ -124,7 +127,19 @@ def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None)
         keys = tuple(random.fold_in(random.fold_in(key, random.OPTIMIZER), index) for index in observers)
         return OptState(tensors, step, tuple(transform.init(params) for transform in transforms), keys)
 
-    return Optimizer(init, _make_update(tuple(links), schedule or constant()))
+    asking = [(t.calls, link.names) for t, link in zip(transforms, links, strict=True) if link.observe is not None]
+
+    def calls(state: OptState) -> dict[str, Tensor]:
+        found = {"gradients": state.step, "products": state.step * 0, "evaluations": state.step * 0}
+        for declared, names in asking:
+            assert declared is not None, "asked only where all are declared"
+            more = declared({name: state.hyper[unique] for name, unique in names}, state.step)
+            found |= {kind: found[kind] + number for kind, number in more.items()}
+        return found
+
+    is_declared = all(declared is not None for declared, _ in asking)
+    update = _make_update(tuple(links), schedule or constant())
+    return Optimizer(init, update, calls=calls if is_declared else None)
 
 
 def _unused(name: str, taken: dict[str, float]) -> str:

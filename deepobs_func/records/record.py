@@ -12,8 +12,11 @@ from deepobs_func.errors import DataError
 
 Status = Literal["finished", "diverged", "interrupted", "failed", "stopped"]
 EXTRA = "deepobs_func"
-_ACCURACIES = ("train_accuracies", "test_accuracies")
-_OPTIONAL = (*_ACCURACIES, "minibatch_train_losses")  # the last was dropped from some published files for size
+_SPLITS = ("train", "valid", "test")
+_LOSSES = tuple(f"{split}_losses" for split in _SPLITS)
+_ACCURACIES = tuple(f"{split}_accuracies" for split in _SPLITS)
+_IF_ANY = ("valid_losses", *_ACCURACIES)
+_OPTIONAL = (*_IF_ANY, "minibatch_train_losses")  # the last was dropped from some published files for size
 
 
 @dataclass
@@ -27,6 +30,8 @@ class RunRecord:
         optimizer, testproblem, weight_decay, batch_size, num_epochs, learning_rate, lr_sched_epochs,
         lr_sched_factors, random_seed, train_log_interval, hyperparams: as DeepOBS has them; `weight_decay` is None
             for the problem's default, `hyperparams` is without the learning rate and has the defaults of the optimizer.
+        valid_losses, valid_accuracies: as those of the other splits, under the names of DeepOBS 1.2; None where there
+            is no validation split.
         extra: what DeepOBS does not have: status, protocol, data source, environment, timings, resolved choices, the
             configuration, penalties, ids; `defaults`, the hyperparameters of a class that are as by default; `code`,
             digests of a problem and an optimizer of the user's own. `timings` are seconds: `warm_up`, once; `train`, of
@@ -52,6 +57,8 @@ class RunRecord:
     random_seed: int
     train_log_interval: int
     hyperparams: dict[str, Any]
+    valid_losses: list[float] | None = None
+    valid_accuracies: list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     note: str = ""
@@ -69,17 +76,19 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """The file's content."""
         content = {name: getattr(self, name) for name in _KEYS}
-        for name in _ACCURACIES:
+        for name in _IF_ANY:
             if content[name] is None:
                 del content[name]
         return content | ({EXTRA: self.extra} if self.extra else {})
 
 
-_KEYS = tuple(f.name for f in dataclasses.fields(RunRecord) if f.name not in ("extra", "path", "note"))
+_RESULTS = (*_LOSSES, "minibatch_train_losses", *_ACCURACIES)  # in the order of DeepOBS 1.2
+_NOT_IN_FILE = ("extra", "path", "note")
+_KEYS = (*_RESULTS, *(f.name for f in dataclasses.fields(RunRecord) if f.name not in (*_RESULTS, *_NOT_IN_FILE)))
 
 
 def read(path: str | Path) -> RunRecord:
-    """Reads a record, of ours or of DeepOBS 1.1.2.
+    """Reads a record, of ours or of DeepOBS 1.1.2; the validation split, which DeepOBS 1.2 has, may be there.
 
     Raises:
         DataError: the file is no JSON, or lacks a key.

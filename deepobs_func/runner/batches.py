@@ -102,10 +102,9 @@ class Batches(abc.ABC):
         number, index = divmod(epoch, self._block)
         if number != self._drawn[0]:
             epochs = range(number * self._block, (number + 1) * self._block)
-            self._drawn = (
-                number,
-                epoch_orders(self.plan.protocol, self.spec, self.key, epochs, self.plan.batch_size),
-            )
+            plan = self.plan
+            rows = epoch_orders(plan.protocol, self.spec, self.key, epochs, plan.batch_size, plan.valid)
+            self._drawn = (number, rows)
         return self._drawn[1][index]
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a run: the training sample and the test set, in the test phase, chunk by chunk."""
+"""The evaluation of a run: each split, in the test phase, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.runner.batches import Batches
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.order import test_rows, train_eval_rows
+from deepobs_func.runner.order import test_rows, train_eval_rows, valid_rows
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.step import Carry, Evaluate, make_evaluate
 
@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A split as it is evaluated; `rows (chunks, n)`."""
+    """A split as it is evaluated: `rows (chunks, n)` of the data set's split, which is `"train"` or `"test"`."""
 
     evaluate: Evaluate
     split: str
@@ -57,10 +57,11 @@ class Evaluator:
             evaluate = make_evaluate(plan.problem, augment=augment, channels_last=execution.channels_last)
             return _Part(evaluate, split, rows.view(-1, batches.chunk(len(rows))), augment)
 
-        self._parts = {
-            "train": part("train", train_eval_rows(plan.protocol, spec, key, plan.batch_size), augmented),
-            "test": part("test", test_rows(spec, plan.batch_size, plan.device), False),
-        }
+        size, valid = plan.batch_size, plan.valid
+        self._parts = {"train": part("train", train_eval_rows(plan.protocol, spec, key, size, valid), augmented)}
+        if valid:
+            self._parts["valid"] = part("train", valid_rows(spec, size, valid, plan.device), False)
+        self._parts["test"] = part("test", test_rows(spec, size, plan.device), False)
 
     def __call__(self, epoch: int, carry: Carry) -> dict[str, Result]:
         """The results on each split. Noise is drawn anew for each epoch, from keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 
 from deepobs_func import datasets, problems
-from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import class_name
 from deepobs_func.runner.digest import digest
@@ -59,8 +59,13 @@ def problem_code(problem: Problem) -> str:
 
 def optimizer_code(optimizer: Any) -> str:
     """The package and version of an installed class or function, e.g. `"torch 2.13.0"`; else a digest of its code."""
-    package = None if isinstance(optimizer, Optimizer) else installed(optimizer.__module__)
-    return package or digest(optimizer)
+    return (_says_all(optimizer) and installed(optimizer.__module__)) or digest(optimizer)
+
+
+def _says_all(optimizer: Any) -> bool:
+    """Whether a class or a function is what its name says: no closure, no partial call, no object with attributes."""
+    is_plain = isinstance(optimizer, types.FunctionType) and optimizer.__closure__ is None
+    return (isinstance(optimizer, type) or is_plain) and "<locals>" not in optimizer.__qualname__
 
 
 def machine(device: torch.device) -> dict[str, Any]:

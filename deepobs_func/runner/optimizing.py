@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deepobs_func import optimizers, records
-from deepobs_func.errors import ConfigError, option, unknown
-from deepobs_func.imports import load_object
+from deepobs_func import optimizers, random, records
+from deepobs_func.errors import ConfigError, UserError, option, unknown
+from deepobs_func.imports import cause, load_object
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.clipping import clipped
+from deepobs_func.optimizers.counting import counted
+from deepobs_func.optimizers.factories import check_rate, constructor_defaults, passes_on
 from deepobs_func.optimizers.schedules import Schedule
-from deepobs_func.optimizers.torch_optim import constructor_defaults, from_class, from_factory
+from deepobs_func.optimizers.torch_optim import from_class, from_factory
 from deepobs_func.optimizers.transforms import Transform, clip_by_global_norm, clip_by_value
 from deepobs_func.runner.config import RunConfig
 
 NAMED_PARAMETERS = ("named_parameters", "named_params", "named", "parameters", "params")
 """What a factory calls its first argument where that is `[(name, parameter), ...]`."""
 
+_PLAIN = (float, int, str, bool)
 Shapes = Mapping[str, torch.Size]
 
 
@@ -65,21 +69,23 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
         own = {"before": before} if before and "before" in inspect.signature(make).parameters else {}
         functional = make(config.lr, **config.hyperparams, **own, schedule=schedule)
         functional = functional if own else clipped(functional, before)
-        return ChosenOptimizer(functional, config.optimizer, dict(config.hyperparams), [], None)
+        return ChosenOptimizer(counted(functional), config.optimizer, dict(config.hyperparams), [], None)
+    path = config.optimizer.replace(":", ".")
     found, name = (load_object(config.optimizer, "optimizer"), None) if given is None else (given, config.optimizer)
     if isinstance(found, Optimizer):
-        _check_value(config, schedule)
-        return ChosenOptimizer(clipped(found, before), name or config.optimizer, dict(config.hyperparams), [], found)
+        _check_value(found, config, schedule)
+        return ChosenOptimizer(counted(clipped(found, before)), name or path, {}, [], found)
     if not callable(found):
         raise ConfigError(
             f"{option('optimizer')} {config.optimizer}: it is {found!r}; it must be a functional optimizer, a class of "
             "torch.optim.Optimizer, or a function that makes one."
         )
     defaults = factory_defaults(found)
-    _check_hyperparams(config, defaults)
+    _check_hyperparams(config, found, defaults)
     hyperparams, as_default = _all_hyperparams(config.hyperparams, defaults)
-    made = _made(found, config, schedule, shapes)
-    return ChosenOptimizer(clipped(made, before), name or records.class_name(found), hyperparams, as_default, found)
+    made = counted(clipped(_made(found, config, schedule, shapes), before))
+    own = records.class_name(found) if isinstance(found, type | types.FunctionType) else path
+    return ChosenOptimizer(made, name or own, hyperparams, as_default, found)
 
 
 def factory_defaults(found: Callable[..., Any]) -> dict[str, Any]:
@@ -96,57 +102,115 @@ def factory_defaults(found: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _takes_parameters(function: Callable[..., Any]) -> bool:
-    """Whether a factory's first argument is the named parameters."""
-    first = next(iter(inspect.signature(function).parameters), None)
-    return first in NAMED_PARAMETERS
+    """Whether a factory's first argument is the named parameters.
+
+    It is if it has one of their usual names; or if it has no default, is not `lr`, and is not annotated as a number or
+    a text.
+    """
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    if first.name in NAMED_PARAMETERS:
+        return True
+    is_plain = first.annotation in _PLAIN or first.annotation in [plain.__name__ for plain in _PLAIN]
+    return first.default is first.empty and first.name != "lr" and not is_plain
 
 
 def _made(found: Any, config: RunConfig, schedule: Schedule | None, shapes: Shapes) -> Optimizer:
-    """What a class or a factory makes."""
+    """What a class or a factory makes; it is tried here, before any data are read."""
     if isinstance(found, type):
         if not issubclass(found, torch.optim.Optimizer):
             raise ConfigError(
                 f"{option('optimizer')} {config.optimizer}: it is not a subclass of torch.optim.Optimizer."
             )
-        return from_class(found, config.lr, config.hyperparams, schedule)
-    values = dict(config.hyperparams)
-    if "lr" in inspect.signature(found).parameters:
+        return _tried(from_class(found, config.lr, config.hyperparams, schedule), shapes)
+    values, parameters = dict(config.hyperparams), inspect.signature(found).parameters
+    if "lr" in parameters or passes_on(found):
         values["lr"] = config.lr
     if not _takes_parameters(found):
-        return _functional(found(**values), config, schedule)
-    tried = _tried(found, values, shapes)
-    if isinstance(tried, Optimizer):
-        return _functional(tried, config, schedule)
-    return from_factory(lambda named: found(named, **values), name=config.optimizer, schedule=schedule)
+        return _functional(_called(found, (), values, config), "lr" in values, config, schedule)
+
+    def make(named: Sequence[tuple[str, nn.Parameter]]) -> Any:
+        made = found(named, **values)
+        if "lr" not in values and not isinstance(made, Optimizer):
+            check_rate(made, config.lr, config.optimizer)
+        return made
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            made = make(_named(shapes, "meta"))
+        except Exception:  # it may need to look at the data of the parameters
+            made = _called(make, (_named(shapes, "cpu"),), {}, config)
+    if isinstance(made, Optimizer):
+        return _functional(made, "lr" in values, config, schedule)
+    return _tried(from_factory(make, name=config.optimizer, schedule=schedule), shapes)
 
 
-def _tried(found: Callable[..., Any], values: Mapping[str, Any], shapes: Shapes) -> Any:
-    """What a factory makes of parameters without data, to see of which kind it is; None where it needs data."""
-
-    def leaf(shape: torch.Size) -> Tensor:
-        return nn.Parameter(torch.empty(shape, device="meta"))
-
+def _called(found: Callable[..., Any], args: tuple[Any, ...], values: Mapping[str, Any], config: RunConfig) -> Any:
+    """What a function of the user's returns; what it raises is a mistake of the configuration."""
     try:
-        return found([(name, leaf(shape)) for name, shape in shapes.items()], **values)
-    except Exception:  # with data it may do; what it raises then is told
-        return None
+        return found(*args, **values)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{option('optimizer')} {config.optimizer}: it raised {cause(error)}.") from error
 
 
-def _functional(made: Any, config: RunConfig, schedule: Schedule | None) -> Optimizer:
+def _named(shapes: Shapes, device: str) -> list[tuple[str, nn.Parameter]]:
+    return [(name, nn.Parameter(torch.zeros(shape, device=device))) for name, shape in shapes.items()]
+
+
+def _tried(optimizer: Optimizer, shapes: Shapes) -> Optimizer:
+    """The same, after it was seen that it can be made: of parameters without data or, where it needs some, of zeros."""
+    try:
+        optimizer.init(dict(_named(shapes, "meta")), random.key(0))
+    except Exception:
+        optimizer.init(dict(_named(shapes, "cpu")), random.key(0))
+    return optimizer
+
+
+def _functional(made: Any, has_rate: bool, config: RunConfig, schedule: Schedule | None) -> Optimizer:
     if not isinstance(made, Optimizer):
         raise ConfigError(
             f"{option('optimizer')} {config.optimizer} made {made!r}; it must make a functional Optimizer, or, called "
             f"with the named parameters (an argument {NAMED_PARAMETERS[0]!r}), a torch.optim.Optimizer."
         )
-    _check_value(config, schedule)
+    _check_schedule(config, schedule)
+    if not has_rate:
+        _check_rate(made, config)
     return made
 
 
-def _check_value(config: RunConfig, schedule: Schedule | None) -> None:
+def _check_value(found: Optimizer, config: RunConfig, schedule: Schedule | None) -> None:
+    """A functional optimizer as a value has its schedule, hyperparameters and learning rate already."""
+    _check_schedule(config, schedule)
+    if config.hyperparams:
+        name = next(iter(config.hyperparams))
+        raise ConfigError(
+            f"{option(f'hyperparams.{name}')} {config.hyperparams[name]}: the functional optimizer {config.optimizer} "
+            "has its hyperparameters from who made it. Give a function that takes them and makes one."
+        )
+    _check_rate(found, config)
+
+
+def _check_schedule(config: RunConfig, schedule: Schedule | None) -> None:
     if schedule is not None:
         raise ConfigError(
             f"The functional optimizer {config.optimizer} has its schedule from who made it; give schedule= there, and "
             "none in the configuration."
+        )
+
+
+def _check_rate(found: Optimizer, config: RunConfig) -> None:
+    """Whether the learning rate of the configuration is the optimizer's own, where its state has one."""
+    try:
+        state = found.init({"parameter": torch.zeros(1)}, random.key(0))
+        own = float(state.hyper["lr"])
+    except Exception:  # a state of another kind says nothing of a learning rate
+        return
+    if own != config.lr:
+        raise ConfigError(
+            f"{option('lr')} {config.lr}: the optimizer {config.optimizer} was made with {own}. Give this one."
         )
 
 
@@ -159,7 +223,9 @@ def _clipping(config: RunConfig) -> Sequence[Transform]:
     return tuple(found)
 
 
-def _check_hyperparams(config: RunConfig, allowed: Mapping[str, Any]) -> None:
+def _check_hyperparams(config: RunConfig, found: Callable[..., Any], allowed: Mapping[str, Any]) -> None:
+    if passes_on(found):  # to a class that says itself what it does not take
+        return
     for name in config.hyperparams:
         if name not in allowed:
             raise ConfigError(unknown(f"hyperparameter of {config.optimizer}:", name, allowed))

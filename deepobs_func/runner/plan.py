@@ -33,6 +33,7 @@ from deepobs_func.runner.config import (
 )
 from deepobs_func.runner.identity import optimizer_code, own_code
 from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
+from deepobs_func.runner.order import train_steps
 from deepobs_func.runner.tracked_names import tracked_names
 
 MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
@@ -49,7 +50,7 @@ class Plan:
         schedule: the factor of the learning rate by step; None where it is constant.
         protocol: how the data are visited.
         device: where everything lives.
-        steps_per_epoch: whole batches in the training set.
+        steps_per_epoch: whole batches in the training set, without what is set aside to validate on.
         workers: processes that read streamed data; None where the data are held on the device.
         tracked: the quantities that are tracked.
         source: where `problem` and `optimizer` come from, where that is no name: an import path, or `"value"`.
@@ -79,6 +80,11 @@ class Plan:
     def logged_steps(self) -> int:
         """How many mini-batch losses a whole run records."""
         return self.epochs * -(-self.steps_per_epoch // self.config.train_log_interval)
+
+    @property
+    def valid(self) -> int:
+        """How many training examples, or characters of a text, are set aside to validate on; 0 for none."""
+        return int(self.config.valid)
 
     @property
     def epochs(self) -> int:
@@ -165,6 +171,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     device = _device(config.device)
     _check_execution(config, device)
+    config = replace(config, valid=found.dataset.test_size if config.valid is True else int(config.valid))
     steps_per_epoch = _steps_per_epoch(config, found)
     schedule = _schedule(config, steps_per_epoch)
     chosen = choose_optimizer(config, optimizer, schedule, found.shapes)
@@ -202,17 +209,25 @@ def _problem_at(path: str) -> Problem:
 
 
 def _steps_per_epoch(config: RunConfig, problem: Problem) -> int:
-    """Whole batches in the training set; there is one at least, in the test set too."""
+    """Whole batches in the training set without what is set aside; every split has one at least."""
     assert config.batch_size is not None, "a resolved configuration has a batch size"
-    spec = problem.dataset
-    steps = spec.batches(spec.train_size, config.batch_size)
-    if min(steps, spec.batches(spec.test_size, config.batch_size)) == 0:
+    spec, size, valid = problem.dataset, config.batch_size, int(config.valid)
+    what = "examples" if spec.sequence_length is None else "characters"
+    if min(spec.batches(spec.train_size, size), spec.batches(spec.test_size, size)) == 0:
         smaller = min(spec.train_size, spec.test_size)
         most = smaller if spec.sequence_length is None else (smaller - 1) // spec.sequence_length
-        what = "examples" if spec.sequence_length is None else "characters"
         raise ConfigError(
-            f"{option('batch_size')} {config.batch_size}: {spec.title} has {spec.train_size} training and "
+            f"{option('batch_size')} {size}: {spec.title} has {spec.train_size} training and "
             f"{spec.test_size} test {what}, so a batch has at most {most}."
+        )
+    steps = train_steps(spec, size, valid)
+    batch = size if spec.sequence_length is None else size * spec.sequence_length + 1
+    if valid and spec.batches(valid, size) == 0:
+        raise ConfigError(f"{option('valid')} {valid}: a batch of {size} takes {batch} {what}; set aside as many.")
+    if steps < 1:
+        raise ConfigError(
+            f"{option('valid')} {valid}: of {spec.train_size} training {what}, fewer are left than the {batch} that a "
+            f"batch of {size} takes. Set fewer aside."
         )
     return steps
 

@@ -29,6 +29,8 @@ def make_record(plan: Plan, log: Log, execution: Execution | None = None) -> Run
         minibatch_train_losses=log.minibatch_losses + log.partial.losses[::interval],
         train_accuracies=log.accuracies.get("train", []) if accuracies else None,
         test_accuracies=log.accuracies.get("test", []) if accuracies else None,
+        valid_losses=log.losses.get("valid", []) if plan.valid else None,
+        valid_accuracies=log.accuracies.get("valid", []) if plan.valid and accuracies else None,
         optimizer=chosen.name,
         testproblem=plan.problem.name,
         weight_decay=config.weight_decay,
@@ -63,9 +65,7 @@ def _about(plan: Plan, execution: Execution | None) -> dict[str, Any]:
 
 def _found(log: Log, interval: int) -> dict[str, Any]:
     """What was found that DeepOBS does not have; what may be missing stands there where there is some."""
-    columns = (("losses", log.losses), ("accuracies", log.accuracies))
     optional = {
-        **{f"valid_{name}": column["valid"] for name, column in columns if "valid" in column},
         "divergence": log.divergence,
         "reports": log.reports,
         "tracked": log.tracked,

@@ -26,6 +26,7 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend.memory import keep_freed_memory
 from deepobs_func.base import Batch, Params
+from deepobs_func.optimizers.counting import calls_so_far
 from deepobs_func.problems.oracle import Metrics
 from deepobs_func.records import RunRecord
 from deepobs_func.runner.batches import make_batches
@@ -309,6 +310,8 @@ class Iteration(Iterator[Event]):
             self.columns, self.reports = [], []
             partial.seconds = watch.pause()
             self.log.end_epoch(interval, self.epoch + 1, stop=plan.config.on_divergence == "stop")
+            for kind, number in calls_so_far(plan.optimizer, self.carry.opt_state).items():
+                self.log.calls.setdefault(kind, []).append(number)
             self.epoch, self.step = self.epoch + 1, 0
 
     def _has_diverged(self) -> bool:

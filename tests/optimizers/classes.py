@@ -192,3 +192,32 @@ class Hidden(_Plain):
 
 def no_class():
     """Something else that a path may lead to."""
+
+
+class SharpnessAware(torch.optim.Optimizer):
+    """SAM as its widespread code has it: what it does not know goes to the class that it wraps."""
+
+    def __init__(self, params, base_optimizer, rho=0.05, **kwargs):
+        super().__init__(params, {"rho": rho, **kwargs})
+        self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        closure = torch.enable_grad()(closure)
+        leaves = [leaf for group in self.param_groups for leaf in group["params"]]
+        norm = torch.stack([leaf.grad.norm() for leaf in leaves]).norm()
+        steps = [self.param_groups[0]["rho"] / norm * leaf.grad for leaf in leaves]
+        for leaf, step in zip(leaves, steps, strict=True):
+            leaf.add_(step)
+        closure()
+        for leaf, step in zip(leaves, steps, strict=True):
+            leaf.sub_(step)
+        self.base_optimizer.step()
+
+
+class Swallowing(torch.optim.SGD):
+    """Takes any keyword, and has a learning rate of its own."""
+
+    def __init__(self, params, **ignored):
+        super().__init__(params, lr=0.3)

@@ -61,7 +61,7 @@ def test_what_is_restored_is_what_was_encoded(value: Any, twin: Any) -> None:
     """Whatever the new object has in its place."""
     tree = encode(Held(part=value), LEAVES)
     assert_plain(tree)
-    restored = decode(tree, Held(part=twin), LEAVES, __name__)
+    restored = decode(tree, Held(part=twin), LEAVES, [__name__])
     assert type(restored.part) is type(value)
     assert difference(encode(restored, LEAVES), tree) is None
 
@@ -71,7 +71,7 @@ def test_a_snapshot_has_copies() -> None:
     tree, other = encode(held, LEAVES), Held()
     held.mean.add_(1)
     held.rows.append(torch.ones(1))
-    decode(tree, other, LEAVES, __name__)
+    decode(tree, other, LEAVES, [__name__])
     other.mean.sub_(1)
     assert (tree["attributes"]["mean"] == 0).all()
     assert len(tree["attributes"]["rows"]) == 1
@@ -80,7 +80,7 @@ def test_a_snapshot_has_copies() -> None:
 def test_what_is_shared_stays_shared_and_a_circle_stays_closed() -> None:
     held = Held(state={"mean": torch.zeros(2)})
     held.same, held.mean, held.self = held.state, held.state["mean"], held
-    restored = decode(encode(held, LEAVES), Held(state={}), LEAVES, __name__)
+    restored = decode(encode(held, LEAVES), Held(state={}), LEAVES, [__name__])
     assert restored.same is restored.state
     assert restored.mean is restored.state["mean"]
     assert restored.self is restored
@@ -89,7 +89,7 @@ def test_what_is_shared_stays_shared_and_a_circle_stays_closed() -> None:
 def test_functions_are_those_of_the_new_object_and_generators_go_on() -> None:
     first, second = Held(f=len, draw=torch.Generator().manual_seed(3)), Held(f=max, draw=torch.Generator())
     torch.rand(5, generator=first.draw)
-    restored = decode(encode(first, LEAVES), second, LEAVES, __name__)
+    restored = decode(encode(first, LEAVES), second, LEAVES, [__name__])
     assert restored.f is max
     assert torch.equal(torch.rand(4, generator=restored.draw), torch.rand(4, generator=first.draw))
 
@@ -97,7 +97,7 @@ def test_functions_are_those_of_the_new_object_and_generators_go_on() -> None:
 def test_objects_of_other_packages_are_not_made() -> None:
     tree = encode(Held(other=Held(x=1)), LEAVES)
     with pytest.raises(SnapshotError, match=r"other is a tests.optimizers.test_snapshot.Held, which a newly construct"):
-        decode(tree, Held(), LEAVES, "elsewhere.optim")
+        decode(tree, Held(), LEAVES, ["elsewhere.optim"])
 
 
 @pytest.mark.parametrize(

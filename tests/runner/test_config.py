@@ -102,6 +102,14 @@ WRONG_TYPES: dict[str, tuple[object, ...]] = {
     "track": (None, 3, True, [3], [None]),
     "track_every": (None, 1.5, "10", True),
     "track_bn": (True, 1),
+    "schedule": (True, 1, ("cosine",)),
+    "warm_up": (None, "1", True, 1j),
+    "decay_factor": (None, "0.1", True),
+    "clip_norm": ("1", True, [1.0]),
+    "clip_value": ("1", True, [1.0]),
+    "valid": (None, 1.5, "100", -1),
+    "checkpoint_every": (None, 1.5, "5 minutes", 0, True),
+    "keep": (None, 1.5, "1", True),
 }
 
 

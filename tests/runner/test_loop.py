@@ -132,7 +132,7 @@ def test_a_diverged_run_ends_early_and_is_filled_up() -> None:
     assert all(math.isnan(loss) for loss in record.test_losses[1:])
     y = problem.dataset.function("reader")(problem.dataset, None, "test")[1][:64]
     assert record.test_accuracies[1:] == [pytest.approx((y == 0).mean())] * 3
-    seen = [loss for loss in record.minibatch_train_losses if not math.isnan(loss)]
+    seen = [loss for loss in record.minibatch_train_losses if math.isfinite(loss)]
     assert len(seen) < 4
     assert record.extra["divergence"] == {"epoch": 1, "step": len(seen) - 1}
 
@@ -208,3 +208,11 @@ def test_parameters_and_data_are_not_changed_by_the_warm_up() -> None:
     before = tree.map(torch.clone, params)
     assert record.minibatch_train_losses[0] == recorded(config(train_log_interval=1), problem).minibatch_train_losses[0]
     assert all(torch.equal(before[name], problem.init()[0][name]) for name in before)
+
+
+def test_the_calls_of_the_oracle_are_recorded_by_kind_after_each_epoch() -> None:
+    """Three steps an epoch; Sophia's products are in steps 1, 5 and 9."""
+    record = recorded(config(optimizer="sophia_h", hyperparams={"update_every": 4}, lr=0.01), small_problem())
+    assert record.extra["calls"] == {"gradients": [3, 6, 9], "products": [1, 2, 3], "evaluations": [0, 0, 0]}
+    record = recorded(config(optimizer="tests.optimizers.classes.Extragradient"), small_problem())
+    assert record.extra["calls"] == {"gradients": [6, 12, 18], "products": [0, 0, 0], "evaluations": [0, 0, 0]}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepobs_func import datasets, random
 from deepobs_func.datasets import DatasetSpec
 from deepobs_func.runner import order
 from deepobs_func.runner.config import PROTOCOLS
-from deepobs_func.runner.order import epoch_order, epoch_orders, evaluation_chunk, train_eval_rows
+from deepobs_func.runner.order import epoch_order, epoch_orders, evaluation_chunk, train_eval_rows, valid_rows
 
 KEY = random.key(42)
 
@@ -87,3 +87,69 @@ def test_a_text_comes_in_stored_order() -> None:
         assert torch.equal(epoch_order(DEFAULT, spec, KEY, epoch, 4), torch.arange(20).view(5, 4))
     assert torch.equal(train_eval_rows(DEFAULT, spec, KEY, 4), torch.arange(20))
     assert len(order.test_rows(spec, 4, torch.device("cpu"))) == 8
+
+
+CPU = torch.device("cpu")
+KINDS = {
+    "shuffled": lambda num: sized(num),
+    "in order": lambda num: sized(num, shuffle=False),
+    "of files": lambda num: sized(num, file_sizes=(num // 3, num - num // 3)),
+}
+
+
+@settings(max_examples=40)
+@given(
+    num=st.integers(2, 200),
+    valid=st.integers(1, 199),
+    batch_size=st.integers(1, 40),
+    kind=st.sampled_from(sorted(KINDS)),
+    protocol=st.sampled_from(sorted(PROTOCOLS)),
+    seed=st.integers(0, 2**32),
+)
+def test_what_is_set_aside_is_never_trained_on(
+    num: int, valid: int, batch_size: int, kind: str, protocol: str, seed: int
+) -> None:
+    """Whole batches of disjoint rows; what is set aside is the same for every seed and protocol."""
+    valid = min(valid, num - 1)
+    spec, key = dataclasses.replace(KINDS[kind](num), test_size=num // 2), random.key(seed)
+    aside = valid_rows(spec, batch_size, valid, CPU)
+    epochs = epoch_orders(PROTOCOLS[protocol], spec, key, range(3), batch_size, valid)
+    sample = train_eval_rows(PROTOCOLS[protocol], spec, key, batch_size, valid)
+    everything = set(valid_rows(spec, 1, valid, CPU).tolist())
+    assert len(aside) == len(aside.unique()) == valid // batch_size * batch_size
+    assert set(aside.tolist()) <= everything
+    assert len(everything) == valid
+    assert epochs.shape == (3, (num - valid) // batch_size, batch_size)
+    for rows in (*epochs, sample):
+        assert len(rows.unique()) == rows.numel()
+        assert everything.isdisjoint(rows.flatten().tolist())
+        assert rows.numel() % batch_size == 0
+
+
+@settings(max_examples=40)
+@given(num=st.integers(2, 100), share=st.floats(0.0, 0.99), protocol=st.sampled_from(sorted(PROTOCOLS)))
+def test_the_rest_comes_in_the_order_of_all(num: int, share: float, protocol: str) -> None:
+    valid = max(1, int(share * num))
+    spec = sized(num, file_sizes=(num // 2, num - num // 2))
+    aside = set(valid_rows(spec, 1, valid, CPU).tolist())
+    whole = epoch_order(PROTOCOLS[protocol], spec, KEY, 3, 1).flatten().tolist()
+    rest = epoch_order(PROTOCOLS[protocol], spec, KEY, 3, 1, valid).flatten().tolist()
+    assert rest == [row for row in whole if row not in aside]
+
+
+@settings(max_examples=40)
+@given(num=st.integers(50, 3000), valid=st.integers(20, 1500), batch_size=st.integers(1, 5), length=st.integers(1, 9))
+def test_the_end_of_a_text_is_set_aside_in_whole_windows(num: int, valid: int, batch_size: int, length: int) -> None:
+    """As many windows as a text of that many characters has; the train sample has none of them."""
+    spec = dataclasses.replace(datasets.spec("tolstoi"), train_size=num, train_eval_size=num, sequence_length=length)
+    whole = epoch_order(DEFAULT, spec, KEY, 0, batch_size)
+    windows = (valid - 1) // (length * batch_size)
+    if windows >= len(whole):
+        return
+    rest, aside = (
+        epoch_order(DEFAULT, spec, KEY, 0, batch_size, valid),
+        valid_rows(spec, batch_size, valid, CPU).view(-1, batch_size),
+    )
+    assert len(aside) == windows
+    assert torch.equal(torch.cat([rest, aside]), whole)
+    assert torch.equal(train_eval_rows(DEFAULT, spec, KEY, batch_size, valid), rest.flatten())
