@@ -94,6 +94,9 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listing: str = "") ->
         known: the allowed names.
         listing: where all names are listed, e.g. `"deepobs list"`; without it they are in the message.
 
+    Returns:
+        A sentence for the message of an error.
+
     >>> unknown("problem", "cifar_3c3d", ["cifar10_3c3d", "mnist_mlp"])
     "Unknown problem 'cifar_3c3d'. Did you mean 'cifar10_3c3d'?"
     >>> unknown("optimizer", "AdamW", ["adam", "adamw"])

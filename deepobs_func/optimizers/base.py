@@ -96,6 +96,14 @@ class Optimizer(NamedTuple):
             and None, which later steps do not change. Raises a ConfigError where the state cannot be had as a value.
         load: `(tree, params, key) -> opt_state`, the state of a snapshot, at the parameters and with the key of `init`;
             it goes on bit for bit.
+
+    >>> from deepobs_func import RunConfig, run, tree
+    >>> def update(oracle, opt_state, params):
+    ...     return tree.sub(params, tree.scale(1e-3, oracle.grad())), opt_state
+    >>> mine = Optimizer(init=lambda params, key: {}, update=update)
+    >>> record = run(RunConfig("quadratic_deep", "mine", 1e-3, epochs=2, output_dir=None), optimizer=mine).record
+    >>> record.test_losses[-1] < record.test_losses[0]
+    True
     """
 
     init: Callable[[Params, random.Key], Any]

@@ -57,11 +57,16 @@ def sgd_cabs(lr: float, bn: str | None = None, *, schedule: Schedule | None = No
             as of `probes.statistics`; required there.
         schedule: the factor of the learning rate by step.
 
+    Returns:
+        The optimizer.
+
     Raises:
         ConfigError: (from `check`) the problem couples its examples and `bn` is None or does not fit.
 
     Source: Balles, Romero and Hennig, "Coupling adaptive batch sizes with learning rates", UAI 2017, equation 22,
     without its running averages.
+
+    >>> optimizer = sgd_cabs(0.1, bn="frozen")
     """
     bn = checked("bn", bn)
     optimizer = compose(Transform({}, _no_advice, _pass_on, _make_advise(bn)), lr=lr, schedule=schedule)

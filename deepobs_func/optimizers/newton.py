@@ -73,12 +73,17 @@ def newton_cg(
         cg_steps: and after this many steps.
         schedule: the factor of the learning rate by step.
 
+    Returns:
+        The optimizer.
+
     Raises:
         ConfigError: a value is out of its range; (from `check`) the problem has no GGN.
 
     Source: Martens, "Deep learning via Hessian-free optimization", ICML 2010; the decaying warm start is that of
     Martens and Sutskever, 2012. Without their preconditioner, backtracking and line search: a step is taken or it is
     not.
+
+    >>> optimizer = newton_cg(1.0, damping=10.0, cg_steps=5)
     """
     check_lr(lr)
     numbers = {"damping": damping, "damping_factor": damping_factor, "warm_start": warm_start, "cg_tol": cg_tol}

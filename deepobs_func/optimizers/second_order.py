@@ -86,8 +86,16 @@ def adahessian(
         weight_decay: decoupled.
         before, after, schedule: as of the first-order optimizers.
 
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
     Source: Yao, Gholami, Shen, Mustafa, Keutzer and Mahoney, "ADAHESSIAN", AAAI 2021. Epsilon and the order of its
     terms are those of the authors' code, which averages `|D|` over a kernel where the paper, and this, averages D.
+
+    >>> optimizer = adahessian(0.15, hessian_power=0.5)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "hessian_power": hessian_power}
     rule = Transform(hyper, zero_moments, _adahessian, _observe_squares)
@@ -142,7 +150,15 @@ def sophia_h(
             one; a population, whose members count their own steps, computes one in every step.
         before, after, schedule: as of the first-order optimizers.
 
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
     Source: Liu, Li, Hall, Liang and Ma, "Sophia", ICLR 2024, algorithm 3 with algorithm 1, and its hyperparameters.
+
+    >>> optimizer = sophia_h(1e-3, update_every=20)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "gamma": gamma, "epsilon": epsilon, "update_every": update_every}
     rule = Transform(hyper, zero_moments, _sophia, _observe_diagonal)

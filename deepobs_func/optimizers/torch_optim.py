@@ -103,6 +103,9 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
         name: in messages; that of the function by default.
         schedule: the factor of the learning rate by step; not beside a scheduler.
 
+    Returns:
+        The optimizer; its step changes tensors of its own in place, and copies what it returns.
+
     Raises:
         ConfigError: (from `init`) the function raised, with its own words and where, or made something else.
 
@@ -175,8 +178,13 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
         hyperparams: the other arguments.
         schedule: the factor of the learning rate by step.
 
+    Returns:
+        The optimizer.
+
     Raises:
         ConfigError: (from `init`) the constructor raised; the message has its own words and where.
+
+    >>> optimizer = from_class(torch.optim.AdamW, 1e-3, {"weight_decay": 0.1})
     """
     given = ", ".join(f"{name}={value!r}" for name, value in {"lr": lr, **hyperparams}.items())
     name = f"{cls.__module__}.{cls.__qualname__}({given})"

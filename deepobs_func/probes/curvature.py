@@ -71,8 +71,18 @@ def make_hvp(subject: LossOrProblem, params: Params, batch: Any, *, mode: HVPMod
         mode: by default reverse over reverse, which keeps the gradient's graph, so that a product is one pass through
             it, unless it is not right for the subject; the other two keep nothing and need less memory.
 
+    Returns:
+        The map `v -> H v`, of a tree or K of them.
+
     Raises:
         ConfigError: the mode is unknown or wrong for the subject, or the loss is neither `(B,)` nor `()`.
+
+    >>> from deepobs_func import problems, tree
+    >>> problem = problems.get("two_d_beale")
+    >>> params, _ = problem.init()
+    >>> hessian = make_hvp(problem, params, problem.fake_batch(4))
+    >>> hessian.size, tree.size(hessian(params))
+    (2, 2)
     """
     return _make_hvp(subject, params, batch, mode, mode or "reverse-over-reverse", "make_hvp")
 
@@ -112,12 +122,34 @@ def ggnvp(problem: Problem, params: Params, batch: Any, v: Tree) -> Tree:
 
     Source: N. Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural
     Computation 2002.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> ggnvp(problem, params, problem.fake_batch(4), params)["dense.0.bias"].shape
+    torch.Size([10])
     """
     return ggn_map(problem, params, batch, keep=False)(v)
 
 
 def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
-    """The GGN at one point as a map that keeps the forward pass; see `ggnvp`."""
+    """The GGN at one point as a map that keeps the forward pass; see `ggnvp`.
+
+    Args:
+        problem, params, batch: as of `ggnvp`.
+
+    Returns:
+        The map `v -> G v`, of a tree or K of them.
+
+    Raises:
+        ConfigError: a loss without outputs, or a criterion without a GGN.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> make_ggnvp(problem, params, problem.fake_batch(4)).size
+    7850
+    """
     return ggn_map(problem, params, batch, keep=True)
 
 
@@ -166,6 +198,9 @@ def linear_map(
         subject: a `LinearMap`, of which nothing else is needed, or what `hvp` takes.
         params, batch: the point.
         matrix: `"hessian"` (the default) or `"ggn"`.
+
+    Returns:
+        The map.
 
     Raises:
         ConfigError: the matrix is unknown, something is missing, or given beside a map.

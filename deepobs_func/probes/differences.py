@@ -137,6 +137,7 @@ def fault(way: Callable[[], Tensors], references: Iterable[Tensors], tolerance: 
 
 
 def raised(error: Exception) -> str:
+    """What a function raised, in words and in one line."""
     text = str(error).strip() or "no message"
     return f"raises {type(error).__name__}: {text.splitlines()[0][:200].rstrip('.')}"
 

@@ -51,6 +51,9 @@ def as_scipy(
         params, batch: the point.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss.
 
+    Returns:
+        The operator.
+
     Raises:
         ConfigError: the matrix is unknown, or does not fit the subject.
 
@@ -106,6 +109,12 @@ def as_curvlinops(
         ConfigError: curvlinops is not installed, the matrix is unknown, or the problem does not go with it.
 
     Source: F. Dangel et al., "Position: curvature matrices should be democratized via linear operators", 2025.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> as_curvlinops(problem, params, problem.fake_batch(4), matrix="kfac").shape
+    (7850, 7850)
     """
     if matrix not in CLASSES:
         raise ConfigError(unknown("matrix", str(matrix), CLASSES))

@@ -26,7 +26,9 @@ class LinearMap:
         at_once: whether products with several vectors go through `vmap`, asked where there are several; else they are
             computed one after the other.
 
+    >>> import torch
     >>> double = LinearMap(lambda v: tree.scale(2.0, v), {"a": torch.zeros(2)})
+    >>> import torch
     >>> double({"a": torch.tensor([1.0, 2.0])})
     {'a': tensor([2., 4.])}
     """

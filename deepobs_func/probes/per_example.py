@@ -86,9 +86,19 @@ def statistics(
         wanted: fields of `Statistics`, or one of them.
         options: see `Options`.
 
+    Returns:
+        The statistics that were asked for, and the losses.
+
     Raises:
         ConfigError: the loss is not `(B,)`, the batch is empty, a statistic is unknown, or `bn` is missing, unknown or
             out of place.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> found = statistics(problem, params, problem.fake_batch(4), ["sq_norms", "gram"])
+    >>> found.sq_norms.shape, found.gram.shape
+    (torch.Size([4]), torch.Size([4, 4]))
     """
     names, max_bytes = _checked(wanted), options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
@@ -97,25 +107,86 @@ def statistics(
 
 
 def per_example_grads(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
-    """The gradient of each example's loss, `(B, *shape)` for each parameter; arguments as of `statistics`."""
+    """The gradient `g_n` of each example's loss.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+
+    Returns:
+        `(B, *shape)` for each parameter.
+
+    Raises:
+        ConfigError: as `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_grads(problem, params, problem.fake_batch(4))["dense.0.weight"].shape
+    torch.Size([4, 10, 784])
+    """
     return _there(statistics(loss, params, batch, ["grads"], **options).grads)
 
 
 def per_example_sq_norms(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, " B"]:
-    """`|g_n|^2` over all parameters, `(B,)`; arguments as of `statistics`."""
+    """The squared norms `|g_n|^2` over all parameters.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ConfigError: as `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_sq_norms(problem, params, problem.fake_batch(4)).shape
+    torch.Size([4])
+    """
     return _there(statistics(loss, params, batch, ["sq_norms"], **options).sq_norms)
 
 
 def grad_sum_of_squares(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
-    """`sum_n g_n^2`, elementwise, a tree like `params`; arguments as of `statistics`."""
+    """The sum of squares `sum_n g_n^2`, elementwise.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+
+    Returns:
+        A tree like `params`.
+
+    Raises:
+        ConfigError: as `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> grad_sum_of_squares(problem, params, problem.fake_batch(4))["dense.0.bias"].shape
+    torch.Size([10])
+    """
     return _there(statistics(loss, params, batch, ["sum_of_squares"], **options).sum_of_squares)
 
 
 def grad_variance(loss: Loss, params: Params, batch: Any, *, ddof: int = 0, **options: Unpack[Options]) -> Params:
-    """`sum_n (g_n - mean g)^2 / (B - ddof)`, elementwise, a tree like `params`; arguments as of `statistics`.
+    """The variance `sum_n (g_n - mean g)^2 / (B - ddof)`, elementwise.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+        ddof: 0 for the variance of the batch, 1 for an unbiased estimate of that of the data.
+
+    Returns:
+        A tree like `params`.
 
     Raises:
         ConfigError: as `statistics`, or `ddof` leaves no degree of freedom.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> grad_variance(problem, params, problem.fake_batch(4), ddof=1)["dense.0.bias"].shape
+    torch.Size([10])
     """
     found = statistics(loss, params, batch, ["scatter"], **options)
     size = len(found.losses)
@@ -135,8 +206,17 @@ def per_example_dots(
         loss, params, batch, options: as of `statistics`.
         v: a tree like `params`.
 
+    Returns:
+        `(B,)`.
+
     Raises:
         ConfigError: as `statistics`, or `v` is not like `params`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_dots(problem, params, problem.fake_batch(4), params).shape
+    torch.Size([4])
     """
     if v.keys() != params.keys() or any(v[name].shape != leaf.shape for name, leaf in params.items()):
         shapes = {name: tuple(leaf.shape) for name, leaf in params.items()}
@@ -151,7 +231,23 @@ def per_example_dots(
 
 
 def gram(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, "B B"]:
-    """`g_n . g_m` over all parameters, `(B, B)`; arguments as of `statistics`."""
+    """The inner products `g_n . g_m` over all parameters.
+
+    Args:
+        loss, params, batch, options: as of `statistics`.
+
+    Returns:
+        `(B, B)`.
+
+    Raises:
+        ConfigError: as `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> gram(problem, params, problem.fake_batch(4)).shape
+    torch.Size([4, 4])
+    """
     return _there(statistics(loss, params, batch, ["gram"], **options).gram)
 
 
@@ -172,6 +268,14 @@ def gradients_in_chunks(loss: Loss, params: Params, batch: Any, **options: Unpac
 
 def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, str]:
     """Which way the statistics of each parameter take: through a layer, or through `vmap(grad)`.
+
+    Args:
+        loss: as of `statistics`.
+        params: the parameters.
+        bn: as of `Options`.
+
+    Returns:
+        A sentence for each parameter.
 
     >>> from deepobs_func import problems
     >>> problem = problems.get("quadratic_deep")

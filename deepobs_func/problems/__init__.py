@@ -52,6 +52,10 @@ def get(name: str) -> Problem:
 
     Raises:
         ConfigError: there is no such problem; the message has the nearest name.
+
+    >>> problem = get("quadratic_deep")
+    >>> problem.batch_size, get("quadratic_deep") is problem
+    (128, True)
     """
     from deepobs_func.problems.problem import Problem
 

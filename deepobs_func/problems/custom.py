@@ -61,6 +61,9 @@ def from_module(
         epochs, batch_size: the defaults of a run, at least 1.
         name: for the record; by default the class of the module.
 
+    Returns:
+        The problem: a frozen value, which holds copies of the module's tensors.
+
     Raises:
         ConfigError: the module, the criterion or `correct` does not fit the data (an id of no class in either split,
             another shape or type than the one that it must return, a result that is not finite); or the loss is no

@@ -151,10 +151,12 @@ def said(error: Exception) -> str:
 
 
 def leaves_of(outputs: Any) -> list[Tensor]:
+    """The tensors of a pytree of outputs, in order."""
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def is_close(a: Tensor, b: Tensor) -> bool:
+    """Whether a and b have one shape and agree but for rounding; NaN agrees with NaN."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 

@@ -12,7 +12,13 @@ from deepobs_func.probes.catalog import HVPMode
 
 
 class Deviation(NamedTuple):
-    """A quirk of DeepOBS 1.1.2 and what this project does about it under each protocol."""
+    """A quirk of DeepOBS 1.1.2, and what this project does about it.
+
+    Attributes:
+        quirk: what the reference does.
+        default: what the protocol `default` does instead.
+        deepobs: what the protocol `deepobs-1.1.2` does.
+    """
 
     quirk: str
     default: str

@@ -27,6 +27,9 @@ def state_dir(output_dir: str | Path) -> Path:
     It is `<output_dir>.state`, where that can be written. Else, as beside the mount point of a container, it is a
     folder of the same name and a hash of the whole path, in the user's folder for state or in the temporary folder.
 
+    Returns:
+        Its path; the folder need not be there.
+
     Raises:
         ConfigError: the output folder is the root of the file system.
     """

@@ -1,8 +1,8 @@
 """Callbacks: functions of a run's events, which may record a number or end the run.
 
 def top5(event):
-if isinstance(event, Evaluated):
-return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
+    if isinstance(event, Evaluated):
+        return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
 
 run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
 """
@@ -93,8 +93,16 @@ def stop_at(quantity: str, target: float) -> Callback:
             where it is at least that, a loss where it is at most that.
         target: the value.
 
+    Returns:
+        The callback.
+
     Raises:
         ConfigError: (from here) there is no such quantity; (in the run) the problem does not have it.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("quadratic_deep", "adam", lr=0.04, epochs=9, output_dir=None)
+    >>> run(config, callbacks=[stop_at("test_loss", 200.0)]).record.status
+    'stopped'
     """
     split, _, kind = quantity.partition("_")
     known = [f"{split}_{kind}" for split in ("train", "valid", "test") for kind in _COMPARE]
@@ -117,8 +125,19 @@ def stop_at(quantity: str, target: float) -> Callback:
 def max_seconds(seconds: float) -> Callback:
     """Ends a run when it has trained for so many seconds, on the training clock: no evaluation, no tracking.
 
+    Args:
+        seconds: positive.
+
+    Returns:
+        The callback.
+
     Raises:
         ConfigError: the number is not positive.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None)
+    >>> run(config, callbacks=[max_seconds(600)]).record.status
+    'finished'
     """
     if not seconds > 0:
         raise ConfigError(f"max_seconds is {seconds!r}; it must be a positive number of seconds.")
@@ -138,6 +157,12 @@ class JsonLines:
 
     Raises:
         ConfigError: the file cannot be written.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("two_d_beale", "adam", lr=0.01, epochs=1, output_dir=None)
+    >>> finished = run(config, callbacks=[JsonLines("log.jsonl")])
+    >>> [json.loads(line)["event"] for line in Path("log.jsonl").read_text().splitlines()]
+    ['evaluated', 'evaluated', 'finished']
     """
 
     def __init__(self, path: str | Path) -> None:

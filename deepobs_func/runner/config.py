@@ -93,6 +93,10 @@ class RunConfig:
         checkpoint_every: epochs between two checkpoints, or `"500steps"`; `"auto"` for the ends of epochs, a minute
             apart, and signals, all removed when the run is finished; `"never"`.
         keep: how many of the last checkpoints stay.
+
+    >>> config = RunConfig("mnist_mlp", "momentum", lr=0.01, hyperparams={"momentum": 0.99}, output_dir=None)
+    >>> config.epochs, resolve(config).epochs  # None is the problem's own
+    (None, 100)
     """
 
     problem: str

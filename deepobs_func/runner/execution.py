@@ -51,7 +51,15 @@ class Execution:
 
     @contextmanager
     def apply(self, precision_name: str, device: torch.device) -> Generator[None]:
-        """Within it, torch computes on the threads, in the precision and by the kernels of the run."""
+        """Within it, torch computes on the threads, in the precision and by the kernels of the run.
+
+        Args:
+            precision_name: `"float32"`, `"tf32"` or `"bf16"`.
+            device: that of the run.
+
+        Yields:
+            Nothing; afterwards all is as before.
+        """
         kernels = self.kernels(precision_name)
         by = using(onednn=kernels.onednn, autocast=kernels.autocast)
         with num_threads(self.threads), precision(precision_name, device), by:
@@ -76,6 +84,9 @@ class Execution:
         Args:
             values: a mapping of this class's fields; those that lack have their defaults.
             source: what to call it in a message.
+
+        Returns:
+            The execution.
 
         Raises:
             ConfigError: it is no mapping, has another key, or a value of another type.

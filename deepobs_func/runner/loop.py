@@ -109,6 +109,10 @@ def run(
             after any other exception.
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. What was done so far is written with status `"interrupted"`, with a
             checkpoint from which `resume=True` goes on.
+
+    >>> trained = run(RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None))
+    >>> trained.record.status, len(trained.record.test_losses), trained.params["theta"].shape
+    ('finished', 3, torch.Size([100]))
     """
     with signals.caught(), SHIELD.raised(), ExitStack() as stack:
         for callback in callbacks:

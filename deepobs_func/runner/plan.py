@@ -151,8 +151,15 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         optimizer: an optimizer of the user's own: a functional one, or a callable from named parameters to a torch
             optimizer; `config.optimizer` is then its name. By default the one that the name says.
 
+    Returns:
+        The plan; nothing was loaded.
+
     Raises:
         ConfigError: the configuration cannot be run.
+
+    >>> plan = make_plan(RunConfig("quadratic_deep", "adam", lr=0.04))
+    >>> plan.epochs, plan.batch_size, plan.steps_per_epoch
+    (100, 128, 7)
     """
     config, source = typed(config), {}
     for what, value in (("problem", problem), ("optimizer", optimizer)):

@@ -46,7 +46,19 @@ def configuration_of(path: str | Path) -> RunConfig:
 
 
 def configuration_in(head: Mapping[str, Any], path: Path) -> RunConfig:
-    """The configuration that stands in a checkpoint's head or in a record."""
+    """The configuration that stands in a checkpoint's head or in a record.
+
+    Args:
+        head: what the file holds.
+        path: the file, for messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+        ConfigError: the run's problem or optimizer was made in Python.
+    """
     values = head.get("configuration")
     if not isinstance(values, Mapping):
         raise DataError(
@@ -73,9 +85,18 @@ def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None
         path: a checkpoint, `*.safetensors`.
         problem, optimizer: as of `run`, where the run was of one of your own.
 
+    Returns:
+        The problem at the run's weight decay, the parameters that were evaluated, and the model state, on the CPU.
+
     Raises:
         DataError: the file is no checkpoint.
         ConfigError: it is of another problem or optimizer than it says, or one is missing.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> trained = run(RunConfig("two_d_beale", "adam", 0.01, epochs=1, checkpoint_every=1))
+    >>> problem, params, state = load(next(Path("results.state").rglob("*.safetensors")))
+    >>> all(params[name].equal(leaf) for name, leaf in trained.params.items())
+    True
     """
     found = checkpoint.read(path)
     if problem is None and optimizer is None:

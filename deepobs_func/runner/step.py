@@ -75,6 +75,14 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
+
+    >>> from deepobs_func import optimizers, problems
+    >>> problem, optimizer = problems.get("quadratic_deep"), optimizers.sgd(1e-3)
+    >>> params, state = problem.init(seed=0)
+    >>> carry = Carry(params, optimizer.init(params, random.key(0)), state)
+    >>> carry, metrics = make_step(problem, optimizer)(carry, problem.fake_batch(128))
+    >>> metrics.loss.shape, int(carry.opt_state.step)
+    (torch.Size([]), 1)
     """
     sparse = not optimizer.compiles  # a class of torch's may want it so
     value_and_grad = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)

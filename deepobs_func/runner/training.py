@@ -77,6 +77,17 @@ class Training:
     Raises:
         DataError: (from the constructor) the data are not there or cannot be read.
         ConfigError: (from the constructor) the execution cannot be carried out.
+
+    >>> from deepobs_func import RunConfig
+    >>> from deepobs_func.runner import make_plan
+    >>> training = Training(make_plan(RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None)))
+    >>> for event in training(training.start()):
+    ...     if isinstance(event, Evaluated):
+    ...         break
+    >>> for event in training(event.state):  # goes on where it was left
+    ...     pass
+    >>> training.record(event.state).status
+    'finished'
     """
 
     def __init__(
