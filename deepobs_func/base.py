@@ -34,7 +34,7 @@ class ModelState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A mini-batch: all that a loss needs beside the parameters.
+    """A mini-batch: all that a loss needs besides the parameters.
 
     Attributes:
         x: inputs, leading axis `B`.

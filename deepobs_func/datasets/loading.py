@@ -137,7 +137,7 @@ def _closable(batches: Iterable[tuple[Tensor, Tensor]]) -> Generator[tuple[Tenso
 
 
 def check_stream(spec: DatasetSpec, data: str | Path) -> None:
-    """Makes sure that the files of a streamed data set are there, by asking for no batch of either split.
+    """Checks that the files of a streamed data set are there, by asking for no batch of either split.
 
     Raises:
         DataError: as for `load`.
@@ -166,7 +166,7 @@ def locate(spec: DatasetSpec, data: Path) -> Path | None:
     """The first folder that has a file of the set, or None. Whether all files are there is for the reader to say.
 
     Raises:
-        DataError: `data` exists and is no folder.
+        DataError: `data` exists and is not a folder.
     """
     if data.exists() and not data.is_dir():
         raise DataError(f"{data} is no folder. Name the folder that holds {spec.folders[0]}/, or 'synthetic'.")

@@ -54,7 +54,7 @@ def sgd_cabs(lr: float, bn: str | None = None, *, schedule: Schedule | None = No
     Args:
         lr: the learning rate.
         bn: what a per-example gradient is where batch norm couples the examples: `"coupled"`, `"frozen"` or `"eval"`,
-            as of `probes.statistics`; required there.
+            as in `probes.statistics`; required there.
         schedule: the factor of the learning rate by step.
 
     Returns:

@@ -41,7 +41,7 @@ class Range:
         """The value as a float.
 
         Raises:
-            ConfigError: it is no finite number, or out of the range; the message has the name of the hyperparameter.
+            ConfigError: it is not a finite number, or out of the range; the message has the name of the hyperparameter.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
@@ -60,7 +60,7 @@ class Whole:
         """The value as an int.
 
         Raises:
-            ConfigError: it is no whole number, or below `low`; the message has the name of the hyperparameter.
+            ConfigError: it is not a whole number, or below `low`; the message has the name of the hyperparameter.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < self.low:
             raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from {self.low}.")

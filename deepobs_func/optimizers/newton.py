@@ -60,9 +60,9 @@ def newton_cg(
     over that of its quadratic model, the damping is divided by `damping_factor` where `rho > 3/4` and multiplied by it
     where `rho < 1/4`. A step that does not reduce the objective of its batch is not taken.
 
-    A step costs `cg_steps + 2` products, each about a gradient, beside the gradient; in eager code, fewer where the
-    solution is found sooner. The step is of the batch, and so is the judgement of it: small batches are fitted too
-    well. Take as many examples as memory allows, or more damping.
+    A step costs `cg_steps + 2` products, each about as expensive as a gradient, besides the gradient; in eager code,
+    fewer where the solution is found sooner. The step is of the batch, and so is the judgement of it: small batches are
+    fitted too well. Take as many examples as memory allows, or more damping.
 
     Args:
         lr: the factor of the step; 1 is Newton's own, and less of it averages over noise.

@@ -73,7 +73,7 @@ def adahessian(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """AdaHessian: Adam with the Hessian's diagonal in the place of the gradient in the second moment.
+    """AdaHessian: Adam with the Hessian's diagonal instead of the gradient in the second moment.
 
     `D = u * (H u)`, u of -1 and 1, averaged over the positions of each convolution kernel; `m`, `v` averages of `g`,
     `D^2`; `params - lr (m_hat / (sqrt(v_hat)^hessian_power + epsilon) + weight_decay params)`, with the bias
@@ -81,10 +81,10 @@ def adahessian(
 
     Args:
         lr: the authors' own is 0.15, larger than Adam's.
-        beta1, beta2, epsilon: as of Adam.
+        beta1, beta2, epsilon: as in Adam.
         hessian_power: from 0, momentum, to 1, Newton.
         weight_decay: decoupled.
-        before, after, schedule: as of the first-order optimizers.
+        before, after, schedule: as in the first-order optimizers.
 
     Returns:
         The optimizer.
@@ -148,7 +148,7 @@ def sophia_h(
         weight_decay: decoupled; the default is that of the authors' code.
         update_every: steps between two Hessian products. In eager and in compiled code the steps between do not compute
             one; a population, whose members count their own steps, computes one in every step.
-        before, after, schedule: as of the first-order optimizers.
+        before, after, schedule: as in the first-order optimizers.
 
     Returns:
         The optimizer.

@@ -35,7 +35,7 @@ def encode(root: Any, leaves: Mapping[str, Tensor]) -> Any:
 
     Args:
         root: the object.
-        leaves: tensors that are no part of it, by name: the parameters.
+        leaves: tensors that are not part of it, by name: the parameters.
 
     Raises:
         SnapshotError: something in it is neither data nor an object with attributes.
@@ -50,7 +50,7 @@ def decode(tree: Any, root: Any, leaves: Mapping[str, Tensor], package: str) -> 
         tree: of `encode`.
         root: the new object.
         leaves: its parameters.
-        package: whose classes may be instantiated for objects that the new one does not have yet, beside torch's.
+        package: whose classes may be instantiated for objects that the new one does not have yet, besides torch's.
 
     Raises:
         SnapshotError: the object lacks something that the tree does not hold.
@@ -110,7 +110,7 @@ class _Encoder:
         raise SnapshotError(f"{place} is a {type(value).__name__}")
 
     def attributes(self, value: Any, place: str) -> dict[str, Any]:
-        """Those of an object, but for an optimizer's hooks."""
+        """Those of an object, except for an optimizer's hooks."""
         found = {name: held for name, held in vars(value).items() if not name.startswith(_HOOKS)}
         return {name: self(held, f"{place}.{name}") for name, held in found.items()}
 

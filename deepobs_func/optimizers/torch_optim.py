@@ -37,7 +37,8 @@ def load_class(path: str) -> Class:
     """The optimizer class of an import path, e.g. `torch.optim.AdamW` or `my_package.MyOptimizer`.
 
     Raises:
-        ConfigError: the path does not lead to a subclass of `torch.optim.Optimizer`; the message says how far it did.
+        ConfigError: the path does not lead to a subclass of `torch.optim.Optimizer`; the message names the part of the
+            path that exists.
     """
     found = load_object(path, "optimizer")
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
@@ -46,7 +47,7 @@ def load_class(path: str) -> Class:
 
 
 def constructor_defaults(cls: Class) -> dict[str, Any]:
-    """The hyperparameters that a class takes beside the parameters and the learning rate, with their defaults.
+    """The hyperparameters that a class takes besides the parameters and the learning rate, with their defaults.
 
     One that has no default maps to `inspect.Parameter.empty`. The class that a wrapper wraps is one of them.
     """
@@ -84,7 +85,7 @@ class TorchState:
 
     @property
     def held(self) -> dict[str, Any]:
-        """All that a step may change, but for the values of the leaves."""
+        """All that a step may change, except for the values of the leaves."""
         attributes = {name: vars(leaf) for name, leaf in self.leaves.items()}
         return {"optimizer": self.instance, "scheduler": self.scheduler, "parameters": attributes}
 
@@ -97,11 +98,11 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
     evaluated at the parameters of the second.
 
     Args:
-        make: called as `make([(name, parameter), ...])`, as of `nn.Module.named_parameters()`, once for each run.
+        make: called as `make([(name, parameter), ...])`, as in `nn.Module.named_parameters()`, once for each run.
             It may sort the parameters into groups, and returns a `torch.optim.Optimizer`, or that and a
             `torch.optim.lr_scheduler.LRScheduler`, which is stepped once after every step of the optimizer.
         name: in messages; that of the function by default.
-        schedule: the factor of the learning rate by step; not beside a scheduler.
+        schedule: the factor of the learning rate by step; not together with a scheduler.
 
     Returns:
         The optimizer; its step changes tensors of its own in place, and copies what it returns.

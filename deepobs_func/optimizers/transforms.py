@@ -86,7 +86,7 @@ class OptState(NamedTuple):
 
 
 def no_slots(params: Params) -> Params:
-    """For transforms that remember nothing."""
+    """The `init` of transforms that remember nothing."""
     return {}
 
 

@@ -7,7 +7,7 @@ under `vmap` over stacked parameters.
 `hvp` and `ggnvp` compute one product, or K at once. `make_hvp` and `make_ggnvp` make a `LinearMap` for many products
 at one point, as Lanczos and conjugate gradients need: the graph of the forward pass and of its gradient is kept, so
 that a product is nothing but backward passes, at the cost of the memory. (`torch.func.linearize` would save a little
-more, but its tracing costs tens to hundreds of gradients, and it goes neither under `vmap` nor into a compiled graph.)
+more, but its tracing costs tens to hundreds of gradients, and it works neither under `vmap` nor in a compiled graph.)
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def make_hvp(subject: LossOrProblem, params: Params, batch: Any, *, mode: HVPMod
     """The Hessian at one point as a map; see `hvp`.
 
     Args:
-        subject, params, batch: as of `hvp`.
+        subject, params, batch: as in `hvp`.
         mode: by default reverse over reverse, which keeps the gradient's graph, so that a product is one pass through
             it, unless it is not right for the subject; the other two keep nothing and need less memory.
 
@@ -136,7 +136,7 @@ def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
     """The GGN at one point as a map that keeps the forward pass; see `ggnvp`.
 
     Args:
-        problem, params, batch: as of `ggnvp`.
+        problem, params, batch: as in `ggnvp`.
 
     Returns:
         The map `v -> G v`, of a tree or K of them.
@@ -203,7 +203,7 @@ def linear_map(
         The map.
 
     Raises:
-        ConfigError: the matrix is unknown, something is missing, or given beside a map.
+        ConfigError: the matrix is unknown, something is missing, or is given together with a map.
     """
     if isinstance(subject, LinearMap):
         if params is not None or batch is not None or matrix is not None:

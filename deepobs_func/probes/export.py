@@ -93,8 +93,8 @@ def as_curvlinops(
 ) -> Any:
     """A curvature matrix of a problem as an operator of the library curvlinops, penalty excluded.
 
-    `"hessian"` and `"ggn"` go with every problem that has them. `"kfac"` and `"ekfac"` go with nets whose parameters
-    are in dense and convolution layers, and with a loss that curvlinops knows.
+    `"hessian"` and `"ggn"` work with every problem that has them. `"kfac"` and `"ekfac"` work with nets whose
+    parameters are in dense and convolution layers, and with a loss that curvlinops knows.
 
     Args:
         problem, params, batch: the point.
@@ -106,7 +106,7 @@ def as_curvlinops(
         A `curvlinops.PyTorchLinearOperator` of shape `(P, P)`; `operator @ tree.flatten(v)` is a product.
 
     Raises:
-        ConfigError: curvlinops is not installed, the matrix is unknown, or the problem does not go with it.
+        ConfigError: curvlinops is not installed, the matrix is unknown, or curvlinops does not support the problem.
 
     Source: F. Dangel et al., "Position: curvature matrices should be democratized via linear operators", 2025.
 

@@ -50,8 +50,8 @@ def fisher_vp(
         A tree like `v`.
 
     Raises:
-        ConfigError: the kind is unknown, the criterion is no likelihood or cannot be sampled, the key is missing, the
-            losses are not `(B,)`, or `v` does not match `params`.
+        ConfigError: the kind is unknown, the criterion is not a likelihood or cannot be sampled, the key is missing,
+            the losses are not `(B,)`, or `v` does not match `params`.
 
     Source: F. Kunstner, L. Balles and P. Hennig, "Limitations of the empirical Fisher approximation", NeurIPS 2019.
 
@@ -76,7 +76,7 @@ def make_fisher_vp(
     """A Fisher matrix at one point as a map that keeps the forward pass and its draws; see `fisher_vp`.
 
     Args:
-        problem, params, batch: as of `fisher_vp`.
+        problem, params, batch: as in `fisher_vp`.
         kind: `"exact"`, `"monte-carlo"` or `"empirical"`.
         key: what the Monte-Carlo vectors are drawn from.
         samples: S, of an example.
@@ -85,7 +85,7 @@ def make_fisher_vp(
         The map `v -> F v`, of a tree or K of them.
 
     Raises:
-        ConfigError: as `fisher_vp`.
+        ConfigError: as in `fisher_vp`.
 
     >>> from deepobs_func import problems, random
     >>> problem = problems.get("mnist_logreg")

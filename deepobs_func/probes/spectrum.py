@@ -26,9 +26,9 @@ class Eigenpairs(NamedTuple):
     """Some eigenvalues of a symmetric matrix.
 
     Attributes:
-        values: `(k,)`, descending (by magnitude, if so asked).
-        residuals: `|A u - value u|` of the unit Ritz vectors, `(k,)`: an eigenvalue lies that near.
-        vectors: the Ritz vectors, a tree with a leading axis of k; None where not asked for.
+        values: `(k,)`, descending (by magnitude for `which="magnitude"`).
+        residuals: `|A u - value u|` of the unit Ritz vectors, `(k,)`: an eigenvalue lies within that distance.
+        vectors: the Ritz vectors, a tree with a leading axis of k; None if not asked for.
     """
 
     values: Float[Tensor, " k"]

@@ -37,7 +37,7 @@ class TrackedStep:
         key: for what is sampled.
         names: the quantities that will be asked for, so that their statistics are computed together. They do not
             decide what a quantity is; see `probes.catalog.Quantity`.
-        bn: the mode of losses and gradients of single examples, as of `probes.statistics`.
+        bn: the mode of losses and gradients of single examples, as in `probes.statistics`.
     """
 
     problem: Any

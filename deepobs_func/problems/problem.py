@@ -31,7 +31,7 @@ Tap = Callable[[Layer, Tensor, Tensor], Tensor]
 
 
 def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
-    """Calls one of this package's nets, which take the `Pass` beside their input."""
+    """Calls one of this package's nets, which take the `Pass` besides their input."""
     return call(net, tensors, (x, p))
 
 
@@ -153,7 +153,7 @@ class Problem:
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether `evaluate` says which examples are correct."""
+        """Whether `evaluate` returns which examples are correct."""
         return self.measure.correct is not None
 
     def init(
@@ -279,7 +279,7 @@ class Problem:
     def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss with batch norm by `state.moments`, so that it couples no examples.
 
-        Under the moving moments that is a net in its test phase but for dropout; under `batch_moments`, a net whose
+        Under the moving moments that is a net in its test phase except for dropout; under `batch_moments`, a net whose
         batch statistics are held constant. The same as `loss` where there is no batch norm.
 
         Args:
@@ -308,7 +308,7 @@ class Problem:
         return self._called(params, batch, self._pass(batch, train=True, by_moments=True, tap=tap))
 
     def batch_moments(self, params: Params, batch: Batch) -> ModelState:
-        """The state with the batch's own mean and biased variance in the place of the moving ones, as constants.
+        """The state with the batch's own mean and biased variance instead of the moving ones, as constants.
 
         Args:
             params: the trainable parameters, as `init` returns them.
@@ -387,7 +387,13 @@ class Problem:
         return Batch(x, y, self.draw_noise(noise_key, batch_size), state)
 
     def with_weight_decay(self, weight_decay: float | None) -> Problem:
-        """The same problem under another L2 factor; None keeps the problem's own.
+        """The same problem with another L2 factor.
+
+        Args:
+            weight_decay: 0 or more; None keeps the problem's own.
+
+        Returns:
+            Another problem, or this one.
 
         Raises:
             ConfigError: the problem has no penalty, or the factor is negative or not finite.

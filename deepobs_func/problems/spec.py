@@ -1,4 +1,4 @@
-"""A test problem as a row of plain data, so that listing all of them imports no torch."""
+"""A test problem as plain data, so that listing all of them imports no torch."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def checked_weight_decay(value: Any) -> float:
     """The factor of an L2 penalty.
 
     Raises:
-        ConfigError: it is no finite number of at least 0.
+        ConfigError: it is not a finite number of at least 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
         raise ConfigError(f"A weight decay is a finite number, 0 or more, not {value!r}.")

@@ -1,7 +1,7 @@
 """Folder names: DeepOBS's own where a run is DeepOBS's, and never one name for two settings.
 
 A name is `key__value__key__value...`. No key and no value has two underscores in a row, or one where it could touch
-those of a separator, and what is no plain text ends in `~` and a hash, so that a name says one thing only.
+those of a separator, and what is not plain text ends in `~` and a hash, so that a name says one thing only.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def read(path: str | Path) -> RunRecord:
         The record, with its path.
 
     Raises:
-        DataError: the file is no JSON, or lacks a key.
+        DataError: the file is not JSON, or lacks a key.
 
     >>> record = RunRecord([2.0], [3.0], [], None, None, "sgd", "mine", None, 8, 0, 0.1, None, None, 42, 10, {})
     >>> _ = Path("record.json").write_text(json.dumps(record.to_json()))

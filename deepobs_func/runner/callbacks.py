@@ -86,11 +86,11 @@ _COMPARE = {"loss": operator.le, "accuracy": operator.ge}
 
 
 def stop_at(quantity: str, target: float) -> Callback:
-    """Ends a run at the first evaluation at which a quantity has come to its target.
+    """Ends a run at the first evaluation at which a quantity has reached its target.
 
     Args:
-        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has come to its target
-            where it is at least that, a loss where it is at most that.
+        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has reached its
+            target if it is at least that, a loss if it is at most that.
         target: the value.
 
     Returns:
@@ -186,7 +186,7 @@ class JsonLines:
 
 
 def last(log: Log) -> dict[str, Any]:
-    """The results of the last evaluation, `{"train_loss": ..., "test_accuracy": ...}`."""
+    """The results of the last evaluation: `{"train_loss": ..., "test_accuracy": ...}`."""
     found = {f"{split}_loss": column[-1] for split, column in log.losses.items()}
     return found | {f"{split}_accuracy": column[-1] for split, column in log.accuracies.items()}
 

@@ -123,7 +123,7 @@ def number(field: str, value: Any) -> float:
 
 
 def path(field: str, value: Any) -> str:
-    """A path, with the user's home in the place of `~`."""
+    """A path, with the user's home instead of `~`."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):

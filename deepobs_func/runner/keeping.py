@@ -60,7 +60,7 @@ class Checkpoints:
         return isinstance(event, Logged) and crossed
 
     def save(self, iteration: Iteration) -> None:
-        """Writes a checkpoint. A disk that is full, or a state that cannot be saved, ends no run; the record says so.
+        """Writes a checkpoint. A full disk or a state that cannot be saved does not end the run; the record notes it.
 
         Raises:
             ConfigError: the state cannot be saved, and checkpoints were asked for.

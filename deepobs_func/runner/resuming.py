@@ -79,18 +79,18 @@ def configuration_in(head: Mapping[str, Any], path: Path) -> RunConfig:
 
 
 def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None) -> Loaded:
-    """The parameters and the problem of a checkpoint, so that a probe looks at a trained net.
+    """Loads the problem and the trained parameters of a checkpoint, for probes.
 
     Args:
         path: a checkpoint, `*.safetensors`.
-        problem, optimizer: as of `run`, where the run was of one of your own.
+        problem, optimizer: as given to `run`, if it was given one.
 
     Returns:
         The problem at the run's weight decay, the parameters that were evaluated, and the model state, on the CPU.
 
     Raises:
-        DataError: the file is no checkpoint.
-        ConfigError: it is of another problem or optimizer than it says, or one is missing.
+        DataError: the file is not a checkpoint.
+        ConfigError: the problem or the optimizer is missing, or is not that of the run.
 
     >>> from deepobs_func import RunConfig, run
     >>> trained = run(RunConfig("two_d_beale", "adam", 0.01, epochs=1, checkpoint_every=1))
