@@ -139,27 +139,37 @@ def report(run: Run) -> str:
     return f"{table}\n{tables.verdicts(targets(run))}\n"
 
 
+def by_default(run: Run) -> Run:
+    """The run with every ratio to what `--compile auto` takes, instead of to the faster of compiled and eager."""
+    (auto,) = (row["ratio"] for row in run["rows"] if row["by"] == run["auto"])
+    rows = [
+        {**row, "ratio": row["ratio"] / auto, "quartiles": [each / auto for each in row["quartiles"]]}
+        for row in run["rows"]
+    ]
+    return {**run, "rows": rows}
+
+
 def summary(runs: list[Run]) -> str:
-    """All problems in one table: how many times as long as ours the others take."""
+    """All problems in one table: how many times as long as ours by default, `--compile auto`, the others take."""
     lines = []
-    for run in runs:
+    for run in map(by_default, runs):
         rows = {row["by"]: row for row in run["rows"]}
-        (ours,) = (row for row in run["rows"] if row["reference"])
+        ours = rows[run["auto"]]
+        fastest = min((row for row in run["rows"] if row["by"].startswith("ours, ")), key=lambda row: row["ratio"])
         missed = ["missed" for target in targets(run) if not target.met]
         lines.append(
             [
                 run["problem"] + (" (stand-in data)" if run["synthetic"] else ""),
                 str(run["threads"]),
-                f"{ours['seconds'] / run['share']:.3g} s ({ours['by'].removeprefix('ours, ')})",
-                f"{rows[run['auto']]['ratio']:.2f} ({run['auto'].removeprefix('ours, ')})",
+                f"{ours['seconds'] / run['share']:.3g} s ({run['auto'].removeprefix('ours, ')})",
                 f"{rows[IN_MEMORY]['ratio']:.2f}",
                 f"{loader(run)['ratio']:.1f}",
+                f"{fastest['ratio']:.2f} ({fastest['by'].removeprefix('ours, ')})",
                 ", ".join(missed[:1]) or "met",
             ]
         )
-    return tables.table(
-        ["", "threads", "ours, an epoch", "`auto`", "plain, in memory", "plain, DataLoader", "targets"], lines
-    )
+    header = ["", "threads", "`--compile auto`, an epoch", "plain, in memory", "plain, DataLoader", "ours, faster mode"]
+    return tables.table([*header, "targets"], lines)
 
 
 BENCHMARK = Benchmark("epochs", PROBLEMS, measure, report)

@@ -1,4 +1,4 @@
-"""Writes the README's generated tables, between their markers, from the registry and from what was measured.
+"""Writes the generated tables of README and docs/, between their markers, from the registries and from measurements.
 
 python -m benchmarks.make_readme
 """
@@ -10,25 +10,27 @@ from pathlib import Path
 
 from benchmarks import probes_report, report
 from deepobs_func import datasets, optimizers, problems
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
 PROBES = Path(__file__).parent / "results" / "probes.json"
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def problems_table() -> str:
     """One line a problem."""
     lines = [
-        "| problem | data set | parameters | epochs | batch size | weight decay | measure |",
+        "| problem | data set | parameters | epochs | batch size | weight decay | judged by |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in problems.names():
-        row = problems.spec_of(name)
-        chosen = "\\*" if row.defaults_chosen_here else ""
-        decay = "-" if row.weight_decay is None else f"{row.weight_decay:g}"
-        measure = "accuracy" if row.accuracy else "loss"
+        spec = problems.spec_of(name)
+        chosen = "\\*" if spec.defaults_chosen_here else ""
+        decay = "-" if spec.weight_decay is None else f"{spec.weight_decay:g}"
+        judged = "accuracy" if spec.accuracy else "loss"
         lines.append(
-            f"| {name} | {datasets.spec(row.dataset).title} | {row.parameters:,} | {row.epochs}{chosen} "
-            f"| {row.batch_size}{chosen} | {decay} | {measure} |"
+            f"| {name} | {datasets.spec(spec.dataset).title} | {spec.parameters:,} | {spec.epochs}{chosen} "
+            f"| {spec.batch_size}{chosen} | {decay} | {judged} |"
         )
     return "\n".join(lines)
 
@@ -36,10 +38,19 @@ def problems_table() -> str:
 def optimizers_table() -> str:
     """One line a functional optimizer."""
     lines = ["| optimizer | | hyperparameters beside `lr` |", "|---|---|---|"]
-    for row in optimizers.FUNCTIONAL.values():
-        values = (f"{v:g}" if isinstance(v, float) else str(v) for v in row.defaults.values())
-        shown = ", ".join(f"`{name}={value}`" for name, value in zip(row.defaults, values, strict=True))
-        lines.append(f"| {row.name} | {row.summary} | {shown} |")
+    for spec in optimizers.FUNCTIONAL.values():
+        values = (f"{v:g}" if isinstance(v, float) else str(v) for v in spec.defaults.values())
+        shown = ", ".join(f"`{name}={value}`" for name, value in zip(spec.defaults, values, strict=True))
+        lines.append(f"| {spec.name} | {spec.summary} | {shown} |")
+    return "\n".join(lines)
+
+
+def quantities_table() -> str:
+    """One line a quantity that a run can track."""
+    lines = ["| quantity | formula | in the preset `economy` |", "|---|---|---|"]
+    for name, quantity in QUANTITIES.items():
+        summary = quantity.summary.replace("|", "\\|")
+        lines.append(f"| {name} | {summary} | {'yes' if name in PRESETS['economy'] else ''} |")
     return "\n".join(lines)
 
 
@@ -61,25 +72,32 @@ def probes_table() -> str:
     return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8"))) if PROBES.exists() else ""
 
 
-def fill(text: str, marker: str, table: str) -> str:
-    """The text with the table between the markers."""
-    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-
-
-def readme(text: str) -> str:
-    """The README with its generated tables."""
-    tables = {
+def tables() -> dict[str, str]:
+    """Every generated table by its marker."""
+    return {
         "problems": problems_table(),
         "optimizers": optimizers_table(),
         "deviations": deviations_table(),
+        "quantities": quantities_table(),
         "probes": probes_table(),
     } | {name: report.summary(name) for name in report.SUMMARIES}
-    for marker, table in tables.items():
-        text = fill(text, marker, table)
+
+
+def marks(marker: str) -> tuple[str, str]:
+    """What stands before and after a generated table."""
+    return f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+
+
+def filled(text: str) -> str:
+    """A page with the tables that it has a place for."""
+    for marker, table in tables().items():
+        begin, end = marks(marker)
+        if begin in text:
+            head, rest = text.split(begin)
+            text = f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -34,7 +34,7 @@ class ModelState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A mini-batch: all that a loss needs beside the parameters.
+    """A mini-batch: all that a loss needs besides the parameters.
 
     Attributes:
         x: inputs, leading axis `B`.
@@ -57,7 +57,16 @@ class Batch(NamedTuple):
         noise: dict[str, Tensor] | None = None,
         state: ModelState | None = None,
     ) -> Batch:
-        """A batch with what is left out filled in: no targets as `(B, 0)`, no noise, no state.
+        """A batch with what is left out filled in.
+
+        Args:
+            x: inputs, leading axis `B`.
+            y: targets; by default none, `(B, 0)`.
+            noise: by default none.
+            state: by default an empty one.
+
+        Returns:
+            The batch.
 
         >>> import torch
         >>> Batch.of(torch.zeros(4, 2)).y.shape

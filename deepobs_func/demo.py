@@ -70,6 +70,9 @@ def demo(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> No
         data: the data folder in which MNIST may be, or `"synthetic"`.
         output_dir: gets `results/`, the records, and the figures.
         map_runs: runs several configurations, e.g. that of `processes`.
+
+    Raises:
+        ConfigError: the folder cannot be made.
     """
     start = time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""Mistakes of a user: each names the value, what is allowed, and the mend.
+"""Mistakes of a user: each names the value, what is allowed, and how to fix it.
 
 The command line turns every `UserError` into one line on standard error and exit code 2; anything else is a
 defect of ours and keeps its traceback.
@@ -13,7 +13,7 @@ _OPTION = re.compile(r"⟦([A-Za-z_][\w.]*)⟧")
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: a wrong name, value, file or folder.
+    """A mistake that the user can fix: a wrong name, value, file or folder.
 
     A message may hold `option(name)`. `str(error)` shows the name as Python has it; `told` shows it otherwise, as the
     command line does with its flags.
@@ -87,13 +87,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, listing: str = "") -> str:
-    """Says that `name` is no known `kind`, with the nearest known name, or all of them where none is near.
+    """Says that `name` is not a known `kind`, with the nearest known name, or all of them where none is near.
 
     Args:
         kind: what was asked for, e.g. `"problem"`.
         name: what the user wrote.
         known: the allowed names.
         listing: where all names are listed, e.g. `"deepobs list"`; without it they are in the message.
+
+    Returns:
+        A sentence for the message of an error.
 
     >>> unknown("problem", "cifar_3c3d", ["cifar10_3c3d", "mnist_mlp"])
     "Unknown problem 'cifar_3c3d'. Did you mean 'cifar10_3c3d'?"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in the place of another."""
+"""Files that appear whole or not at all, and never over another one."""
 
 from __future__ import annotations
 

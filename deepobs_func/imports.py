@@ -19,7 +19,7 @@ def load_object(path: str, kind: str) -> Any:
         kind: what it should be, for messages: `"problem"`, `"optimizer"`.
 
     Raises:
-        ConfigError: the path leads nowhere; the message says how far it did.
+        ConfigError: the path does not exist; the message names the part that does.
     """
     module_path, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
     if not (module_path and name):

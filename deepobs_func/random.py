@@ -67,6 +67,12 @@ def key(seed: int, device: torch.device | str | None = None) -> Key:
         seed: in `[0, 2**64)`.
         device: where every draw from the key will live.
 
+    Returns:
+        `(2,)` int64: the two words of the seed.
+
+    >>> key(42)
+    tensor([ 0, 42])
+
     Raises:
         ValueError: the seed is out of range.
     """
@@ -77,19 +83,43 @@ def key(seed: int, device: torch.device | str | None = None) -> Key:
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
-    """A new key from a key and a number in `[0, 2**32)`: an epoch, a step, a purpose, a layer."""
+    """A new key from a key and a number.
+
+    Args:
+        key: `(2,)` int64.
+        data: a number in `[0, 2**32)`, such as an epoch, a step, a purpose or a layer; or a tensor `(*n,)` of them.
+
+    Returns:
+        `(2,)` int64, or `(*n, 2)`.
+    """
     count = torch.as_tensor(data, dtype=torch.int64, device=key.device)
     return torch.stack(threefry2x32(key, count, _FOLD), dim=-1)
 
 
 def split(key: Key, num: int = 2) -> Int[Tensor, "num 2"]:
-    """`num` independent keys, of which each row is one."""
+    """Independent keys from one key.
+
+    Args:
+        key: `(2,)` int64.
+        num: how many.
+
+    Returns:
+        `(num, 2)` int64, a key in each row.
+    """
     counts = torch.arange(num, device=key.device)
     return torch.stack(threefry2x32(key, counts, _SPLIT), dim=-1)
 
 
 def bits(key: Key, num: int) -> Int[Tensor, " num"]:
-    """`num` words of 32 random bits, int64 in `[0, 2**32)`. A shorter draw is the head of a longer one."""
+    """Words of 32 random bits. A shorter draw is the head of a longer one.
+
+    Args:
+        key: what decides them.
+        num: how many.
+
+    Returns:
+        `(num,)` int64 in `[0, 2**32)`.
+    """
     calls = (num + 1) // 2
     if torch.compiler.is_compiling():
         return _words(key, torch.arange(calls, device=key.device))[..., :num]
@@ -117,6 +147,12 @@ def compiled_draws(enabled: bool = True) -> Generator[None]:
 
     One block of one shape serves every draw of every problem: inside a graph of its own, every single draw would take
     the compiler 13 seconds.
+
+    Args:
+        enabled: whether they are.
+
+    Yields:
+        Nothing; afterwards all is as before.
     """
     global _compiled_draws
     before, _compiled_draws = _compiled_draws, enabled
@@ -135,7 +171,17 @@ def uniform(
 ) -> Float[Tensor, "*shape"]:
     """Uniform draws from `[low, high)`, with as many random bits as the dtype's significand holds.
 
-    `[0, 1)` is exact; in another range `high` itself can come out by rounding.
+    Args:
+        key: what decides them.
+        shape: of the result.
+        low, high: the range. `[0, 1)` is exact; in another range `high` itself can come out by rounding.
+        dtype: of the result.
+
+    Returns:
+        A tensor of that shape and dtype, on the device of the key.
+
+    >>> uniform(key(0), (2,)).shape
+    torch.Size([2])
     """
     num, digits = math.prod(shape), _DIGITS[dtype]
     if digits > 32:
@@ -148,7 +194,16 @@ def uniform(
 
 
 def normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
-    """Standard normal draws: both outputs of the Box-Muller transform, `sqrt(-2 ln u) (cos, sin)(2 pi v)`."""
+    """Standard normal draws: both outputs of the Box-Muller transform, `sqrt(-2 ln u) (cos, sin)(2 pi v)`.
+
+    Args:
+        key: what decides them.
+        shape: of the result.
+        dtype: of the result.
+
+    Returns:
+        A tensor of that shape and dtype, on the device of the key.
+    """
     num = math.prod(shape)
     half = (num + 1) // 2
     if _DIGITS[dtype] > 32:
@@ -166,6 +221,14 @@ def truncated_normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.
     """Standard normal draws conditioned on `[-2, 2]`, by inversion: `sqrt(2) erfinv(u)`, `|u| <= erf(sqrt(2))`.
 
     The standard deviation of a draw is 0.8796, as TensorFlow's `truncated_normal` has it.
+
+    Args:
+        key: what decides them.
+        shape: of the result.
+        dtype: of the result.
+
+    Returns:
+        A tensor of that shape and dtype, on the device of the key.
     """
     bound = math.erf(math.sqrt(2.0))
     u = uniform(key, shape, -bound, bound, dtype)
@@ -173,7 +236,15 @@ def truncated_normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.
 
 
 def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor, "*shape"]:
-    """True with the given probability, rounded to a multiple of 1/65536: a word serves two draws.
+    """True with a given probability, rounded to a multiple of 1/65536: a word serves two draws.
+
+    Args:
+        key: what decides them.
+        probability: of True, in `[0, 1]`.
+        shape: of the result.
+
+    Returns:
+        A bool tensor of that shape, on the device of the key.
 
     Raises:
         ValueError: the probability is not in `[0, 1]`.
@@ -187,7 +258,16 @@ def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor
 
 
 def rademacher(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
-    """-1 or 1 with equal probability: a word serves 32 draws, which makes it far cheaper than any other draw."""
+    """-1 or 1 with equal probability: a word serves 32 draws, which makes it far cheaper than any other draw.
+
+    Args:
+        key: what decides them.
+        shape: of the result.
+        dtype: of the result.
+
+    Returns:
+        A tensor of that shape and dtype, on the device of the key.
+    """
     num = math.prod(shape)
     words = bits(key, -(-num // 32))
     parts = torch.stack([(words >> shift) & 0xFF for shift in (0, 8, 16, 24)], dim=-1).to(torch.uint8)
@@ -196,12 +276,29 @@ def rademacher(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float3
 
 
 def integers(key: Key, high: int, shape: Sequence[int]) -> Int[Tensor, "*shape"]:
-    """Whole numbers in `[0, high)`, int64, `high <= 2**31` (the bias is below `high / 2**32`)."""
+    """Whole numbers in `[0, high)`.
+
+    Args:
+        key: what decides them.
+        high: at most `2**31`; the bias of a draw is below `high / 2**32`.
+        shape: of the result.
+
+    Returns:
+        An int64 tensor of that shape, on the device of the key.
+    """
     return ((bits(key, math.prod(shape)) * high) >> 32).reshape(tuple(shape))
 
 
 def permutation(key: Key, num: int) -> Int[Tensor, " num"]:
-    """A uniformly random order of `0 .. num - 1`, int64: the order of `num` words of 63 bits."""
+    """A uniformly random order of `0 .. num - 1`: the order of `num` words of 63 bits.
+
+    Args:
+        key: what decides it.
+        num: the length.
+
+    Returns:
+        `(num,)` int64.
+    """
     pairs = bits(key, 2 * num).unflatten(-1, (num, 2))
     words = (pairs[..., 0] << 31) | (pairs[..., 1] >> 1)
     return torch.sort(words, dim=-1, stable=True).indices

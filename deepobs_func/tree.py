@@ -18,6 +18,9 @@ def map(fn: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
         tree: gives the keys and their order.
         others: trees with the same keys.
 
+    Returns:
+        A tree with the keys of `tree`.
+
     Raises:
         KeyError: another tree lacks a key, or has one more.
     """
@@ -55,6 +58,9 @@ def add_scaled(a: Tree, sign: int, factor: Tensor, b: Tree) -> Tree:
         sign: 1 or -1.
         factor: 0-d, of any floating-point type.
         b: a tree with the same keys.
+
+    Returns:
+        A tree like `a`.
     """
     if not can_go_together(a):
         return map(lambda p, q: torch.addcmul(p, q, factor.to(p.dtype), value=sign), a, b)
@@ -68,6 +74,9 @@ def can_go_together(tree: Tree) -> bool:
     """Whether torch's functions of lists of tensors serve: in eager code, outside of every transform.
 
     A call for all leaves takes the Python time of one.
+
+    Returns:
+        False for an empty tree too.
     """
     return bool(tree) and not (
         torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
@@ -75,7 +84,7 @@ def can_go_together(tree: Tree) -> bool:
 
 
 def dot(a: Tree, b: Tree) -> Tensor:
-    """The inner product `sum_k <a_k, b_k>`, a 0-d tensor; 0 for empty trees."""
+    """The inner product of the trees a and b, `sum_k <a_k, b_k>`, a 0-d tensor; 0 for empty trees."""
     return sum((term.sum() for term in map(torch.mul, a, b).values()), torch.zeros(()))
 
 

@@ -1,4 +1,4 @@
-"""The README: its Python runs, its tables are generated, its first Python stands early."""
+"""README and docs: their code runs, their tables are generated, their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,20 +8,72 @@ from pathlib import Path
 import pytest
 
 from benchmarks import make_readme
+from tests.documents import PAGES, ROOT, Block, blocks, cut_data, run_page
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_every_python_block_runs(block: str) -> None:
-    exec(compile(block, "README.md", "exec"), {})
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
-def test_the_tables_are_generated() -> None:
-    assert make_readme.readme(TEXT) == TEXT
+def names(page: Path) -> str:
+    return page.stem
 
 
-def test_the_first_python_stands_within_forty_lines() -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=names)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cut_data(monkeypatch):
+        run_page(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_the_tables_are_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert make_readme.filled(text) == text
+
+
+def test_every_generated_table_stands_on_one_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [text.count(mark) for marker in make_readme.tables() for mark in make_readme.marks(marker)] == [1] * (
+        2 * len(make_readme.tables())
+    )
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)]+\.md)\)", TEXT))
+    assert linked == {f"docs/{page.name}" for page in PAGES if page != README}
+
+
+def test_the_readme_is_short_and_shows_python_early() -> None:
+    assert len(TEXT.splitlines()) <= 150
     assert TEXT.index("```python") < len("\n".join(TEXT.splitlines()[:40]))
+
+
+def of_heading(title: str) -> list[Block]:
+    """The code under a heading of the README."""
+    (section,) = re.findall(rf"^## {title}$(.*?)(?=^## )", TEXT, re.MULTILINE | re.DOTALL)
+    return [Block(*found) for found in re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)]
+
+
+def test_what_the_readme_promises_is_short() -> None:
+    (python,) = of_heading("From a trained run to its curvature")
+    assert len([line for line in python.code.splitlines() if line]) <= 5
+    assert "lanczos_eigenvalues" in python.code
+    python, command = of_heading("An optimizer of your own")
+    assert len([line for line in python.code.splitlines() if line and not line.startswith("#")]) <= 15
+    assert "deepobs run mnist_mlp --optimizer my_file:make --lr 0.1" in command.code

@@ -1,4 +1,4 @@
-"""Products of float32 matrices by oneDNN, in the place of the BLAS library that torch was built with.
+"""Products of float32 matrices by oneDNN, instead of the BLAS library that torch was built with.
 
 torch computes matrix products on a CPU with MKL, which does not use the wide registers of processors that Intel did not
 make: there oneDNN, with which torch computes convolutions, is twice as fast. Both round in float32 and add up in an

@@ -24,7 +24,7 @@ def check_parity_command(names: tuple[str, ...], golden: Path | None) -> None:
     One line a problem, with the worst relative deviation of each figure. Exit code 1 if one is beyond its tolerance.
     """
     for name in names:
-        problems.row(name)
+        problems.spec_of(name)
     from deepobs_func.compat import parity
 
     good = True

@@ -168,7 +168,13 @@ def names() -> list[str]:
 
 
 def spec(name: str) -> DatasetSpec:
-    """What a data set looks like.
+    """The description of a data set.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The spec; nothing is loaded.
 
     Raises:
         ConfigError: there is no such data set; the message has the nearest name.

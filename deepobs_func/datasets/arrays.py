@@ -29,6 +29,9 @@ def from_arrays(name: str, train: Sequence[Any], test: Sequence[Any]) -> Dataset
             whole numbers in `y` are class ids from 0, everything else in `y` is floating-point; None stands for no
             targets.
 
+    Returns:
+        The data set, for `problems.from_module`.
+
     Raises:
         DataError: an array is empty, holds NaN or infinite numbers or anything but numbers; `x` and `y` differ in
             length; a class id is negative; or the splits differ in the shape of an example or in the kind of numbers.

@@ -72,7 +72,7 @@ def draw(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
 
 
 def draw_unflipped(key: random.Key, batch_size: int, dtype: torch.dtype) -> Draws:
-    """The same for SVHN: nothing is flipped, since digits are no mirror images."""
+    """The same for SVHN: nothing is flipped, since a mirrored digit is not a digit."""
     draws = draw(key, batch_size, dtype)
     return draws._replace(flipped=torch.zeros_like(draws.flipped))
 

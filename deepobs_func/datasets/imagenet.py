@@ -73,8 +73,8 @@ def stream(
         `x`, `(B, 3, 224, 224)` float32, and `y`, `(B,)` int64, class ids 1..1000 (0 is background), on the CPU.
 
     Raises:
-        DataError: the folder has other than 1000 classes or another number of images, or a file is no whole image;
-            the message names it.
+        DataError: the folder has other than 1000 classes or another number of images, or a file is not a complete
+            image; the message names it.
     """
     listing = list_images(spec, folder, split)
     rows = rows.cpu()

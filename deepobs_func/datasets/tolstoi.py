@@ -61,7 +61,7 @@ def with_vocabulary(spec: DatasetSpec, vocabulary: Sequence[str]) -> DatasetSpec
     """The same data set for another text: its classes are the given symbols, in this order.
 
     Raises:
-        ConfigError: a symbol is no single character, or comes twice.
+        ConfigError: a symbol is not a single character, or occurs twice.
 
     >>> from deepobs_func import datasets
     >>> with_vocabulary(datasets.spec("tolstoi"), "abc ").num_classes

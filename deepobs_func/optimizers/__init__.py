@@ -58,7 +58,7 @@ class OptimizerSpec:
         make: the import path of its constructor, `(lr, **hyperparameters, schedule=None) -> Optimizer`; it may take
             `before=`, transforms of the gradient, too.
         summary: one line.
-        hyperparameters: those beside the learning rate, each with its default and what it may be.
+        hyperparameters: those besides the learning rate, each with its default and what it may be.
     """
 
     name: str

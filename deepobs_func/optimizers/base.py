@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Oracle(Protocol):
-    """What an optimizer may ask of the problem at the batch of this step; what it does not ask is not computed.
+    """The problem at the batch of a step, as an optimizer sees it. Only what is asked for is computed.
 
     Value, gradient and curvature are of the objective, `mean loss + penalty`, which is what an optimizer minimises.
-    What is said of single examples is of their losses, which have no part in the penalty.
+    Per-example answers are of the losses alone, without the penalty.
     """
 
     def value(self) -> Tensor:
@@ -40,7 +40,7 @@ class Oracle(Protocol):
         """The Hessian of the objective times a vector, or K vectors along a leading axis."""
 
     def ggnvp(self, v: Tree) -> Tree:
-        """The same with the GGN of the mean loss in the place of its Hessian; the penalty's Hessian is added."""
+        """The same with the GGN of the mean loss instead of its Hessian; the penalty's Hessian is added."""
 
     def make_hvp(self) -> LinearMap:
         """The Hessian as a map that keeps the gradient's graph, for many products."""
@@ -49,33 +49,33 @@ class Oracle(Protocol):
         """The GGN, with the penalty's Hessian, as a map that keeps the forward pass, for many products."""
 
     def per_example_grads(self, *, bn: str | None = None) -> Params:
-        """The gradient of each example's loss, `(B, *shape)` for each parameter; `bn` as of `probes.statistics`."""
+        """The gradient of each example's loss, `(B, *shape)` for each parameter; `bn` as in `probes.statistics`."""
 
     def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> Statistics:
         """Statistics of the per-example gradients, from one computation; see `probes.statistics`."""
 
 
 def accept(problem: Any) -> None:
-    """For optimizers that can do with any problem."""
+    """The `check` of optimizers that work with every problem."""
 
 
 def report_nothing(opt_state: Any) -> dict[str, Tensor]:
-    """For optimizers whose state holds nothing to be recorded."""
+    """The `report` of optimizers whose state has nothing to record."""
     return {}
 
 
 def the_iterate(opt_state: Any, params: Params) -> Params:
-    """For optimizers whose iterate is what they offer as their result."""
+    """The `eval_params` of optimizers whose iterate is their result."""
     return params
 
 
 def as_it_is(opt_state: Any) -> Any:
-    """The snapshot of a state that is a value already: trees of tensors, which no update changes."""
+    """The `save` of optimizers whose state is a value already: a tree of tensors that no update changes."""
     return opt_state
 
 
 def as_it_was(snapshot: Any, params: Params, key: random.Key) -> Any:
-    """The inverse of `as_it_is`."""
+    """The `load` that belongs to `as_it_is`."""
     return snapshot
 
 
@@ -90,8 +90,8 @@ class Optimizer(NamedTuple):
             oracle is not defined.
         report: `opt_state -> {name: 0-d tensor}`, what a run records of the state beside each mini-batch loss.
         eval_params: `(opt_state, params) -> params`, what is evaluated, and what a probe of a finished run looks at.
-            It is the iterate itself but for methods that average (schedule-free ones); it changes neither argument. The
-            moving moments of batch norm stay those of the iterates.
+            It is the iterate itself, except for methods that average (schedule-free ones); it changes neither argument.
+            The moving moments of batch norm stay those of the iterates.
         save: `opt_state -> tree`, a snapshot as a value: nested dicts, lists and tuples of tensors, numbers, strings
             and None, which later steps do not change. Raises a ConfigError where the state cannot be had as a value.
         load: `(tree, params, key) -> opt_state`, the state of a snapshot, at the parameters and with the key of `init`;
@@ -99,6 +99,14 @@ class Optimizer(NamedTuple):
         calls: `opt_state -> {"gradients": n, "products": n, "evaluations": n}`, how often `update` has called the
             oracle since `init`, as whole numbers or 0-d tensors (see `optimizers.counting`); None where that is not
             declared.
+
+    >>> from deepobs_func import RunConfig, run, tree
+    >>> def update(oracle, opt_state, params):
+    ...     return tree.sub(params, tree.scale(1e-3, oracle.grad())), opt_state
+    >>> mine = Optimizer(init=lambda params, key: {}, update=update)
+    >>> record = run(RunConfig("quadratic_deep", "mine", 1e-3, epochs=2, output_dir=None), optimizer=mine).record
+    >>> record.test_losses[-1] < record.test_losses[0]
+    True
     """
 
     init: Callable[[Params, random.Key], Any]

@@ -58,14 +58,19 @@ def sgd_cabs(lr: float, bn: str | None = None, *, schedule: Schedule | None = No
     Args:
         lr: the learning rate.
         bn: what a per-example gradient is where batch norm couples the examples: `"coupled"`, `"frozen"` or `"eval"`,
-            as of `probes.statistics`; required there.
+            as in `probes.statistics`; required there.
         schedule: the factor of the learning rate by step.
+
+    Returns:
+        The optimizer.
 
     Raises:
         ConfigError: (from `check`) the problem couples its examples and `bn` is None or does not fit.
 
     Source: Balles, Romero and Hennig, "Coupling adaptive batch sizes with learning rates", UAI 2017, equation 22,
     without its running averages.
+
+    >>> optimizer = sgd_cabs(0.1, bn="frozen")
     """
     bn = checked("bn", bn)
     optimizer = compose(Transform({}, _no_advice, _pass_on, _make_advise(bn), _a_pass_a_step), lr=lr, schedule=schedule)

@@ -1,4 +1,4 @@
-"""Clipping in front of an optimizer that is no composition of transforms: its oracle has a clipped gradient."""
+"""Clipping in front of an optimizer that is not a composition of transforms: its oracle has a clipped gradient."""
 
 from __future__ import annotations
 

@@ -24,7 +24,25 @@ Transforms = Sequence[Transform]
 
 
 def sgd(lr: float, *, before: Transforms = (), after: Transforms = (), schedule: Schedule | None = None) -> Optimizer:
-    """Stochastic gradient descent: `params - lr g`. `torch.optim.SGD`."""
+    """Stochastic gradient descent, `torch.optim.SGD`.
+
+    Formula: `params <- params - lr g`.
+
+    Args:
+        lr: the base learning rate.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    >>> sgd(0.1).update is sgd(0.01).update  # hyperparameters are state, so that a compiled step serves both
+    True
+    """
     return compose(*before, *after, lr=lr, schedule=schedule)
 
 
@@ -45,9 +63,26 @@ def momentum(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Heavy-ball momentum: `m <- momentum m + g`, `params - lr m`. `torch.optim.SGD(momentum=...)`, and TensorFlow's.
+    """Heavy-ball momentum, `torch.optim.SGD(momentum=...)` and TensorFlow's.
+
+    Formula: `m <- momentum m + g`, `params <- params - lr m`.
+
+    Args:
+        lr: the base learning rate.
+        momentum: from 0 to below 1.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Polyak, 1964.
+
+    >>> optimizer = momentum(0.1, momentum=0.99)
     """
     rule = Transform({"momentum": momentum}, tree.zeros_like, _heavy_ball)
     return compose(*before, rule, *after, lr=lr, schedule=schedule)
@@ -66,9 +101,26 @@ def nesterov(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Nesterov's momentum: `m <- momentum m + g`, `params - lr (g + momentum m)`. `torch.optim.SGD(nesterov=True)`.
+    """Nesterov's momentum, `torch.optim.SGD(nesterov=True)`.
+
+    Formula: `m <- momentum m + g`, `params <- params - lr (g + momentum m)`.
+
+    Args:
+        lr: the base learning rate.
+        momentum: from 0 to below 1.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Sutskever et al., ICML 2013, in the form without a look-ahead point.
+
+    >>> optimizer = nesterov(0.1, momentum=0.99)
     """
     rule = Transform({"momentum": momentum}, tree.zeros_like, _nesterov)
     return compose(*before, rule, *after, lr=lr, schedule=schedule)
@@ -110,12 +162,33 @@ def adam(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Adam: `m`, `v` averages of `g`, `g^2`; `params - lr m_hat / (sqrt(v_hat) + epsilon)`. `torch.optim.Adam`.
+    """Adam, `torch.optim.Adam`.
 
+    Formula: `m`, `v` averages of `g`, `g^2`; `params <- params - lr m_hat / (sqrt(v_hat) + epsilon)` with
     `m_hat = m / (1 - beta1^t)`, `v_hat = v / (1 - beta2^t)`, t counting from 1.
+
+    Args:
+        lr: the base learning rate.
+        beta1, beta2: the decay of the averages, from 0 to below 1.
+        epsilon: 0 or more.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Kingma and Ba, ICLR 2015. TensorFlow adds epsilon to `sqrt(v)` before the correction, so its epsilon is
     larger by `1 / sqrt(1 - beta2^t)`; at 1e-8 that is not seen.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> composed = adam(0.04, before=[clip_by_global_norm(1.0)], schedule=cosine(14))
+    >>> record = run(RunConfig("quadratic_deep", "mine", 0.04, epochs=2, output_dir=None), optimizer=composed).record
+    >>> record.test_losses[-1] < record.test_losses[0]
+    True
     """
     rule = Transform({"beta1": beta1, "beta2": beta2, "epsilon": epsilon}, zero_moments, _adam)
     return compose(*before, rule, *after, lr=lr, schedule=schedule)
@@ -132,9 +205,26 @@ def adamw(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """Adam with decoupled weight decay: the direction gains `weight_decay * params`. `torch.optim.AdamW`.
+    """Adam with decoupled weight decay, `torch.optim.AdamW`: the direction gains `weight_decay * params`.
+
+    Args:
+        lr: the base learning rate.
+        beta1, beta2: the decay of the averages, from 0 to below 1.
+        epsilon: 0 or more.
+        weight_decay: 0 or more.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Loshchilov and Hutter, ICLR 2019.
+
+    >>> optimizer = adamw(1e-3, weight_decay=0.1)
     """
     decay = _decay(weight_decay)
     return adam(lr, beta1, beta2, epsilon, before=before, after=(decay, *after), schedule=schedule)
@@ -162,11 +252,28 @@ def rmsprop(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """RMSprop: `v` an average of `g^2`; `m <- momentum m + g / (sqrt(v) + epsilon)`, `params - lr m`.
+    """RMSprop, `torch.optim.RMSprop`.
 
-    `torch.optim.RMSprop`.
+    Formula: `v` an average of `g^2`; `m <- momentum m + g / (sqrt(v) + epsilon)`, `params <- params - lr m`.
+
+    Args:
+        lr: the base learning rate.
+        alpha: the decay of the average, from 0 to below 1.
+        epsilon: 0 or more.
+        momentum: from 0 to below 1.
+        before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
+        after: transforms of the direction, such as a decoupled `weight_decay(1e-2)`.
+        schedule: the factor of the learning rate by update; by default 1.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Tieleman and Hinton, 2012. TensorFlow starts `v` at 1 and adds epsilon under the root; this does neither.
+
+    >>> optimizer = rmsprop(1e-3, momentum=0.9)
     """
     rule = Transform({"alpha": alpha, "epsilon": epsilon, "momentum": momentum}, zero_moments, _rmsprop)
     return compose(*before, rule, *after, lr=lr, schedule=schedule)

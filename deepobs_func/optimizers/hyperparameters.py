@@ -38,7 +38,11 @@ class Range:
         return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
 
     def checked(self, name: str, value: Any) -> float:
-        """The value as a float."""
+        """The value as a float.
+
+        Raises:
+            ConfigError: it is not a finite number, or out of the range; the message has the name of the hyperparameter.
+        """
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a finite number.")
         if float(value) not in self:
@@ -53,7 +57,11 @@ class Whole:
     low: int = 1
 
     def checked(self, name: str, value: Any) -> int:
-        """The value as an int."""
+        """The value as an int.
+
+        Raises:
+            ConfigError: it is not a whole number, or below `low`; the message has the name of the hyperparameter.
+        """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < self.low:
             raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from {self.low}.")
         return int(value)
@@ -66,7 +74,11 @@ class OneOf:
     values: tuple[str | None, ...]
 
     def checked(self, name: str, value: Any) -> str | None:
-        """The value as it is."""
+        """The value as it is.
+
+        Raises:
+            ConfigError: it is none of the names; the message has the name of the hyperparameter.
+        """
         if value not in self.values:
             raise ConfigError(unknown(f"choice for the hyperparameter {name}:", str(value), map(str, self.values)))
         return value
@@ -77,7 +89,12 @@ ANY, FRACTION, POSITIVE, SHARE = Range(), Range(0.0, 1.0), Range(0.0), Range(0.0
 
 
 class Hyperparameter(NamedTuple):
-    """A hyperparameter of an optimizer: its default, and what it may be."""
+    """A hyperparameter of an optimizer.
+
+    Attributes:
+        default: its value where none is given.
+        kind: what it may be.
+    """
 
     default: float | int | str | None
     kind: Kind = ANY

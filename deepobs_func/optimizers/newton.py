@@ -62,9 +62,9 @@ def newton_cg(
     over that of its quadratic model, the damping is divided by `damping_factor` where `rho > 3/4` and multiplied by it
     where `rho < 1/4`. A step that does not reduce the objective of its batch is not taken.
 
-    A step costs `cg_steps + 2` products, each about a gradient, beside the gradient; in eager code, fewer where the
-    solution is found sooner. The step is of the batch, and so is the judgement of it: small batches are fitted too
-    well. Take as many examples as memory allows, or more damping.
+    A step costs `cg_steps + 2` products, each about as expensive as a gradient, besides the gradient; in eager code,
+    fewer where the solution is found sooner. The step is of the batch, and so is the judgement of it: small batches are
+    fitted too well. Take as many examples as memory allows, or more damping.
 
     Args:
         lr: the factor of the step; 1 is Newton's own, and less of it averages over noise.
@@ -75,12 +75,17 @@ def newton_cg(
         cg_steps: and after this many steps.
         schedule: the factor of the learning rate by step.
 
+    Returns:
+        The optimizer.
+
     Raises:
         ConfigError: a value is out of its range; (from `check`) the problem has no GGN.
 
     Source: Martens, "Deep learning via Hessian-free optimization", ICML 2010; the decaying warm start is that of
     Martens and Sutskever, 2012. Without their preconditioner, backtracking and line search: a step is taken or it is
     not.
+
+    >>> optimizer = newton_cg(1.0, damping=10.0, cg_steps=5)
     """
     check_lr(lr)
     numbers = {"damping": damping, "damping_factor": damping_factor, "warm_start": warm_start, "cg_tol": cg_tol}

@@ -37,6 +37,9 @@ def steps(boundaries: tuple[int, ...], factors: tuple[float, ...]) -> Steps:
         boundaries: counted in updates from 0, increasing.
         factors: of the base rate, as DeepOBS has them, not of the rate before.
 
+    Returns:
+        The schedule: `step -> factor`, 0-d float64.
+
     Raises:
         ValueError: the lengths differ, or the boundaries do not increase.
 
@@ -71,8 +74,21 @@ class Exponential:
 def exponential(decay: float, every: int = 1, *, staircase: bool = False) -> Exponential:
     """`decay ^ (step / every)`; with `staircase`, the exponent is rounded down.
 
+    Args:
+        decay: positive.
+        every: updates in which the rate is multiplied by `decay` once, at least 1.
+        staircase: whether the rate changes in steps.
+
+    Returns:
+        The schedule: `step -> factor`, 0-d float64.
+
     Raises:
         ValueError: the decay is not positive, or `every` is below 1.
+
+    >>> [float(exponential(0.25, every=2)(torch.tensor(step))) for step in range(4)]
+    [1.0, 0.5, 0.25, 0.125]
+    >>> [float(exponential(0.25, every=2, staircase=True)(torch.tensor(step))) for step in range(4)]
+    [1.0, 1.0, 0.25, 0.25]
     """
     if decay <= 0 or every < 1:
         raise ValueError(f"An exponential schedule needs decay > 0 and every >= 1, not {decay} and {every}.")
@@ -94,10 +110,22 @@ class Cosine:
 def cosine(total: int, final: float = 0.0) -> Cosine:
     """Half a cosine from 1 at step 0 to `final` at step `total`, and constant after it.
 
-    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
+    Formula: `final + (1 - final) (1 + cos(pi step / total)) / 2`.
+
+    Args:
+        total: updates, at least 1.
+        final: the last factor.
+
+    Returns:
+        The schedule: `step -> factor`, 0-d float64.
 
     Raises:
         ValueError: `total` is below 1.
+
+    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
+
+    >>> [round(float(cosine(4)(torch.tensor(step))), 3) for step in (0, 1, 2, 4, 9)]
+    [1.0, 0.854, 0.5, 0.0, 0.0]
     """
     if total < 1:
         raise ValueError(f"A cosine schedule needs total >= 1, not {total}.")
@@ -118,6 +146,13 @@ class Linear:
 
 def linear(total: int, final: float = 0.0) -> Linear:
     """A line from 1 at step 0 to `final` at step `total`, and constant after it.
+
+    Args:
+        total: updates, at least 1.
+        final: the last factor.
+
+    Returns:
+        The schedule: `step -> factor`, 0-d float64.
 
     Raises:
         ValueError: `total` is below 1.
@@ -143,10 +178,20 @@ class WarmUp:
 
 
 def warm_up(length: int, then: Schedule | None = None) -> WarmUp:
-    """A linear ramp `(step + 1) / length` over the first `length` updates, then another schedule from its own step 0.
+    """A linear ramp `(step + 1) / length`, then another schedule from its own step 0.
+
+    Args:
+        length: updates of the ramp, at least 1.
+        then: the schedule after it; by default constant.
+
+    Returns:
+        The schedule: `step -> factor`, 0-d float64.
 
     Raises:
         ValueError: `length` is below 1.
+
+    >>> [float(warm_up(2, then=linear(4))(torch.tensor(step))) for step in range(5)]
+    [0.5, 1.0, 1.0, 0.75, 0.5]
     """
     if length < 1:
         raise ValueError(f"A warm-up needs length >= 1, not {length}.")

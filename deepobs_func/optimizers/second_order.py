@@ -77,7 +77,7 @@ def adahessian(
     after: Transforms = (),
     schedule: Schedule | None = None,
 ) -> Optimizer:
-    """AdaHessian: Adam with the Hessian's diagonal in the place of the gradient in the second moment.
+    """AdaHessian: Adam with the Hessian's diagonal instead of the gradient in the second moment.
 
     `D = u * (H u)`, u of -1 and 1, averaged over the positions of each convolution kernel; `m`, `v` averages of `g`,
     `D^2`; `params - lr (m_hat / (sqrt(v_hat)^hessian_power + epsilon) + weight_decay params)`, with the bias
@@ -85,13 +85,21 @@ def adahessian(
 
     Args:
         lr: the authors' own is 0.15, larger than Adam's.
-        beta1, beta2, epsilon: as of Adam.
+        beta1, beta2, epsilon: as in Adam.
         hessian_power: from 0, momentum, to 1, Newton.
         weight_decay: decoupled.
-        before, after, schedule: as of the first-order optimizers.
+        before, after, schedule: as in the first-order optimizers.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer and Mahoney, "ADAHESSIAN", AAAI 2021. Epsilon and the order of its
     terms are those of the authors' code, which averages `|D|` over a kernel where the paper, and this, averages D.
+
+    >>> optimizer = adahessian(0.15, hessian_power=0.5)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "hessian_power": hessian_power}
     rule = Transform(hyper, zero_moments, _adahessian, _observe_squares, _a_product_a_step)
@@ -149,9 +157,17 @@ def sophia_h(
         weight_decay: decoupled; the default is that of the authors' code.
         update_every: steps between two Hessian products. In eager and in compiled code the steps between do not compute
             one; a population, whose members count their own steps, computes one in every step.
-        before, after, schedule: as of the first-order optimizers.
+        before, after, schedule: as in the first-order optimizers.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ConfigError: a value is out of its range.
 
     Source: Liu, Li, Hall, Liang and Ma, "Sophia", ICLR 2024, algorithm 3 with algorithm 1, and its hyperparameters.
+
+    >>> optimizer = sophia_h(1e-3, update_every=20)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "gamma": gamma, "epsilon": epsilon, "update_every": update_every}
     rule = Transform(hyper, zero_moments, _sophia, _observe_diagonal, _products_when_due)

@@ -35,7 +35,7 @@ def encode(root: Any, leaves: Mapping[str, Tensor]) -> Any:
 
     Args:
         root: the object.
-        leaves: tensors that are no part of it, by name: the parameters.
+        leaves: tensors that are not part of it, by name: the parameters.
 
     Raises:
         SnapshotError: something in it is neither data nor an object with attributes.
@@ -110,7 +110,7 @@ class _Encoder:
         raise SnapshotError(f"{place} is a {type(value).__name__}")
 
     def attributes(self, value: Any, place: str) -> dict[str, Any]:
-        """Those of an object, but for an optimizer's hooks."""
+        """Those of an object, except for an optimizer's hooks."""
         found = {name: held for name, held in vars(value).items() if not name.startswith(_HOOKS)}
         return {name: self(held, f"{place}.{name}") for name, held in found.items()}
 

@@ -60,7 +60,7 @@ class TorchState:
 
     @property
     def held(self) -> dict[str, Any]:
-        """All that a step may change, but for the values of the leaves."""
+        """All that a step may change, except for the values of the leaves."""
         attributes = {name: vars(leaf) for name, leaf in self.leaves.items()}
         optimizer = self.instances[0] if len(self.instances) == 1 else self.instances
         return {"optimizer": optimizer, "scheduler": self.schedulers, "parameters": attributes}
@@ -75,12 +75,15 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
     second.
 
     Args:
-        make: called as `make([(name, parameter), ...])`, as of `nn.Module.named_parameters()`, once for each run.
+        make: called as `make([(name, parameter), ...])`, as in `nn.Module.named_parameters()`, once for each run.
             It may sort the parameters into groups, and returns a `torch.optim.Optimizer`, or that and a
             `torch.optim.lr_scheduler.LRScheduler`, which is stepped once after every step of the optimizer, or a list
             of several of both, for instance one optimizer for the matrices and one for the rest.
         name: in messages; that of the function by default.
-        schedule: the factor of the learning rate by step; not beside a scheduler.
+        schedule: the factor of the learning rate by step; not together with a scheduler.
+
+    Returns:
+        The optimizer; its step changes tensors of its own in place, and copies what it returns.
 
     Raises:
         ConfigError: (from `init`) the function raised, with its own words and where, or made something else.
@@ -158,9 +161,14 @@ def from_class(cls: Class, lr: float, hyperparams: Mapping[str, Any], schedule: 
         hyperparams: the other arguments.
         schedule: the factor of the learning rate by step.
 
+    Returns:
+        The optimizer.
+
     Raises:
         ConfigError: (from `init`) the constructor raised, with its own words and where; or it takes any keyword and no
             group has the learning rate.
+
+    >>> optimizer = from_class(torch.optim.AdamW, 1e-3, {"weight_decay": 0.1})
     """
     given = ", ".join(f"{name}={value!r}" for name, value in {"lr": lr, **hyperparams}.items())
     name = f"{cls.__module__}.{cls.__qualname__}({given})"

@@ -89,7 +89,7 @@ class OptState(NamedTuple):
 
 
 def no_slots(params: Params) -> Params:
-    """For transforms that remember nothing."""
+    """The `init` of transforms that remember nothing."""
     return {}
 
 
@@ -108,6 +108,9 @@ def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None)
         transforms: the chain that the gradient goes through, in order.
         lr: the base learning rate.
         schedule: the factor of the learning rate by step, counted from 0; constant by default.
+
+    Returns:
+        The optimizer. All that differ in numbers alone have one update, so that a compiled step serves them all.
 
     Raises:
         ConfigError: the learning rate or a hyperparameter is out of range.
@@ -175,9 +178,18 @@ def _clip_by_global_norm(
 
 
 def clip_by_global_norm(max_norm: float) -> Transform:
-    """`d <- d min(1, max_norm / |d|)`, the norm over all parameters. A zero direction stays zero.
+    """Clips the norm over all parameters: `d <- d min(1, max_norm / |d|)`. A zero direction stays zero.
+
+    Args:
+        max_norm: 0 or more.
+
+    Returns:
+        The transform.
 
     Source: Pascanu, Mikolov and Bengio, ICML 2013.
+
+    >>> from deepobs_func.optimizers import sgd
+    >>> optimizer = sgd(0.1, before=[clip_by_global_norm(1.0)])
     """
     return Transform({"max_norm": max_norm}, no_slots, _clip_by_global_norm)
 
@@ -188,7 +200,17 @@ def _clip_by_value(direction: Params, slots: Any, params: Params, hyper: Hyper, 
 
 
 def clip_by_value(max_value: float) -> Transform:
-    """`d_j <- min(max(d_j, -max_value), max_value)` for every coordinate j."""
+    """Clips every coordinate j: `d_j <- min(max(d_j, -max_value), max_value)`.
+
+    Args:
+        max_value: 0 or more.
+
+    Returns:
+        The transform.
+
+    >>> from deepobs_func.optimizers import sgd
+    >>> optimizer = sgd(0.1, before=[clip_by_value(0.5)])
+    """
     return Transform({"max_value": max_value}, no_slots, _clip_by_value)
 
 
@@ -198,9 +220,18 @@ def _weight_decay(direction: Params, slots: Any, params: Params, hyper: Hyper, s
 
 
 def weight_decay(strength: float) -> Transform:
-    """`d <- d + strength * params`, on every parameter.
+    """Adds the parameters to the direction, every one of them: `d <- d + strength * params`.
 
     Before an optimizer's rule it is coupled (the gradient of an L2 penalty), after it decoupled (Loshchilov and
     Hutter, ICLR 2019). It belongs to the optimizer; a problem's own penalty counts kernels only.
+
+    Args:
+        strength: 0 or more.
+
+    Returns:
+        The transform.
+
+    >>> from deepobs_func.optimizers import adam
+    >>> optimizer = adam(1e-3, after=[weight_decay(1e-2)])
     """
     return Transform({"weight_decay": strength}, no_slots, _weight_decay)

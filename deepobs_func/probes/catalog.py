@@ -29,7 +29,7 @@ class Quantity:
     step, and everything is of the batch of the step. L is the mean loss of the batch in the training phase, without the
     penalty; g is its gradient and H its Hessian, both at `theta_t` and, where batch norm couples the examples, through
     the statistics of the batch. `l_n`, `g_n` and their mean `g_bar` are losses and gradients of single examples: where
-    batch norm couples the examples, in the mode that the run names (`--track-bn`, as of `probes.statistics`). Without
+    batch norm couples the examples, in the mode that the run names (`--track-bn`, as in `probes.statistics`). Without
     such a coupling, and in the mode `coupled`, g_bar is g.
 
     Attributes:

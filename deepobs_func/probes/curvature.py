@@ -7,7 +7,7 @@ under `vmap` over stacked parameters.
 `hvp` and `ggnvp` compute one product, or K at once. `make_hvp` and `make_ggnvp` make a `LinearMap` for many products
 at one point, as Lanczos and conjugate gradients need: the graph of the forward pass and of its gradient is kept, so
 that a product is nothing but backward passes, at the cost of the memory. (`torch.func.linearize` would save a little
-more, but its tracing costs tens to hundreds of gradients, and it goes neither under `vmap` nor into a compiled graph.)
+more, but its tracing costs tens to hundreds of gradients, and it works neither under `vmap` nor in a compiled graph.)
 """
 
 from __future__ import annotations
@@ -67,12 +67,22 @@ def make_hvp(subject: LossOrProblem, params: Params, batch: Any, *, mode: HVPMod
     """The Hessian at one point as a map; see `hvp`.
 
     Args:
-        subject, params, batch: as of `hvp`.
+        subject, params, batch: as in `hvp`.
         mode: by default reverse over reverse, which keeps the gradient's graph, so that a product is one pass through
             it, unless it is not right for the subject; the other two keep nothing and need less memory.
 
+    Returns:
+        The map `v -> H v`, of a tree or K of them.
+
     Raises:
         ConfigError: the mode is unknown or wrong for the subject, or the loss is neither `(B,)` nor `()`.
+
+    >>> from deepobs_func import problems, tree
+    >>> problem = problems.get("two_d_beale")
+    >>> params, _ = problem.init()
+    >>> hessian = make_hvp(problem, params, problem.fake_batch(4))
+    >>> hessian.size, tree.size(hessian(params))
+    (2, 2)
     """
     return _make_hvp(subject, params, batch, mode, mode or "reverse-over-reverse", "make_hvp")
 
@@ -112,12 +122,34 @@ def ggnvp(problem: Problem, params: Params, batch: Any, v: Tree) -> Tree:
 
     Source: N. Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural
     Computation 2002.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> ggnvp(problem, params, problem.fake_batch(4), params)["dense.0.bias"].shape
+    torch.Size([10])
     """
     return ggn_map(problem, params, batch, keep=False)(v)
 
 
 def make_ggnvp(problem: Problem, params: Params, batch: Any) -> LinearMap:
-    """The GGN at one point as a map that keeps the forward pass; see `ggnvp`."""
+    """The GGN at one point as a map that keeps the forward pass; see `ggnvp`.
+
+    Args:
+        problem, params, batch: as in `ggnvp`.
+
+    Returns:
+        The map `v -> G v`, of a tree or K of them.
+
+    Raises:
+        ConfigError: a loss without outputs, or a criterion without a GGN.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> make_ggnvp(problem, params, problem.fake_batch(4)).size
+    7850
+    """
     return ggn_map(problem, params, batch, keep=True)
 
 
@@ -167,8 +199,11 @@ def linear_map(
         params, batch: the point.
         matrix: `"hessian"` (the default) or `"ggn"`.
 
+    Returns:
+        The map.
+
     Raises:
-        ConfigError: the matrix is unknown, something is missing, or given beside a map.
+        ConfigError: the matrix is unknown, something is missing, or is given together with a map.
     """
     if isinstance(subject, LinearMap):
         if params is not None or batch is not None or matrix is not None:

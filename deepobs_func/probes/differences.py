@@ -1,4 +1,4 @@
-"""Finite differences, which every way to a derivative is held against."""
+"""Finite differences, with which every way to a derivative is compared."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Differences:
 
 
 class _Held(TorchFunctionMode):
-    """Remembers what is detached where gradients are recorded, and says the same again at another point."""
+    """Remembers what is detached while gradients are recorded, and returns the same at another point."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ _DETACHING = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined] 
 
 
 def gradient(function: Callable[[Tree], Tensor], point: Tree) -> Tensors:
-    """The gradient of a 0-d function by `torch.autograd`, which is what everything else is held against."""
+    """The gradient of a 0-d function by `torch.autograd`, with which everything else is compared."""
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in point.items()}
     with torch.enable_grad():
         value = function(leaves)
@@ -137,6 +137,7 @@ def fault(way: Callable[[], Tensors], references: Iterable[Tensors], tolerance: 
 
 
 def raised(error: Exception) -> str:
+    """What a function raised, in words and in one line."""
     text = str(error).strip() or "no message"
     return f"raises {type(error).__name__}: {text.splitlines()[0][:200].rstrip('.')}"
 

@@ -73,11 +73,22 @@ def trace(
         distribution: `"rademacher"` or `"normal"`.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss.
 
+    Returns:
+        The estimate and its standard error.
+
     Raises:
         ConfigError: the key is missing, or an argument is unknown or out of its range.
 
     Source: M. Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989; R. Meyer, C. Musco,
     C. Musco and D. Woodruff, "Hutch++: optimal stochastic trace estimation", SOSA 2021.
+
+    >>> from deepobs_func import problems, random
+    >>> problem = problems.get("quadratic_deep")
+    >>> params, _ = problem.init()
+    >>> batch = problem.fake_batch(4)
+    >>> found = trace(problem, params, batch, key=random.key(0), samples=10)
+    >>> abs(found.value - 653) < 3 * found.standard_error  # the trace of the Hessian is 653
+    tensor(True)
     """
     operator = linear_map(subject, params, batch, matrix)
     key = checked_key(key, "trace")
@@ -119,11 +130,21 @@ def diagonal(
         distribution: of Hutchinson's vectors, `"rademacher"` or `"normal"`.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss; must be `"ggn"` for the other two methods.
 
+    Returns:
+        The diagonal and, where it is estimated, the standard error of each entry.
+
     Raises:
         ConfigError: the key is missing, or an argument is unknown, out of its range, or does not fit the others.
 
     Source: C. Bekas, E. Kokiopoulou and Y. Saad, "An estimator for the diagonal of a matrix", 2007; F. Dangel,
     F. Kunstner and P. Hennig, "BackPACK: packing more into backprop", ICLR 2020 (DiagGGNExact and DiagGGNMC).
+
+    >>> from deepobs_func import problems, random
+    >>> problem = problems.get("quadratic_deep")
+    >>> params, _ = problem.init()
+    >>> batch = problem.fake_batch(4)
+    >>> diagonal(problem, params, batch, method="exact", matrix="ggn").value["theta"].shape
+    torch.Size([100])
     """
     if method == "hutchinson":
         operator = linear_map(subject, params, batch, matrix)

@@ -1,4 +1,4 @@
-"""The examination of a loss: each way to its derivatives beside finite differences of its gradient."""
+"""The examination of a loss: each way to its derivatives, compared with finite differences of its gradient."""
 
 from __future__ import annotations
 

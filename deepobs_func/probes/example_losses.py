@@ -161,7 +161,7 @@ def examples(loss: Loss, params: Params, batch: Any, *, bn: str | None = None, b
 
 
 def check_batch_norm(loss: Loss, bn: str | None) -> None:
-    """Refuses a `bn` that says nothing of the loss, or does not say what has to be said; see `examples`.
+    """Refuses a `bn` that does not fit the loss, or is missing where it is needed; see `examples`.
 
     Raises:
         ConfigError: it is missing, unknown or out of place.
@@ -249,7 +249,7 @@ def _by_backward(loss_of_one: Callable[[Params, Any], Tensor]) -> Callable[[Para
 
 
 def fault_at_once(loss: Callable[[Params, Any], Tensor], params: Params, batch: Any, dims: Any) -> str | None:
-    """What is wrong with the gradients of two examples by `vmap`, beside those by two backward passes."""
+    """What is wrong with the gradients of two examples by `vmap`, compared with those by two backward passes."""
     two = Examples(loss, params, sliced(batch, dims, slice(0, 2)), dims, 2, coupled=False, problem=None)
     names = list(params)
     try:

@@ -51,6 +51,9 @@ def as_scipy(
         params, batch: the point.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss.
 
+    Returns:
+        The operator.
+
     Raises:
         ConfigError: the matrix is unknown, or does not fit the subject.
 
@@ -90,8 +93,8 @@ def as_curvlinops(
 ) -> Any:
     """A curvature matrix of a problem as an operator of the library curvlinops, penalty excluded.
 
-    `"hessian"` and `"ggn"` go with every problem that has them. `"kfac"` and `"ekfac"` go with nets whose parameters
-    are in dense and convolution layers, and with a loss that curvlinops knows.
+    `"hessian"` and `"ggn"` work with every problem that has them. `"kfac"` and `"ekfac"` work with nets whose
+    parameters are in dense and convolution layers, and with a loss that curvlinops knows.
 
     Args:
         problem, params, batch: the point.
@@ -103,9 +106,15 @@ def as_curvlinops(
         A `curvlinops.PyTorchLinearOperator` of shape `(P, P)`; `operator @ tree.flatten(v)` is a product.
 
     Raises:
-        ConfigError: curvlinops is not installed, the matrix is unknown, or the problem does not go with it.
+        ConfigError: curvlinops is not installed, the matrix is unknown, or curvlinops does not support the problem.
 
     Source: F. Dangel et al., "Position: curvature matrices should be democratized via linear operators", 2025.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> as_curvlinops(problem, params, problem.fake_batch(4), matrix="kfac").shape
+    (7850, 7850)
     """
     if matrix not in CLASSES:
         raise ConfigError(unknown("matrix", str(matrix), CLASSES))

@@ -50,10 +50,16 @@ def fisher_vp(
         A tree like `v`.
 
     Raises:
-        ConfigError: the kind is unknown, the criterion is no likelihood or cannot be sampled, the key is missing, the
-            losses are not `(B,)`, or `v` does not match `params`.
+        ConfigError: the kind is unknown, the criterion is not a likelihood or cannot be sampled, the key is missing,
+            the losses are not `(B,)`, or `v` does not match `params`.
 
     Source: F. Kunstner, L. Balles and P. Hennig, "Limitations of the empirical Fisher approximation", NeurIPS 2019.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> fisher_vp(problem, params, problem.fake_batch(4), params, kind="empirical")["dense.0.bias"].shape
+    torch.Size([10])
     """
     return _fisher(problem, params, batch, kind, key, samples, keep=False)(v)
 
@@ -67,7 +73,26 @@ def make_fisher_vp(
     key: random.Key | None = None,
     samples: int = 1,
 ) -> LinearMap:
-    """A Fisher matrix at one point as a map that keeps the forward pass and its draws; see `fisher_vp`."""
+    """A Fisher matrix at one point as a map that keeps the forward pass and its draws; see `fisher_vp`.
+
+    Args:
+        problem, params, batch: as in `fisher_vp`.
+        kind: `"exact"`, `"monte-carlo"` or `"empirical"`.
+        key: what the Monte-Carlo vectors are drawn from.
+        samples: S, of an example.
+
+    Returns:
+        The map `v -> F v`, of a tree or K of them.
+
+    Raises:
+        ConfigError: as in `fisher_vp`.
+
+    >>> from deepobs_func import problems, random
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> make_fisher_vp(problem, params, problem.fake_batch(4), kind="monte-carlo", key=random.key(0)).size
+    7850
+    """
     return _fisher(problem, params, batch, kind, key, samples, keep=True)
 
 

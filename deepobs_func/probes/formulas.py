@@ -195,7 +195,7 @@ def _embedding(
 def _raw_embedding(
     weight: Tensor, ids: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
 ) -> Tensor:
-    """`torch.embedding`, which says -1 where there is no padding."""
+    """`torch.embedding`, which takes -1 where there is no padding."""
     return _embedding(ids, weight, None if padding_idx < 0 else padding_idx, None, 2.0, scale_grad_by_freq)
 
 

@@ -36,7 +36,7 @@ def ggn_diagonal(subject: LossOrProblem, params: Params, batch: Any) -> Tree:
         A tree like `params`. Where examples are coupled, c runs over the outputs of the whole batch at once.
 
     Raises:
-        ConfigError: there is no GGN, or the batch is no `Batch`.
+        ConfigError: there is no GGN, or the batch is not a `Batch`.
     """
     problem = checked_ggn(subject, params, batch, "diagonal")
     at_once = known(problem).offers("vmap")

@@ -1,8 +1,8 @@
 """The operations of torch that a loss may go through without an examination: their derivatives are right in every mode.
 
 Names are those of autograd's nodes. The sweep over torch.nn's layers (tests/probes/test_torch_layers.py) goes through
-each of them, beside finite differences. Operations that `probes.formulas` replaces are not among them, but what the
-formulas are made of is.
+each of them and compares with finite differences. Operations that `probes.formulas` replaces are not among them; the
+operations that its formulas consist of are.
 """
 
 from __future__ import annotations

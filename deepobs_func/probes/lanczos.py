@@ -38,7 +38,7 @@ def lanczos(
 
     Where the Krylov space closes before the last step, the iteration goes on with a direction orthogonal to it, at a
     beta of 0: every eigenvalue of the result is one of the map, and the new part has no weight in the start vector.
-    That needs no look at values, so the iteration goes under `vmap` and into a compiled graph.
+    That needs no look at values, so the iteration works under `vmap` and in a compiled graph.
 
     Args:
         product: the map, `(P,) -> (P,)`.

@@ -22,13 +22,14 @@ class LinearMap:
 
     Attributes:
         product: `v -> A v` for one vector, tree in and tree out.
-        like: a tree in whose shapes, dtypes and place the vectors are.
-        at_once: whether products with several vectors go through `vmap`, asked where there are several; else they are
-            computed one after the other.
+        like: a tree with the shapes, dtypes and device of the vectors.
+        at_once: whether products with several vectors go through `vmap` (called only when there are several); else they
+            are computed one after the other.
 
     >>> import torch
     >>> from deepobs_func import tree
     >>> double = LinearMap(lambda v: tree.scale(2.0, v), {"a": torch.zeros(2)})
+    >>> import torch
     >>> double({"a": torch.tensor([1.0, 2.0])})
     {'a': tensor([2., 4.])}
     """
@@ -94,7 +95,7 @@ def over(
     Args:
         product: `(batch, v) -> A_i v`.
         params: a tree like the vectors.
-        batches: an iterable that starts anew each time, such as a list.
+        batches: an iterable that can be iterated again, such as a list.
         count: `batch -> B_i`.
 
     Returns:

@@ -17,7 +17,7 @@ def many(function: Callable[..., Any], in_dims: Any = 0, *, at_once: bool = True
 
     Args:
         function: of trees of tensors.
-        in_dims: as of `vmap`: one for all arguments, or a tuple with one for each.
+        in_dims: as in `vmap`: one for all arguments, or a tuple with one for each.
         at_once: by `vmap`; else one after the other.
     """
     if at_once:

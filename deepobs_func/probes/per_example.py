@@ -37,7 +37,7 @@ MAX_BYTES = 2**26
 
 
 class Statistics(NamedTuple):
-    """Statistics of the per-example gradients `g_n`; None where it was not asked for.
+    """Statistics of the per-example gradients `g_n`; None if not asked for.
 
     Attributes:
         losses: `(B,)`.
@@ -59,14 +59,14 @@ class Statistics(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """What every function here takes by name.
+    """Keyword arguments of the per-example probes.
 
     Attributes:
         bn: what a gradient means where batch norm couples the examples, and then required: `"coupled"`, the rows of the
             Jacobian of the loss vector; `"frozen"`, the batch's mean and variance held constant; `"eval"`, with the
             moving moments.
         batch_dims: the example axes of another batch than `Batch`, as `torch.func.vmap` takes them; by default 0.
-        max_bytes: bound on what is computed at once, beside the result; 64 MiB.
+        max_bytes: bound on what is computed at once, besides the result; 64 MiB.
     """
 
     bn: str | None
@@ -77,18 +77,30 @@ class Options(TypedDict, total=False):
 def statistics(
     loss: Loss, params: Params, batch: Any, wanted: Statistic | Iterable[Statistic], **options: Unpack[Options]
 ) -> Statistics:
-    """Several statistics of the per-example gradients from one computation: little dearer than the dearest alone.
+    """Several statistics of the per-example gradients, from one computation.
+
+    It costs little more than the most expensive of them alone.
 
     Args:
         loss: a Problem, or any `(params, batch) -> (B,)` whose example n depends on example n alone.
-        params: where.
+        params: the point.
         batch: a `Batch`, or whatever the loss takes.
         wanted: fields of `Statistics`, or one of them.
         options: see `Options`.
 
+    Returns:
+        The statistics that were asked for, and the losses.
+
     Raises:
         ConfigError: the loss is not `(B,)`, the batch is empty, a statistic is unknown, or `bn` is missing, unknown or
             out of place.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> found = statistics(problem, params, problem.fake_batch(4), ["sq_norms", "gram"])
+    >>> found.sq_norms.shape, found.gram.shape
+    (torch.Size([4]), torch.Size([4, 4]))
     """
     names, max_bytes = _checked(wanted), options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
@@ -97,25 +109,86 @@ def statistics(
 
 
 def per_example_grads(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
-    """The gradient of each example's loss, `(B, *shape)` for each parameter; arguments as of `statistics`."""
+    """The gradient `g_n` of each example's loss.
+
+    Args:
+        loss, params, batch, options: as in `statistics`.
+
+    Returns:
+        `(B, *shape)` for each parameter.
+
+    Raises:
+        ConfigError: as in `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_grads(problem, params, problem.fake_batch(4))["dense.0.weight"].shape
+    torch.Size([4, 10, 784])
+    """
     return _there(statistics(loss, params, batch, ["grads"], **options).grads)
 
 
 def per_example_sq_norms(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, " B"]:
-    """`|g_n|^2` over all parameters, `(B,)`; arguments as of `statistics`."""
+    """The squared norms `|g_n|^2` over all parameters.
+
+    Args:
+        loss, params, batch, options: as in `statistics`.
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        ConfigError: as in `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_sq_norms(problem, params, problem.fake_batch(4)).shape
+    torch.Size([4])
+    """
     return _there(statistics(loss, params, batch, ["sq_norms"], **options).sq_norms)
 
 
 def grad_sum_of_squares(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Params:
-    """`sum_n g_n^2`, elementwise, a tree like `params`; arguments as of `statistics`."""
+    """The sum of squares `sum_n g_n^2`, elementwise.
+
+    Args:
+        loss, params, batch, options: as in `statistics`.
+
+    Returns:
+        A tree like `params`.
+
+    Raises:
+        ConfigError: as in `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> grad_sum_of_squares(problem, params, problem.fake_batch(4))["dense.0.bias"].shape
+    torch.Size([10])
+    """
     return _there(statistics(loss, params, batch, ["sum_of_squares"], **options).sum_of_squares)
 
 
 def grad_variance(loss: Loss, params: Params, batch: Any, *, ddof: int = 0, **options: Unpack[Options]) -> Params:
-    """`sum_n (g_n - mean g)^2 / (B - ddof)`, elementwise, a tree like `params`; arguments as of `statistics`.
+    """The variance `sum_n (g_n - mean g)^2 / (B - ddof)`, elementwise.
+
+    Args:
+        loss, params, batch, options: as in `statistics`.
+        ddof: 0 for the variance of the batch, 1 for an unbiased estimate of that of the data.
+
+    Returns:
+        A tree like `params`.
 
     Raises:
-        ConfigError: as `statistics`, or `ddof` leaves no degree of freedom.
+        ConfigError: as in `statistics`, or `ddof` leaves no degree of freedom.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> grad_variance(problem, params, problem.fake_batch(4), ddof=1)["dense.0.bias"].shape
+    torch.Size([10])
     """
     found = statistics(loss, params, batch, ["scatter"], **options)
     size = len(found.losses)
@@ -132,11 +205,20 @@ def per_example_dots(
     """`g_n . v`, `(B,)`: the derivative of the loss vector along `v`, by one pass in forward mode, or two in reverse.
 
     Args:
-        loss, params, batch, options: as of `statistics`.
+        loss, params, batch, options: as in `statistics`.
         v: a tree like `params`.
 
+    Returns:
+        `(B,)`.
+
     Raises:
-        ConfigError: as `statistics`, or `v` is not like `params`.
+        ConfigError: as in `statistics`, or `v` is not like `params`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> per_example_dots(problem, params, problem.fake_batch(4), params).shape
+    torch.Size([4])
     """
     if v.keys() != params.keys() or any(v[name].shape != leaf.shape for name, leaf in params.items()):
         shapes = {name: tuple(leaf.shape) for name, leaf in params.items()}
@@ -151,14 +233,30 @@ def per_example_dots(
 
 
 def gram(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Float[Tensor, "B B"]:
-    """`g_n . g_m` over all parameters, `(B, B)`; arguments as of `statistics`."""
+    """The inner products `g_n . g_m` over all parameters.
+
+    Args:
+        loss, params, batch, options: as in `statistics`.
+
+    Returns:
+        `(B, B)`.
+
+    Raises:
+        ConfigError: as in `statistics`.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("mnist_logreg")
+    >>> params, _ = problem.init()
+    >>> gram(problem, params, problem.fake_batch(4)).shape
+    torch.Size([4, 4])
+    """
     return _there(statistics(loss, params, batch, ["gram"], **options).gram)
 
 
 def gradients_in_chunks(loss: Loss, params: Params, batch: Any, **options: Unpack[Options]) -> Iterator[Params]:
     """Yields the per-example gradients a chunk of examples at a time, each within the memory bound.
 
-    For what is neither a sum nor a product of gradients, such as a histogram. Arguments as of `statistics`.
+    For what is neither a sum nor a product of gradients, such as a histogram. Arguments as in `statistics`.
     """
     max_bytes = options.get("max_bytes", MAX_BYTES)
     found = examples(loss, params, batch, bn=options.get("bn"), batch_dims=options.get("batch_dims"))
@@ -172,6 +270,14 @@ def gradients_in_chunks(loss: Loss, params: Params, batch: Any, **options: Unpac
 
 def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, str]:
     """Which way the statistics of each parameter take: through a layer, or through `vmap(grad)`.
+
+    Args:
+        loss: as in `statistics`.
+        params: the parameters.
+        bn: as in `Options`.
+
+    Returns:
+        A sentence for each parameter.
 
     >>> from deepobs_func import problems
     >>> problem = problems.get("quadratic_deep")

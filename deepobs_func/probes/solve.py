@@ -80,6 +80,15 @@ def conjugate_gradients(
 
     Source: M. Hestenes and E. Stiefel, J. Res. Nat. Bur. Standards 1952; with negative curvature as in J. Nocedal and
     S. Wright, "Numerical Optimization", 2006, algorithm 7.1.
+
+    >>> from deepobs_func import probes, problems, tree
+    >>> problem = problems.get("quadratic_deep")
+    >>> params, _ = problem.init()
+    >>> batch = problem.fake_batch(4)
+    >>> hessian = probes.make_hvp(problem, params, batch)
+    >>> newton = conjugate_gradients(hessian, tree.scale(-1.0, params), damping=1.0, tol=1e-3)
+    >>> newton.converged
+    tensor(True)
     """
     _check_numbers(damping, tol, max_steps)
     shift = torch.as_tensor(damping, dtype=torch.float64, device=next(iter(b.values())).device)

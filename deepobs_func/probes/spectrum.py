@@ -26,9 +26,9 @@ class Eigenpairs(NamedTuple):
     """Some eigenvalues of a symmetric matrix.
 
     Attributes:
-        values: `(k,)`, descending (by magnitude, if so asked).
-        residuals: `|A u - value u|` of the unit Ritz vectors, `(k,)`: an eigenvalue lies that near.
-        vectors: the Ritz vectors, a tree with a leading axis of k; None where not asked for.
+        values: `(k,)`, descending (by magnitude for `which="magnitude"`).
+        residuals: `|A u - value u|` of the unit Ritz vectors, `(k,)`: an eigenvalue lies within that distance.
+        vectors: the Ritz vectors, a tree with a leading axis of k; None if not asked for.
     """
 
     values: Float[Tensor, " k"]
@@ -90,6 +90,13 @@ def lanczos_eigenvalues(
         UserError: the tolerance was not reached.
 
     Source: C. Lanczos 1950; Y. Saad, "Numerical Methods for Large Eigenvalue Problems", 2011.
+
+    >>> from deepobs_func import problems
+    >>> problem = problems.get("quadratic_deep")
+    >>> params, _ = problem.init()
+    >>> batch = problem.fake_batch(4)
+    >>> lanczos_eigenvalues(problem, params, batch, k=2, tolerance=1e-4).values
+    tensor([53.1290, 52.8235])
     """
     operator = linear_map(subject, params, batch, matrix)
     checked_count("k", k, 1, operator.size)
@@ -147,11 +154,22 @@ def spectral_density(
             1e-4 of their largest magnitude where that is more.
         matrix: `"hessian"` (the default) or `"ggn"` of a loss.
 
+    Returns:
+        The density on a grid, and the quadrature that it is made of.
+
     Raises:
         ConfigError: the key is missing, or an argument is out of its range.
 
     Source: B. Ghorbani, S. Krishnan and Y. Xiao, "An investigation into neural net optimization via Hessian eigenvalue
     density", ICML 2019; V. Papyan, "The full spectrum of deepnet Hessians at scale", 2018.
+
+    >>> from deepobs_func import problems, random
+    >>> problem = problems.get("quadratic_deep")
+    >>> params, _ = problem.init()
+    >>> batch = problem.fake_batch(4)
+    >>> found = spectral_density(problem, params, batch, key=random.key(0), samples=2, steps=10)
+    >>> round(float(torch.trapezoid(found.density, found.grid)), 3)
+    1.0
     """
     operator = linear_map(subject, params, batch, matrix)
     key = checked_key(key, "spectral_density")

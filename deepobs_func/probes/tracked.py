@@ -37,7 +37,7 @@ class TrackedStep:
         key: for what is sampled.
         names: the quantities that will be asked for, so that their statistics are computed together. They do not
             decide what a quantity is; see `probes.catalog.Quantity`.
-        bn: the mode of losses and gradients of single examples, as of `probes.statistics`.
+        bn: the mode of losses and gradients of single examples, as in `probes.statistics`.
     """
 
     problem: Any
@@ -112,14 +112,14 @@ def _of_gram(function: Callable[[Tensor], Tensor]) -> Callable[[TrackedStep], Te
 
 
 def _gram(step: TrackedStep) -> Tensor:
-    assert step.statistics.gram is not None, "the row of the quantity needs it"
+    assert step.statistics.gram is not None, "the quantity needs it"
     return step.statistics.gram
 
 
 def _moments(step: TrackedStep) -> tuple[Params, Params, int]:
     """`sum_n g_n`, the scatter, B."""
     found = step.statistics
-    assert found.grad is not None, "the row of the quantity needs it"
+    assert found.grad is not None, "the quantity needs it"
     assert found.scatter is not None
     return found.grad, found.scatter, step.size
 

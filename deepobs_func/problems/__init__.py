@@ -40,6 +40,12 @@ def names() -> list[str]:
 def spec_of(name: str) -> ProblemSpec:
     """The spec of a test problem.
 
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The spec: plain data.
+
     Raises:
         ConfigError: there is no such problem; the message has the nearest name.
     """
@@ -48,10 +54,21 @@ def spec_of(name: str) -> ProblemSpec:
 
 @functools.cache
 def get(name: str) -> Problem:
-    """The test problem of that name: a frozen value, the same object each time; no files are touched.
+    """The test problem of a name. No files are touched.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        A frozen value, the same object each time.
+
 
     Raises:
         ConfigError: there is no such problem; the message has the nearest name.
+
+    >>> problem = get("quadratic_deep")
+    >>> problem.batch_size, get("quadratic_deep") is problem
+    (128, True)
     """
     from deepobs_func.problems.problem import Problem
 

@@ -40,19 +40,19 @@ def from_module(
 ) -> Problem:
     """Makes a test problem of any module and a per-example criterion.
 
-    The module's own values are where every run starts, whatever its seed; the seed still decides the order of the
-    data. The module is copied and its tensors are not touched. Parameters with `requires_grad=False` are constants of
+    Every run starts at the module's own values, whatever its seed; the seed still decides the order of the data. The
+    module is copied and its tensors are not changed. Parameters with `requires_grad=False` are constants of
     the problem, in its model state; floating-point tensors of any precision become those of the run, float32.
 
-    Every function is called on a few examples when the problem is made, so that what is not a pure function of
-    parameters and data, or does not fit them, is found here.
+    Every function is called on a few examples when the problem is made, so that an impure or unfitting one is found
+    here.
 
     Args:
         module: maps inputs `(B, ...)` to outputs with a leading `B`. Its `train()` or `eval()` setting holds in both
             phases.
         criterion: `(outputs, y) -> (B,)`, e.g. `partial(F.cross_entropy, reduction="none")`, or a module without
-            parameters of its own to train; or a `Measure`, such as `problems.measures.cross_entropy`, which says
-            beside what a GGN and its samples need to know.
+            parameters of its own to train; or a `Measure`, such as `problems.measures.cross_entropy`, which also says
+            what a GGN and its samples need to know.
         dataset: the name of a data set, or one made by `datasets.from_arrays`.
         correct: `(outputs, y) -> (B,)` in [0, 1], where an accuracy is wanted; a `Measure` has its own.
         weight_decay: the factor of the L2 penalty, finite and at least 0; None for a problem without one.
@@ -60,6 +60,9 @@ def from_module(
             2 and up. The parameter has a shape and no data.
         epochs, batch_size: the defaults of a run, at least 1.
         name: for the record; by default the class of the module.
+
+    Returns:
+        The problem: a frozen value, which holds copies of the module's tensors.
 
     Raises:
         ConfigError: the module, the criterion or `correct` does not fit the data (an id of no class in either split,
@@ -128,7 +131,7 @@ def _pure(role: str, function: OfOutputs) -> OfOutputs:
     """A function of outputs and targets; of a module, with its constants in the type and place of the outputs.
 
     Raises:
-        ConfigError: it is no function, or a module with parameters that nothing would train.
+        ConfigError: it is not a function, or a module with parameters that nothing would train.
     """
     if not callable(function):
         raise ConfigError(f"{role}= is a function (outputs, y) -> (B,), not {function!r}.")

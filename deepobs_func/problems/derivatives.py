@@ -1,7 +1,7 @@
 """What a problem that is made from a user's module offers of derivatives: right ones only.
 
-Operations of torch whose derivatives are wrong or missing are computed by formulas (`probes.formulas`), but for the
-plain gradient, for which torch's kernels are right. Then every way to a product is held against finite differences in
+Operations of torch whose derivatives are wrong or missing are computed by formulas (`probes.formulas`), except for the
+plain gradient, for which torch's kernels are right. Then every way to a product is compared with finite differences in
 float64 at a random point; one that is wrong is not offered, and the reason names the layer.
 """
 

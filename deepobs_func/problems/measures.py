@@ -46,7 +46,7 @@ def check_same_shape(name: str, outputs: Any, targets: Tensor) -> None:
     """Refuses tensors that would be broadcast, `(B, 1)` against `(B,)` to `(B, B)`.
 
     Raises:
-        ConfigError: the outputs are no tensor of the shape of the targets.
+        ConfigError: the outputs are not a tensor of the shape of the targets.
     """
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != tuple(targets.shape):

@@ -169,7 +169,7 @@ class Oracle:
         """Statistics of the per-example gradients from one computation; see `probes.statistics`.
 
         Raises:
-            ConfigError: as `per_example_grads`.
+            ConfigError: as in `per_example_grads`.
         """
         return per_example.statistics(self._problem, self._params, self._batch, wanted, bn=bn)
 

@@ -31,7 +31,7 @@ Tap = Callable[[Layer, Tensor, Tensor], Tensor]
 
 
 def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
-    """Calls one of this package's nets, which take the `Pass` beside their input."""
+    """Calls one of this package's nets, which take the `Pass` besides their input."""
     return call(net, tensors, (x, p))
 
 
@@ -153,7 +153,7 @@ class Problem:
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether `evaluate` says which examples are correct."""
+        """Whether `evaluate` returns which examples are correct."""
         return self.measure.correct is not None
 
     def init(
@@ -178,15 +178,30 @@ class Problem:
         return params, ModelState(moments, {})
 
     def loss_and_state(self, params: Params, batch: Batch) -> tuple[Float[Tensor, " B"], ModelState]:
-        """The training-phase loss of each example, without the penalty, and the model's state after the batch."""
+        """The training-phase loss of each example, and the model's state after the batch.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            The losses `(B,)`, without the penalty, and the state.
+        """
         outputs, state = self._forward(params, batch, train=True)
         return self._losses(outputs, batch), state
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
-        """The training-phase loss of each example, `(B,)`, without the penalty.
+        """The training-phase loss of each example, without the penalty.
 
         Pure: it draws nothing and keeps nothing, so it is the same function for a gradient, a line search, a Hessian
         product and, on separable problems, a per-example gradient.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            `(B,)`.
 
         Raises:
             RuntimeError: a parameter or a moment is missing or unknown.
@@ -211,42 +226,97 @@ class Problem:
         return self._forward(params, batch, train=True)[0]
 
     def criterion(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
-        """The loss of each example as a function of the net's outputs, as a GGN splits it."""
+        """The loss of each example as a function of the net's outputs, as a GGN splits it.
+
+        Args:
+            outputs: a pytree, as `outputs` returns it.
+            batch: the batch of the outputs.
+
+        Returns:
+            `(B,)`.
+        """
         return self.measure.losses(outputs, batch)
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:
-        """The test-phase twin of `loss`: no dropout, running moments, the VAE's noise as the batch has it."""
+        """The test-phase twin of `loss`: no dropout, running moments, the VAE's noise as the batch has it.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            The loss of each example `(B,)`, without the penalty, and whether it is correct.
+        """
         return self.evaluate_and_state(params, batch)[0]
 
     def evaluate_and_state(self, params: Params, batch: Batch) -> tuple[Evaluation, ModelState]:
-        """The test-phase twin of `loss_and_state`: the state after the batch carries an LSTM on; moments stay."""
+        """The test-phase twin of `loss_and_state`.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            The evaluation, and the state after the batch: it carries an LSTM on; moments stay.
+        """
         outputs, state = self._forward(params, batch, train=False)
         correct = self.measure.correct
         losses = self._losses(outputs, batch)
         return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def test_outputs_and_state(self, params: Params, batch: Batch) -> tuple[Any, ModelState]:
-        """The net's outputs in the test phase, and the state after the batch."""
+        """The net's outputs in the test phase.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            The outputs, and the state after the batch.
+        """
         return self._forward(params, batch, train=False)
 
     def loss_by_moments(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss with batch norm by `state.moments`, so that it couples no examples.
 
-        Under the moving moments that is a net in its test phase but for dropout; under `batch_moments`, a net whose
+        Under the moving moments that is a net in its test phase except for dropout; under `batch_moments`, a net whose
         batch statistics are held constant. The same as `loss` where there is no batch norm.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            `(B,)`.
         """
         p = self._pass(batch, train=True, by_moments=True)
         return self.measure.losses(self._called(params, batch, p), batch)
 
     def tapped_outputs(self, params: Params, batch: Batch, tap: Tap) -> Any:
-        """The outputs of `loss_by_moments`, where `tap(layer, input, output)` replaces the output of each of `layers`.
+        """The outputs of `loss_by_moments`, with the output of each of `layers` replaced.
 
         What per-example statistics are made of: the inputs of the layers, and the gradients of their outputs.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+            tap: `(layer, input, output) -> output`, called for each of `layers`.
+
+        Returns:
+            The outputs, a pytree.
         """
         return self._called(params, batch, self._pass(batch, train=True, by_moments=True, tap=tap))
 
     def batch_moments(self, params: Params, batch: Batch) -> ModelState:
-        """The state with the batch's own mean and biased variance in the place of the moving ones, as constants."""
+        """The state with the batch's own mean and biased variance instead of the moving ones, as constants.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            batch: inputs, targets, noise and model state.
+
+        Returns:
+            The state.
+        """
         p = self._pass(batch, train=True)
         self._called(params, batch, p)
         return batch.state._replace(moments={**batch.state.moments, **p.batch_moments})
@@ -258,6 +328,9 @@ class Problem:
             key: the same key gives the same noise on every device.
             batch_size: B.
             train: the training phase; the test phase leaves out dropout.
+
+        Returns:
+            A draw for each layer that reads one, by its path.
         """
         wanted = {path: layer for path, layer in self.noises.items() if train or layer.in_evaluation}
         if not wanted:  # a hash of nothing takes 0.2 ms too
@@ -270,7 +343,16 @@ class Problem:
     def zero_carry(
         self, batch_size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
     ) -> Tensors:
-        """The recurrent state at the start of a pass over the data, `(B, ...)` zeros; empty for nets without one."""
+        """The recurrent state at the start of a pass over the data.
+
+        Args:
+            batch_size: B.
+            dtype: of the zeros.
+            device: where they live.
+
+        Returns:
+            `(B, ...)` zeros by name; empty for nets without a recurrent layer.
+        """
         return {
             f"{path}.{name}": torch.zeros(batch_size, *shape, dtype=dtype, device=device)
             for path, layer in self.net.named_modules()
@@ -286,7 +368,17 @@ class Problem:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Batch:
-        """A random batch of the right shapes and ranges, with noise and the initial state; needs no data on disk."""
+        """A random batch of the right shapes and ranges, with noise and the initial state. It needs no data on disk.
+
+        Args:
+            batch_size: B.
+            seed: the same seed gives the same batch.
+            dtype: of all floating-point tensors.
+            device: where they live.
+
+        Returns:
+            The batch.
+        """
         x_key, noise_key = random.split(random.key(seed, device))
         x, y = self.dataset.function("fake")(self.dataset, x_key, batch_size, dtype)
         state = ModelState({}, {})
@@ -295,7 +387,13 @@ class Problem:
         return Batch(x, y, self.draw_noise(noise_key, batch_size), state)
 
     def with_weight_decay(self, weight_decay: float | None) -> Problem:
-        """The same problem under another L2 factor; None keeps the problem's own.
+        """The same problem with another L2 factor.
+
+        Args:
+            weight_decay: 0 or more; None keeps the problem's own.
+
+        Returns:
+            Another problem, or this one.
 
         Raises:
             ConfigError: the problem has no penalty, or the factor is negative or not finite.

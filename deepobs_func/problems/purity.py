@@ -1,6 +1,6 @@
 """Whether a problem of a user's functions is a pure function of parameters and batch, found by calling it.
 
-Each function is called on a few examples, and what it does beside returning its result is looked at: numbers drawn,
+Each function is called on a few examples, and what it does besides returning its result is looked at: numbers drawn,
 tensors changed, things remembered. What it returns is checked for shape, type and finite values.
 """
 
@@ -31,7 +31,7 @@ def check(problem: Problem, again: Problem, held: Tensors) -> bool:
         Whether the problem is separable: an example's loss is the same alone as in a batch.
 
     Raises:
-        ConfigError: it is not pure or does not fit; the message says which function does what, and the mend.
+        ConfigError: it is not pure or does not fit; the message says which function does what, and how to fix it.
     """
     with torch.inference_mode(False), torch.enable_grad():
         params, state = problem.init()
@@ -170,7 +170,7 @@ def _of_part(problem: Problem, example: Batch, found: Found, n: int) -> Found:
 
 
 def _check_mixing(batch: Batch, found: Found, parts: list[Found]) -> None:
-    """Refuses targets that a criterion broadcasts against outputs, and an accuracy that is no example's own."""
+    """Refuses targets that a criterion broadcasts against outputs, and an accuracy that mixes examples."""
     outputs, y = found.outputs, batch.y
     broadcast = isinstance(outputs, Tensor) and outputs.shape != y.shape and outputs.numel() == y.numel()
     if broadcast and not is_close(torch.cat([part.losses.reshape(-1) for part in parts]), found.losses):

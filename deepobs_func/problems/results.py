@@ -32,7 +32,7 @@ class Functions:
     params: Params
 
     def called(self, batch: Batch) -> Found:
-        """What each function returns, after a look at that and at what it does beside."""
+        """What each function returns, after a check of that and of its side effects."""
         problem, params, data = self.problem, self.params, {"inputs x": batch.x, "targets y": batch.y}
         moments = batch.state.moments
         outputs = self._called("module", lambda: problem.outputs(params, batch), batch, {**data, **params, **moments})
@@ -151,10 +151,12 @@ def said(error: Exception) -> str:
 
 
 def leaves_of(outputs: Any) -> list[Tensor]:
+    """The tensors of a pytree of outputs, in order."""
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def is_close(a: Tensor, b: Tensor) -> bool:
+    """Whether a and b have one shape and agree up to rounding; NaN agrees with NaN."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 

@@ -1,4 +1,4 @@
-"""A test problem as a row of plain data, so that listing all of them imports no torch."""
+"""A test problem as plain data, so that listing all of them imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from deepobs_func.probes.catalog import HVPMode
 
 
 class Deviation(NamedTuple):
-    """A quirk of DeepOBS 1.1.2 and what this project does about it under each protocol."""
+    """A quirk of DeepOBS 1.1.2, and what this project does about it.
+
+    Attributes:
+        quirk: what the reference does.
+        default: what the protocol `default` does instead.
+        deepobs: what the protocol `deepobs-1.1.2` does.
+    """
 
     quirk: str
     default: str
@@ -114,7 +120,7 @@ def checked_weight_decay(value: Any) -> float:
     """The factor of an L2 penalty.
 
     Raises:
-        ConfigError: it is no finite number of at least 0.
+        ConfigError: it is not a finite number of at least 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not (0 <= value < math.inf):
         raise ConfigError(f"A weight decay is a finite number, 0 or more, not {value!r}.")

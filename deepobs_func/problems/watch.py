@@ -1,4 +1,4 @@
-"""What a function does beside returning its result: numbers that it draws, tensors and attributes that it changes."""
+"""What a function does besides returning its result: numbers that it draws, tensors and attributes that it changes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def watched(
 
 
 def _check_changed(who: str, changed: list[str], rebound: list[str], params: set[str]) -> None:
-    """Refuses what was changed in place, or put in the place of a tensor."""
+    """Refuses what was changed in place, or replaced."""
     weights = [name for name in changed if name in params]
     if weights:
         raise ConfigError(

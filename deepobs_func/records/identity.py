@@ -26,6 +26,9 @@ def execution_id(execution: Mapping[str, Any]) -> str:
     Args:
         execution: the fields of the execution, and those of the machine (`runner.identity.machine`). A `reason` is
             left out.
+
+    Returns:
+        64 hexadecimal digits.
     """
     return run_id({name: value for name, value in execution.items() if name not in _EXPLAINS})
 

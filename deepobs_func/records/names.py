@@ -1,7 +1,7 @@
 """Folder names: DeepOBS's own where a run is DeepOBS's, and never one name for two settings.
 
 A name is `key__value__key__value...`. No key and no value has two underscores in a row, or one where it could touch
-those of a separator, and what is no plain text ends in `~` and a hash, so that a name says one thing only.
+those of a separator, and what is not plain text ends in `~` and a hash, so that a name says one thing only.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ def float2str(value: float) -> str:
 def lr_schedule(lr: float, epochs: Sequence[int], factors: Sequence[float]) -> dict[int, float]:
     """The learning rate from each epoch on; factors multiply the base rate.
 
+    Args:
+        lr: the base rate.
+        epochs: where the rate changes, increasing.
+        factors: of the base rate, one for each epoch.
+
+    Returns:
+        From an epoch to the rate from there on; epoch 0 has the base rate.
+
     >>> lr_schedule(0.3, [50, 100], [0.1, 0.01])
     {0: 0.3, 50: 0.03, 100: 0.003}
     """
@@ -75,6 +83,9 @@ def setting_name(record: RunRecord) -> str:
     A sequence is `(9.e-01,9.99e-01)`. A hyperparameter with the name of a key of DeepOBS's own is `opt.weight_decay`.
     Of a class's hyperparameters, a flag that is off by default is not in the name. A name of more than 255 bytes is
     shortened and ends in a hash of the whole.
+
+    Returns:
+        A name of at most 255 bytes.
     """
     elements = [*_elements(record)]
     name = "__".join(element.text for element in elements)
@@ -82,7 +93,7 @@ def setting_name(record: RunRecord) -> str:
 
 
 def folder_of(record: RunRecord, output_dir: str | Path) -> Path:
-    """`<output_dir>/<testproblem>/<optimizer>/<setting>`."""
+    """The folder of a record: `<output_dir>/<testproblem>/<optimizer>/<setting>`."""
     return output_path(output_dir) / relative_folder(record)
 
 

@@ -1,4 +1,4 @@
-"""Where records lie: the results tree, and the state folder for all that is no finished run."""
+"""Where records lie: the results tree, and the state folder for everything but finished runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def output_path(output_dir: str | Path) -> Path:
 
 
 def state_dir(output_dir: str | Path) -> Path:
-    """The folder for all that is no finished run: nothing else lies in the results tree.
+    """The folder for everything but finished runs: nothing else lies in the results tree.
 
     It is `<output_dir>.state`, where that can be written. Else, as beside the mount point of a container, it is a
     folder of the same name and a hash of the whole path, in the user's folder for state or in the temporary folder.
+
+    Returns:
+        Its path; the folder need not be there.
 
     Raises:
         ConfigError: the output folder is the root of the file system.
@@ -43,7 +46,7 @@ def state_dir(output_dir: str | Path) -> Path:
 
 
 def check_writable(folder: Path, output_dir: str | Path) -> None:
-    """Makes sure, before a run starts, that its record can be written when it ends. Leaves nothing in the results tree.
+    """Checks, before a run starts, that its record can be written when it ends. Leaves nothing in the results tree.
 
     Args:
         folder: of the record.

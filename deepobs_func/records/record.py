@@ -90,8 +90,16 @@ _KEYS = (*_RESULTS, *(f.name for f in dataclasses.fields(RunRecord) if f.name no
 def read(path: str | Path) -> RunRecord:
     """Reads a record, of ours or of DeepOBS 1.1.2; the validation split, which DeepOBS 1.2 has, may be there.
 
+    Returns:
+        The record, with its path.
+
     Raises:
-        DataError: the file is no JSON, or lacks a key.
+        DataError: the file is not JSON, or lacks a key.
+
+    >>> record = RunRecord([2.0], [3.0], [], None, None, "sgd", "mine", None, 8, 0, 0.1, None, None, 42, 10, {})
+    >>> _ = Path("record.json").write_text(json.dumps(record.to_json()))
+    >>> read("record.json").test_losses
+    [3.0]
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

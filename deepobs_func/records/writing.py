@@ -60,6 +60,9 @@ def write_anywhere(record: RunRecord, output_dir: str | Path, when: datetime | N
     Args:
         record, output_dir, when: as in `write`.
 
+    Returns:
+        The path of the file, and why it is not where it should be.
+
     Raises:
         UserError: every place failed.
     """

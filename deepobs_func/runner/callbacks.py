@@ -1,8 +1,8 @@
 """Callbacks: functions of a run's events, which may record a number or end the run.
 
 def top5(event):
-if isinstance(event, Evaluated):
-return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
+    if isinstance(event, Evaluated):
+        return {"top5": event.mean(lambda logits, batch: (logits.topk(5).indices == batch.y[:, None]).any(1))}
 
 run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
 """
@@ -93,13 +93,21 @@ class StopAt:
     """Ends a run at the first evaluation at which a quantity has come to its target.
 
     Args:
-        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has come to its target
-            where it is at least that, a loss where it is at most that.
+        quantity: `"test_accuracy"`, `"train_loss"`, `"valid_loss"` and the like. An accuracy has reached its
+            target if it is at least that, a loss if it is at most that.
         target: the value.
+
+    Returns:
+        The callback.
 
     Raises:
         ConfigError: (from here) there is no such quantity, or the target is no number; (when the run starts) the run
             does not have it.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("quadratic_deep", "adam", lr=0.04, epochs=9, output_dir=None)
+    >>> run(config, callbacks=[stop_at("test_loss", 200.0)]).record.status
+    'stopped'
     """
 
     def __init__(self, quantity: str, target: float) -> None:
@@ -141,8 +149,19 @@ stop_at = StopAt
 def max_seconds(seconds: float) -> Callback:
     """Ends a run when it has trained for so many seconds, on the training clock: no evaluation, no tracking.
 
+    Args:
+        seconds: positive.
+
+    Returns:
+        The callback.
+
     Raises:
         ConfigError: the number is not positive.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None)
+    >>> run(config, callbacks=[max_seconds(600)]).record.status
+    'finished'
     """
     if not seconds > 0:
         raise ConfigError(f"{option('max_seconds')} {seconds!r}: it must be a positive number of seconds.")
@@ -162,6 +181,12 @@ class JsonLines:
 
     Raises:
         ConfigError: the file cannot be written.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> config = RunConfig("two_d_beale", "adam", lr=0.01, epochs=1, output_dir=None)
+    >>> finished = run(config, callbacks=[JsonLines("log.jsonl")])
+    >>> [json.loads(line)["event"] for line in Path("log.jsonl").read_text().splitlines()]
+    ['evaluated', 'evaluated', 'finished']
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -185,7 +210,7 @@ class JsonLines:
 
 
 def last(log: Log) -> dict[str, Any]:
-    """The results of the last evaluation, `{"train_loss": ..., "test_accuracy": ...}`."""
+    """The results of the last evaluation: `{"train_loss": ..., "test_accuracy": ...}`."""
     found = {f"{split}_loss": column[-1] for split, column in log.losses.items()}
     return found | {f"{split}_accuracy": column[-1] for split, column in log.accuracies.items()}
 

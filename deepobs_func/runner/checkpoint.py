@@ -152,7 +152,7 @@ def read(path: str | Path) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        DataError: the file is not there, is truncated, or is no checkpoint of this package.
+        DataError: the file is not there, is truncated, or is not a checkpoint of this package.
     """
     path = Path(path).expanduser()
     try:
@@ -179,7 +179,7 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
-    """Makes sure that a checkpoint is of a plan's run.
+    """Checks that a checkpoint is of a plan's run.
 
     Raises:
         ConfigError: it is of another configuration, version or machine; the message says what differs.

@@ -56,10 +56,10 @@ class RunConfig:
     """The configuration of a run.
 
     Attributes:
-        problem: a name of `problems.names()`.
-        optimizer: a functional optimizer's name, or the import path of a `torch.optim.Optimizer` class.
+        problem: a name of `problems.names()`, or the import path of a problem or of a function that makes one.
+        optimizer: a functional optimizer's name, or the import path of a `torch.optim.Optimizer` class or of a factory.
         lr: the base learning rate.
-        hyperparams: the optimizer's other hyperparameters; what is left out has its default.
+        hyperparams: the optimizer's other hyperparameters; missing ones have their defaults.
         epochs, batch_size: None for the problem's published value.
         seed: of the initial parameters, the order of the data and the noise.
         weight_decay: the factor of the problem's L2 penalty; None for the problem's default. Never the optimizer's.
@@ -68,18 +68,18 @@ class RunConfig:
         data: the data folder, or `"synthetic"`.
         output_dir: the results tree; None writes nothing. Here and in `data`, `~` is the user's home.
         device: `"auto"`, or a torch device such as `"cpu"` or `"cuda:1"`.
-        compile: `"auto"` (measured, see `runner.choice`), `"on"` or `"off"`.
+        compile: `"auto"` (measured, see `runner.measuring`), `"on"` or `"off"`.
         memory_format: of images and the kernels of convolutions, `"contiguous"`, `"channels_last"`, or `"auto"` for the
             faster one, measured.
         precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
             `"bf16"` (autocast; parameters and losses stay float32).
-        train_log_interval: mini-batch losses are recorded every so many steps.
-        track: names of quantities to track (`probes.catalog`), or of presets; also one text, with commas.
-        track_every: each so many steps are tracked; `"log"` for about ten in each decade.
+        train_log_interval: steps between two recorded mini-batch losses.
+        track: names of quantities to track (`probes.catalog`), or of presets; or one string, separated by commas.
+        track_every: steps between two tracked ones; `"log"` for about ten in each decade.
         track_bn: what per-example gradients mean where batch norm couples the examples: `"coupled"`, `"frozen"` or
             `"eval"`.
         on_divergence: `"stop"`, `"continue"`, or None for the protocol's choice.
-        workers: processes that read streamed data (ImageNet), 0 for none beside the run's own; None for one less than
+        workers: processes that read streamed data (ImageNet), 0 for none besides the run's own; None for one less than
             there are cores, up to 16. No number depends on it; data that are held on the device need none.
         schedule: of the learning rate, instead of `lr_sched_factors`: `"cosine"` or `"linear"`, to 0 at the end of the
             run; `"exponential"`, times `decay_factor` after each epoch, step by step; `"steps"`, times `decay_factor`
@@ -88,11 +88,15 @@ class RunConfig:
         decay_factor: see `schedule`.
         clip_norm, clip_value: the largest norm of the gradient over all parameters; the largest magnitude of an
             element.
-        valid: training examples that are set aside to validate on, characters of a text; True for as many as the test
-            set has.
+        valid: how many training examples (characters, of a text) are set aside for validation; True for as many as the
+            test set has.
         checkpoint_every: epochs between two checkpoints, or `"500steps"`; `"auto"` for the ends of epochs, a minute
             apart, and signals, all removed when the run is finished; `"never"`.
         keep: how many of the last checkpoints stay.
+
+    >>> config = RunConfig("mnist_mlp", "momentum", lr=0.01, hyperparams={"momentum": 0.99}, output_dir=None)
+    >>> config.epochs, resolve(config).epochs  # None is the problem's own
+    (None, 100)
     """
 
     problem: str
@@ -197,12 +201,12 @@ def resolve(config: RunConfig, problem: ProblemData | None = None, *, own_optimi
 
     Args:
         config: what to run.
-        problem: what it is checked against; by default the row of the problem that it names.
-        own_optimizer: whether the optimizer is given beside, so that the configuration has a name for it.
+        problem: what it is checked against; by default the spec of the problem that it names.
+        own_optimizer: whether the optimizer is given separately, so that the configuration has a name for it.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range, or two values do not go together; the message names
-            field, value, what is allowed, and the mend.
+            field, value, what is allowed, and how to fix it.
     """
     config = typed(config)
     problem = problem or problems.spec_of(config.problem)

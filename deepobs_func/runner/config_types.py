@@ -31,7 +31,11 @@ def text(field: str, value: Any) -> str:
 
 
 def problem(field: str, value: Any) -> str:
-    """The name of a problem."""
+    """The name of a problem.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if isinstance(value, str):
         return str(value)
     name = getattr(value, "name", None)
@@ -44,7 +48,11 @@ def problem(field: str, value: Any) -> str:
 
 
 def optimizer(field: str, value: Any) -> str:
-    """The name of a functional optimizer, or the import path of a class."""
+    """The name of a functional optimizer, or the import path of a class.
+
+    Raises:
+        ConfigError: it is something else.
+    """
     if isinstance(value, str):
         return str(value)
     if isinstance(value, type):
@@ -115,7 +123,7 @@ def number(field: str, value: Any) -> float:
 
 
 def path(field: str, value: Any) -> str:
-    """A path, with the user's home in the place of `~`."""
+    """A path, with the user's home instead of `~`."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):

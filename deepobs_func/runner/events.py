@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """Something that happened in a run.
+    """An event of a run.
 
-    What it offers beside its own fields is that of the run now: ask before the iterator goes on.
+    Its properties show the run as it is now: read them before the iterator goes on.
 
     Attributes:
         iteration: the run under way.
@@ -37,7 +37,7 @@ class Event:
 
     @property
     def plan(self) -> Plan:
-        """What is run."""
+        """The resolved configuration."""
         return self.iteration.plan
 
     @property
@@ -47,12 +47,12 @@ class Event:
 
     @property
     def log(self) -> Log:
-        """What was found so far; it is the run's own and grows: read it, do not keep it."""
+        """The results so far. The log is the run's own and grows: read it, do not keep it."""
         return self.iteration.log
 
     @property
     def state(self) -> TrainState:
-        """The state of the run, a value of its own."""
+        """The state of the run, a value of its own that can be kept."""
         return self.iteration.state()
 
     @property
@@ -66,13 +66,25 @@ class Event:
         return self.iteration.record()
 
     def mean(self, measure: Callable[[Any, Batch], Tensor], split: str = "test") -> float:
-        """The mean over a split of `measure(outputs, batch) -> (B,)`, in the test phase; such as a top-5 accuracy."""
+        """The mean over a split of a function of the outputs, in the test phase; such as a top-5 accuracy.
+
+        Args:
+            measure: `(outputs, batch) -> (B,)`.
+            split: `"train"`, `"valid"` or `"test"`.
+
+        Returns:
+            The mean over all examples that are evaluated.
+        """
         return self.iteration.mean(measure, split)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated(Event):
-    """The splits were evaluated: before training, and after each epoch. The results are the last entries of `log`."""
+    """The splits were evaluated: before training, and after each epoch. The results are the last entries of `log`.
+
+    Attributes:
+        iteration, epoch, step: as in `Event`; `step` is 0.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +92,7 @@ class Logged(Event):
     """A call of steps was made that has a logged one among them.
 
     Attributes:
+        iteration, epoch, step: as in `Event`.
         losses: the mean losses of the call's steps, without the penalty, `(k,)`, on the device: reading them waits.
     """
 
@@ -91,6 +104,7 @@ class Stepped(Event):
     """A step that is watched was made.
 
     Attributes:
+        iteration, epoch, step: as in `Event`.
         index: its number, counted from 0 over the whole run.
         before, after: the carries around it.
         make_batch: makes the batch of the step, with the model state before it.
@@ -104,4 +118,8 @@ class Stepped(Event):
 
 @dataclass(frozen=True, eq=False)
 class Finished(Event):
-    """The run has ended: finished, or diverged where divergence ends it."""
+    """The run has ended: finished, or diverged where divergence ends it.
+
+    Attributes:
+        iteration, epoch, step: as in `Event`.
+    """

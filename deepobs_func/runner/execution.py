@@ -36,7 +36,7 @@ class Execution:
         compile_batch: whether what makes a batch is compiled, where the step is not.
         steps_per_call: how many steps a call of the compiled function makes.
         channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
-        threads: of training and evaluation on a CPU; None for as many as torch is set to.
+        threads: the number for training and evaluation on a CPU; None for torch's own setting.
         onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
         reason: why, in words; no part of the identity.
     """
@@ -51,18 +51,26 @@ class Execution:
 
     @contextmanager
     def apply(self, precision_name: str, device: torch.device) -> Generator[None]:
-        """Within it, torch computes on the threads, in the precision and by the kernels of the run."""
+        """A context in which torch uses the threads, the precision and the kernels of the run.
+
+        Args:
+            precision_name: `"float32"`, `"tf32"` or `"bf16"`.
+            device: that of the run.
+
+        Yields:
+            Nothing; afterwards all is as before.
+        """
         kernels = self.kernels(precision_name)
         by = using(onednn=kernels.onednn, autocast=kernels.autocast)
         with num_threads(self.threads), precision(precision_name, device), by:
             yield
 
     def kernels(self, precision_name: str) -> Kernels:
-        """Those that `apply` puts in force."""
+        """The kernels that `apply` selects."""
         return Kernels(onednn=self.onednn, autocast=torch.bfloat16 if precision_name == "bf16" else None)
 
     def as_plain_data(self) -> dict[str, Any]:
-        """What record and checkpoint hold."""
+        """The fields as plain data, as record and checkpoint hold them."""
         return dataclasses.asdict(self)
 
     def id(self, device: torch.device) -> str:
@@ -74,11 +82,14 @@ class Execution:
         """An execution from the content of a file.
 
         Args:
-            values: a mapping of this class's fields; those that lack have their defaults.
+            values: a mapping of this class's fields; missing ones have their defaults.
             source: what to call it in a message.
 
+        Returns:
+            The execution.
+
         Raises:
-            ConfigError: it is no mapping, has another key, or a value of another type.
+            ConfigError: it is not a mapping, has another key, or a value of another type.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source} holds no execution: it is {type(values).__name__}, not an object.")

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on beside its configuration: code and data of the user's own, and the machine."""
+"""What a run's numbers depend on besides its configuration: code and data of the user's own, and the machine."""
 
 from __future__ import annotations
 

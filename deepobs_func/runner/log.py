@@ -76,7 +76,7 @@ class Log:
         return len(self.penalties)
 
     def copy(self) -> Log:
-        """A log of its own, so that this one stays what it is."""
+        """An independent copy."""
         return copy.deepcopy(self)
 
     def as_plain_data(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Log:
             self.divergence = {"epoch": epoch, "step": step}
 
     def end_epoch(self, interval: int, epoch: int, *, stop: bool) -> None:
-        """Moves the epoch under way to the rest: every `interval`-th loss, up to a divergence where that ends the run.
+        """Adds the current epoch to the results: every `interval`-th loss, up to a divergence if that ends the run.
 
         Args:
             interval: steps between two losses that are kept.
@@ -127,7 +127,7 @@ class Log:
                 self.timings[name].append(seconds)
 
     def finish(self, epochs: int, logged_steps: int) -> None:
-        """Ends the log; what a run that diverged did not come to is filled with NaN, and accuracies of class 0."""
+        """Ends the log. Entries that a diverged run did not reach are NaN, its accuracies those of class 0."""
         self.status = "finished" if self.divergence is None else "diverged"
         missing, nan = epochs + 1 - self.evaluations, math.nan
         for column in (*self.losses.values(), self.penalties):

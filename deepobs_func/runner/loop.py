@@ -32,12 +32,12 @@ from deepobs_func.runner.training import Iteration, Training, TrainState
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended. What its record has can be asked of it too: `run.test_losses`, `run.status`.
+    """A run that has ended. It has the attributes of its record, too: `run.test_losses`, `run.status`.
 
     Attributes:
-        record: what was found; `record.path` is its file.
-        plan: what was run.
-        training, state: what it was made by, and the last state; None where `resume` found the run finished.
+        record: the results; `record.path` is its file.
+        plan: the resolved configuration.
+        training, state: the `Training` and its last state; None if `resume` found the run finished.
     """
 
     record: RunRecord
@@ -46,7 +46,7 @@ class Run:
     state: TrainState | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Of the record."""
+        """An attribute of the record."""
         if name.startswith("__") or name == "record":  # what copying and pickling look for
             raise AttributeError(name)
         return getattr(self.record, name)
@@ -97,20 +97,20 @@ def run(
     """Trains a problem and records it, as DeepOBS does: evaluated before training and after every epoch.
 
     Two runs of equal `run_id` and equal `execution_id` give the same numbers, bit for bit, on one machine with one set
-    of versions. The execution is measured where none is given, so that an empty cache may bring another one.
+    of versions. The execution is measured if none is given; a machine with an empty cache may measure another one.
 
     Args:
         config: what to run. Its record is written into `config.output_dir`, unless that is None.
-        problem: a problem of your own, e.g. from `problems.from_module`; by default the one that the name says.
-        optimizer: an optimizer of your own: a functional one, or a callable from named parameters to a torch optimizer;
-            `config.optimizer` is then its name. By default the one that the name says.
+        problem: your own problem, e.g. from `problems.from_module`; by default the one of that name.
+        optimizer: your own optimizer: a functional one, or a callable from named parameters to a torch optimizer;
+            `config.optimizer` is then its name. By default the one of that name.
         callbacks: see `runner.callbacks`.
         execution: how to execute it, e.g. `Execution.read(record)`; by default measured.
         resume: whether to go on from the last checkpoint of the same run, to start where there is none, and to return
             the record where it is finished; or the checkpoint to go on from.
 
     Returns:
-        Record, last state, problem; the status is `"finished"`, `"diverged"` or `"stopped"`.
+        Record, parameters, last state and problem; the status is `"finished"`, `"diverged"` or `"stopped"`.
 
     Raises:
         ConfigError, DataError: the run cannot start; nothing was trained.
@@ -118,6 +118,10 @@ def run(
             after any other exception.
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP. What was done so far is written with status `"interrupted"`, with a
             checkpoint from which `resume=True` goes on.
+
+    >>> trained = run(RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None))
+    >>> trained.record.status, len(trained.record.test_losses), trained.params["theta"].shape
+    ('finished', 3, torch.Size([100]))
     """
     with signals.caught(), SHIELD.raised(), ExitStack() as stack:
         for callback in callbacks:

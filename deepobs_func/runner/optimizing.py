@@ -1,4 +1,4 @@
-"""From what a configuration says of the optimizer to the optimizer: a name, an import path, or a value."""
+"""From a configuration to its optimizer: a name, an import path, or a value."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
 
 
 def factory_defaults(found: Callable[..., Any]) -> dict[str, Any]:
-    """The hyperparameters that a class or a factory takes beside the parameters and the learning rate, with defaults.
+    """The hyperparameters that a class or a factory takes besides the parameters and the learning rate, with defaults.
 
     One that has no default maps to `inspect.Parameter.empty`.
     """

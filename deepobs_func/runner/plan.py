@@ -46,14 +46,14 @@ class Plan:
     Attributes:
         config: with every default filled in.
         problem: at the run's weight decay.
-        chosen: the optimizer, and what the record says of it.
+        chosen: the optimizer, and what the record holds of it.
         schedule: the factor of the learning rate by step; None where it is constant.
         protocol: how the data are visited.
         device: where everything lives.
         steps_per_epoch: whole batches in the training set, without what is set aside to validate on.
         workers: processes that read streamed data; None where the data are held on the device.
         tracked: the quantities that are tracked.
-        source: where `problem` and `optimizer` come from, where that is no name: an import path, or `"value"`.
+        source: where `problem` and `optimizer` come from, where that is not a name: an import path, or `"value"`.
     """
 
     config: RunConfig
@@ -105,7 +105,7 @@ class Plan:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers of the run, beside how it is executed; `run_id` is its hash."""
+        """What decides the numbers of the run, besides how it is executed; `run_id` is its hash."""
         return identity(
             self.config,
             device=self.device.type,
@@ -155,10 +155,17 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         config: what to run.
         problem: a problem of the user's own, whose name the configuration has; by default the named one.
         optimizer: an optimizer of the user's own: a functional one, or a callable from named parameters to a torch
-            optimizer; `config.optimizer` is then its name. By default the one that the name says.
+            optimizer; `config.optimizer` is then its name. By default the one of that name.
+
+    Returns:
+        The plan; nothing was loaded.
 
     Raises:
         ConfigError: the configuration cannot be run.
+
+    >>> plan = make_plan(RunConfig("quadratic_deep", "adam", lr=0.04))
+    >>> plan.epochs, plan.batch_size, plan.steps_per_epoch
+    (100, 128, 7)
     """
     config, source = typed(config), {}
     for what, value in (("problem", problem), ("optimizer", optimizer)):
@@ -267,7 +274,7 @@ def _check_execution(config: RunConfig, device: torch.device) -> None:
 
 
 def _workers(choice: int | None) -> int:
-    """Resolves `--workers`: as many as there are cores beside this process's own, up to a limit."""
+    """Resolves `--workers`: one for each core but this process's own, up to a limit."""
     if choice is not None:
         return choice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

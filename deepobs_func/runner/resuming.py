@@ -46,7 +46,19 @@ def configuration_of(path: str | Path) -> RunConfig:
 
 
 def configuration_in(head: Mapping[str, Any], path: Path) -> RunConfig:
-    """The configuration that stands in a checkpoint's head or in a record."""
+    """The configuration that stands in a checkpoint's head or in a record.
+
+    Args:
+        head: what the file holds.
+        path: the file, for messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+        ConfigError: the run's problem or optimizer was made in Python.
+    """
     values = head.get("configuration")
     if not isinstance(values, Mapping):
         raise DataError(
@@ -81,15 +93,24 @@ def output_dir_of(path: str | Path, config: RunConfig) -> str | Path | None:
 
 
 def load(path: str | Path, problem: Problem | None = None, optimizer: Any = None) -> Loaded:
-    """The parameters and the problem of a checkpoint, so that a probe looks at a trained net.
+    """Loads the problem and the trained parameters of a checkpoint, for probes.
 
     Args:
         path: a checkpoint, `*.safetensors`.
-        problem, optimizer: as of `run`, where the run was of one of your own.
+        problem, optimizer: as given to `run`, if it was given one.
+
+    Returns:
+        The problem at the run's weight decay, the parameters that were evaluated, and the model state, on the CPU.
 
     Raises:
-        DataError: the file is no checkpoint.
-        ConfigError: it is of another problem or optimizer than it says, or one is missing.
+        DataError: the file is not a checkpoint.
+        ConfigError: the problem or the optimizer is missing, or is not that of the run.
+
+    >>> from deepobs_func import RunConfig, run
+    >>> trained = run(RunConfig("two_d_beale", "adam", 0.01, epochs=1, checkpoint_every=1))
+    >>> problem, params, state = load(next(Path("results.state").rglob("*.safetensors")))
+    >>> all(params[name].equal(leaf) for name, leaf in trained.params.items())
+    True
     """
     found = checkpoint.read(path)
     if problem is None and optimizer is None:

@@ -29,7 +29,7 @@ class Carry(NamedTuple):
 
 
 class StepInput(NamedTuple):
-    """What k training steps take beside their carry.
+    """What k training steps take besides their carry.
 
     Attributes:
         split: examples on the device.
@@ -67,14 +67,22 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     compiled or `vmap`ped as a whole; for one of torch `compile=True` compiles the gradient inside.
 
     Args:
-        problem: what is minimised.
-        optimizer: how.
+        problem: its objective is minimised.
+        optimizer: updates the parameters.
         compile: whether to compile the gradient of a torch optimizer's step.
         plain: whether the gradient is `torch.autograd`'s, through fused kernels; then the step goes through neither
             `vmap` nor `compile`.
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
+
+    >>> from deepobs_func import optimizers, problems
+    >>> problem, optimizer = problems.get("quadratic_deep"), optimizers.sgd(1e-3)
+    >>> params, state = problem.init(seed=0)
+    >>> carry = Carry(params, optimizer.init(params, random.key(0)), state)
+    >>> carry, metrics = make_step(problem, optimizer)(carry, problem.fake_batch(128))
+    >>> metrics.loss.shape, int(carry.opt_state.step)
+    (torch.Size([]), 1)
     """
     sparse = not optimizer.compiles  # a class of torch's may want it so
     value_and_grad = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
@@ -172,7 +180,7 @@ def make_evaluate(
 
     The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key. It is
     eager code, in chunks that are large enough: compiled, it was no faster. Another `function` of parameters and batch,
-    with the state after the batch, stands in the place of the problem's own evaluation.
+    with the state after the batch, replaces the problem's own evaluation.
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
     draw = problem.dataset.function("draw") if augment and problem.dataset.augment else None

@@ -26,7 +26,7 @@ def is_due(step: int, every: int | str) -> bool:
 
 
 class Tracker:
-    """The callback that measures some steps of a run, between them and off the clock.
+    """The callback that tracks quantities of some steps of a run, off the clock.
 
     What it finds goes into `log.tracked`: the quantities by name, each a list, and the steps that they are of.
 
@@ -41,11 +41,11 @@ class Tracker:
         self._key, self._start = random.fold_in(key, random.PROBE), plan.problem.init(key)[0]
 
     def watches(self, step: int) -> bool:
-        """Whether a step is measured."""
+        """Whether a step is tracked."""
         return bool(self._names) and is_due(step, self._config.track_every)
 
     def __call__(self, event: Event) -> None:
-        """Measures a step that was made, on its own batch."""
+        """Computes the quantities of a step that was made, on its own batch."""
         tracked = event.log.tracked
         if not tracked:
             quantities: dict[str, list[Any]] = {name: [] for name in self._names}

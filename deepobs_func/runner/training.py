@@ -61,7 +61,7 @@ class TrainState(NamedTuple):
 
 
 def watch_nothing(step: int) -> bool:
-    """For runs whose steps nobody looks at."""
+    """The `watch` of a run without `Stepped` events."""
     return False
 
 
@@ -73,11 +73,22 @@ class Training:
         execution: how; measured, or taken from an earlier measurement, by default.
         watch: `step -> bool`, which steps, counted over the whole run, are shown one by one as `Stepped` events. Then a
             call makes one step, so it is part of what an execution is measured for.
-        measuring: called once before steps are timed to find the execution; not where it is known.
+        measuring: called once before steps are timed to find the execution; not called if it is known.
 
     Raises:
         DataError: (from the constructor) the data are not there or cannot be read.
         ConfigError: (from the constructor) the execution cannot be carried out.
+
+    >>> from deepobs_func import RunConfig
+    >>> from deepobs_func.runner import make_plan
+    >>> training = Training(make_plan(RunConfig("quadratic_deep", "adam", lr=0.04, epochs=2, output_dir=None)))
+    >>> for event in training(training.start()):
+    ...     if isinstance(event, Evaluated):
+    ...         break
+    >>> for event in training(event.state):  # goes on where it was left
+    ...     pass
+    >>> training.record(event.state).status
+    'finished'
     """
 
     def __init__(
@@ -186,12 +197,12 @@ class _Stopwatch:
         self._seconds, self._start = before, time.perf_counter()
 
     def pause(self) -> float:
-        """Stops, and says what there is so far."""
+        """Stops, and returns the seconds so far."""
         self._seconds += time.perf_counter() - self._start
         return self._seconds
 
     def go_on(self) -> float:
-        """Starts again, and says how long the pause was."""
+        """Starts again, and returns how long the pause was."""
         before, self._start = self._start, time.perf_counter()
         return self._start - before
 
@@ -230,7 +241,7 @@ class Iteration(Iterator[Event]):
         return state._replace(carry=state.carry._replace(opt_state=self._own(state)))
 
     def last_state(self) -> TrainState:
-        """The state now, for when the iteration has come to its end: it shares what an optimizer changes in place."""
+        """The state at the end of the iteration; it shares what a torch optimizer changes in place."""
         return TrainState(self.carry, self.epoch, self.step, self._log_now())
 
     def record(self) -> RunRecord:

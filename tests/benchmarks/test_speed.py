@@ -110,8 +110,15 @@ def test_the_verdict_on_an_epoch() -> None:
     assert "MISSED" in text
     assert "stand-in" not in epochs.report(of_an_epoch("mnist_mlp", 1.2, 3.4))
     table = epochs.summary([of_an_epoch("mnist_mlp", 1.2, 3.4), of_an_epoch("cifar10_3c3d", 0.9, 9.0)])
-    assert "| mnist_mlp | 1 | 2 s (compiled) | 1.00 (compiled) | 1.20 | 3.4 | met |" in table
-    assert "| cifar10_3c3d (stand-in data) | 1 | 2 s (compiled) | 1.00 (compiled) | 0.90 | 9.0 | missed |" in table
+    assert "| mnist_mlp | 1 | 2 s (compiled) | 1.20 | 3.4 | 1.00 (compiled) | met |" in table
+    assert "| cifar10_3c3d (stand-in data) | 1 | 2 s (compiled) | 0.90 | 9.0 | 1.00 (compiled) | missed |" in table
+
+
+def test_the_summary_of_an_epoch_is_of_what_auto_gives() -> None:
+    run = of_an_epoch("quadratic_deep", 1.8, 99.0)
+    run["rows"].append(row("ours, eager", 2.0, seconds=2.0))
+    run["auto"] = "ours, eager"
+    assert "| 1 | 4 s (eager) | 0.90 | 49.5 | 0.50 (compiled) | missed |" in epochs.summary([run])
 
 
 def test_the_verdict_on_a_step() -> None:

@@ -1,0 +1,22 @@
+"""For the tests and for the doctests of the package: nothing reads or writes what is the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the runs of doctests measure is kept apart from the user's; each test has a cache of its own beside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPOBS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example writes lies in a folder of its own."""
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.chdir(request.getfixturevalue("tmp_path"))
