@@ -144,6 +144,7 @@ def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not any(records.read(path).synthetic for path in tmp_path.rglob("*.json"))
 
 
+@pytest.mark.large  # each process imports torch
 def test_processes_give_the_runs_in_order() -> None:
     """And the same numbers as here: in a process of one thread."""
     configs = [RunConfig("two_d_beale", "sgd", 1e-5, epochs=1, seed=seed, output_dir=None) for seed in (1, 2, 3)]

@@ -316,6 +316,7 @@ def test_a_seed_out_of_range_is_refused(seed):
         random.key(seed)
 
 
+@pytest.mark.large  # Inductor takes the hash half a minute
 @pytest.mark.parametrize("num", [0, 1, 16_383, 16_384, 70_001])
 def test_compiled_draws_have_the_same_bits(num: int) -> None:
     key = random.key(3)

@@ -36,7 +36,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 MEASURED = [
     (epochs, "two_d_rosenbrock", {"synthetic", "source", "share", "auto"}),
     (steps, "mnist_logreg", {"batch_size", "device", "channels_last"}),
-    (steps, "mnist_2c2d", {"batch_size", "device", "channels_last"}),
+    pytest.param(steps, "mnist_2c2d", {"batch_size", "device", "channels_last"}, marks=pytest.mark.large),
     (augmentation, "cifar10_3c3d", {"batch_size", "device"}),
     (scaling, "members of mnist_logreg", {"sizes", "device"}),
 ]

@@ -97,7 +97,12 @@ def test_members_with_keys_of_their_own_equal_separate_runs(name):
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG_TO_COMPILE = ("newton_cg", "sophia_h")  # whose compiled steps test_second_order has in the quick suite
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.large) if name in LONG_TO_COMPILE else name for name in NAMES]
+)
 def test_a_compiled_update_equals_eager_and_serves_every_learning_rate(name):
     options, backend = rich_options(name), CompileCounterWithBackend("aot_eager")
     update = make(name, lr=1.0, **options).update

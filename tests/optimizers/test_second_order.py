@@ -488,7 +488,7 @@ def small_text():
     [
         (partial(problems.get, "quadratic_deep"), {"epochs": 3}),
         (partial(problems.get, "mnist_logreg"), {"batch_size": 2000}),
-        (small_text, {"batch_size": 4}),
+        pytest.param(small_text, {"batch_size": 4}, marks=pytest.mark.large),
     ],
     ids=["quadratic", "logreg", "text"],
 )

@@ -235,7 +235,15 @@ def test_chunks_keep_to_the_cache_of_a_cpu_and_to_the_bound_elsewhere(device: st
     assert len(asked) == calls
 
 
-@pytest.mark.parametrize("name", ["mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn", "two_d_beale"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mnist_2c2d",
+        "two_d_beale",
+        pytest.param("svhn_wrn164", marks=pytest.mark.large),
+        pytest.param("tolstoi_char_rnn", marks=pytest.mark.large),
+    ],
+)
 def test_compiled_to_one_graph_and_no_recompilation(name: str) -> None:
     small = {"tolstoi_char_rnn": short_text, "svhn_wrn164": functools.partial(narrow_resnet, 10)}
     problem = small.get(name, functools.partial(problems.get, name))()

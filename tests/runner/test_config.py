@@ -71,14 +71,6 @@ def test_what_cannot_be_run_is_refused(changes: dict[str, object], words: str) -
 
 
 WRONG_TYPES: dict[str, tuple[object, ...]] = {
-    "schedule": (3, True, ["cosine"]),
-    "warm_up": ("1", None, True),
-    "decay_factor": ("0.1", None),
-    "clip_norm": ("1", True, [1.0]),
-    "clip_value": ("1", True),
-    "valid": ("yes", 1.5, -3),
-    "checkpoint_every": ("soon", 0, True, "5minutes", None),
-    "keep": ("2", 1.5, None),
     "problem": (None, 3, RunConfig),
     "optimizer": (torch.optim.Adam, None, 1, {"name": "sgd"}),
     "lr": (10**400, 10**5000, None, "0.1", 1j, [0.1], True),
