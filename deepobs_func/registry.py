@@ -132,4 +132,5 @@ def _entry_points() -> EntryPoints:
     """Those of all installed packages, whose files are read once."""
     from importlib import metadata  # a quarter of what `deepobs --help` would take
 
-    return metadata.entry_points()
+    found: Any = metadata.entry_points()  # in some versions of Python typed as a mapping
+    return found

@@ -234,7 +234,7 @@ def _run(config: RunConfig, execution: str | None, resume: bool | Path, quiet: b
     from deepobs_func.runner import Execution, RunInterrupted, run
     from deepobs_func.runner.progress import make_progress, say
 
-    callbacks = [*_callbacks(**shown), *make_progress(Console(), quiet=quiet)]
+    callbacks: list[Callback] = [*_callbacks(**shown), *make_progress(Console(), quiet=quiet)]
     how = None if execution is None else Execution.read(execution)
     try:
         ended = run(config, callbacks=callbacks, execution=how, resume=resume)

@@ -13,6 +13,7 @@ import numbers
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from deepobs_func.records.places import output_path
@@ -102,7 +103,7 @@ def relative_folder(record: RunRecord) -> Path:
     return Path(_folder_name(record.testproblem), _folder_name(record.optimizer), setting_name(record))
 
 
-def class_name(cls: type) -> str:
+def class_name(cls: type | FunctionType) -> str:
     """The name of an optimizer class in a record and its folder: bare for torch's own, else with its module.
 
     >>> class_name(Path)

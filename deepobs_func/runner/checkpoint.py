@@ -274,7 +274,7 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _order(tensor: Tensor) -> list[int]:
     """The order of a tensor's axes in memory, the outermost first; that of a contiguous one where memory has gaps."""
-    order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride(axis), -tensor.shape[axis], axis))
+    order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride()[axis], -tensor.shape[axis], axis))
     laid = torch.empty([tensor.shape[axis] for axis in order], device="meta").permute(_inverse(order))
     return order if laid.stride() == tensor.stride() else list(range(tensor.ndim))
 

@@ -66,10 +66,11 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
     before = _clipping(config)
     if given is None and config.optimizer in optimizers.FUNCTIONAL:
         make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
-        own = {"before": before} if before and "before" in inspect.signature(make).parameters else {}
-        functional = make(config.lr, **config.hyperparams, **own, schedule=schedule)
-        functional = functional if own else clipped(functional, before)
-        return ChosenOptimizer(counted(functional), config.optimizer, dict(config.hyperparams), [], None)
+        taken = {"before": before} if before and "before" in inspect.signature(make).parameters else {}
+        functional = make(config.lr, **config.hyperparams, **taken, schedule=schedule)
+        functional = functional if taken else clipped(functional, before)
+        code = None if config.optimizer in optimizers.FUNCTIONAL.own else make
+        return ChosenOptimizer(counted(functional), config.optimizer, dict(config.hyperparams), [], code)
     path = config.optimizer.replace(":", ".")
     found, name = (load_object(config.optimizer, "optimizer"), None) if given is None else (given, config.optimizer)
     if isinstance(found, Optimizer):
