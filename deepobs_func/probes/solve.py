@@ -60,8 +60,8 @@ def conjugate_gradients(
 ) -> Solution:
     """Solves `(A + damping I) x = b` by preconditioned conjugate gradients.
 
-    In eager code it stops when it has converged; under `vmap` and in a compiled graph it runs all steps, of which those after
-    the end change nothing.
+    In eager code it stops when it has converged; under `vmap` and in a compiled graph it runs all steps, of which those
+    after the end change nothing.
 
     Args:
         matvec: `v -> A v`, symmetric; a `LinearMap` from `make_hvp` or `make_ggnvp`, or any function on trees.
