@@ -158,8 +158,8 @@ _MODULES: dict[str, Callable[..., Plain] | str] = {
 }
 
 
-def _known(row: ProblemSpec) -> Callable[..., Plain] | str | None:
-    return _MODULES.get(row.net.removeprefix("deepobs_func.nets."))
+def _known(spec: ProblemSpec) -> Callable[..., Plain] | str | None:
+    return _MODULES.get(spec.net.removeprefix("deepobs_func.nets."))
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 Run = dict[str, Any]
-ProblemSpec = dict[str, Any]
+Row = dict[str, Any]
 
 TITLES = {
     "sq_norms": "squared norms",
@@ -31,12 +31,12 @@ def bound(problem: str, quantity: str) -> float | None:
     return WIDER.get((problem, quantity), BOUNDS.get(quantity))
 
 
-def rows_of(run: Run, quantity: str, by: str) -> list[ProblemSpec]:
+def rows_of(run: Run, quantity: str, by: str) -> list[Row]:
     """Eager first, then compiled where there is such."""
     return [row for row in run["rows"] if row["quantity"] == quantity and row["by"] == by]
 
 
-def best(rows: Iterable[ProblemSpec], what: str) -> float:
+def best(rows: Iterable[Row], what: str) -> float:
     """The smallest number of a kind."""
     return min(row[what] for row in rows)
 
@@ -100,6 +100,6 @@ def _beside_the_next(run: Run, quantity: str) -> str:
     return f"{ratio} ({by} {theirs[by] / best(rows, 'milliseconds'):.1f}x)"
 
 
-def _timed(row: ProblemSpec) -> str:
+def _timed(row: Row) -> str:
     low, high = row["quartiles"]
     return f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})"

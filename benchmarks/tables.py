@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-ProblemSpec = dict[str, Any]
+Row = dict[str, Any]
 
 
 class Target(NamedTuple):
@@ -38,7 +38,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
-def ratio(row: ProblemSpec, digits: int = 2) -> str:
+def ratio(row: Row, digits: int = 2) -> str:
     """A ratio with its quartiles, if it has any."""
     low, high = row.get("quartiles") or (None, None)
     spread = "" if low is None else f" ({low:.{digits}f}-{high:.{digits}f})"

@@ -114,7 +114,7 @@ def bits(key: Key, num: int) -> Int[Tensor, " num"]:
     """Words of 32 random bits. A shorter draw is the head of a longer one.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         num: how many.
 
     Returns:
@@ -172,7 +172,7 @@ def uniform(
     """Uniform draws from `[low, high)`, with as many random bits as the dtype's significand holds.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         shape: of the result.
         low, high: the range. `[0, 1)` is exact; in another range `high` itself can come out by rounding.
         dtype: of the result.
@@ -197,7 +197,7 @@ def normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float32) -
     """Standard normal draws: both outputs of the Box-Muller transform, `sqrt(-2 ln u) (cos, sin)(2 pi v)`.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         shape: of the result.
         dtype: of the result.
 
@@ -223,7 +223,7 @@ def truncated_normal(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.
     The standard deviation of a draw is 0.8796, as TensorFlow's `truncated_normal` has it.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         shape: of the result.
         dtype: of the result.
 
@@ -239,7 +239,7 @@ def bernoulli(key: Key, probability: float, shape: Sequence[int]) -> Bool[Tensor
     """True with a given probability, rounded to a multiple of 1/65536: a word serves two draws.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         probability: of True, in `[0, 1]`.
         shape: of the result.
 
@@ -261,7 +261,7 @@ def rademacher(key: Key, shape: Sequence[int], dtype: torch.dtype = torch.float3
     """-1 or 1 with equal probability: a word serves 32 draws, which makes it far cheaper than any other draw.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         shape: of the result.
         dtype: of the result.
 
@@ -279,7 +279,7 @@ def integers(key: Key, high: int, shape: Sequence[int]) -> Int[Tensor, "*shape"]
     """Whole numbers in `[0, high)`.
 
     Args:
-        key: what decides them.
+        key: `(2,)` int64; the same key gives the same result.
         high: at most `2**31`; the bias of a draw is below `high / 2**32`.
         shape: of the result.
 
@@ -293,7 +293,7 @@ def permutation(key: Key, num: int) -> Int[Tensor, " num"]:
     """A uniformly random order of `0 .. num - 1`: the order of `num` words of 63 bits.
 
     Args:
-        key: what decides it.
+        key: `(2,)` int64; the same key gives the same result.
         num: the length.
 
     Returns:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
-_BATCHES = 2  # of 128 training examples
+_BATCHES = 2  # of 128 training examples, of which `--valid` sets one aside
 _EPOCHS = 3
 _ELSEWHERE = {"deepobs demo": "tests/test_demo.py"}  # commands that take minutes, and what tests them
 

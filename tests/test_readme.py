@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def of_heading(title: str) -> list[Block]:
     """The code under a heading of the README."""
     (section,) = re.findall(rf"^## {title}$(.*?)(?=^## )", TEXT, re.MULTILINE | re.DOTALL)
     return [Block(*found) for found in re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)]
+
+
+def test_the_readme_has_one_table() -> None:
+    tables = re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE)
+    assert [table.strip() for table in tables] == [make_readme.problems_table()]
+
+
+def test_a_callback_and_a_metric_take_three_lines() -> None:
+    code = "".join(block.code for block in blocks(ROOT / "docs" / "callbacks.md") if block.language == "python")
+    functions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    assert [(node.name, len(ast.unparse(node).splitlines())) for node in functions] == [("show", 3), ("top5", 3)]
 
 
 def test_what_the_readme_promises_is_short() -> None:

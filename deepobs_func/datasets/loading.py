@@ -65,7 +65,7 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
     Args:
         spec: which one.
         data: a folder, or `"synthetic"` for the stand-in. Under a folder, `<data>/<set>/` as DeepOBS lays it out,
-            torchvision's layout, and `<data>` itself are looked at in this order; where none of them has a file of the
+            torchvision's layout, and `<data>` itself are searched in this order; if none of them has a file of the
             set, it is downloaded into `<data>/<set>/`.
         device: where the tensors go.
 

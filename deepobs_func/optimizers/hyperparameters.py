@@ -14,7 +14,7 @@ class Kind(Protocol):
     """What a hyperparameter may be."""
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value as the optimizer takes it.
+        """The value, converted to its kind.
 
         Raises:
             ConfigError: it is of another kind, or out of its range.

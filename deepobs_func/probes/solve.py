@@ -19,11 +19,11 @@ Product = Callable[[Tree], Tree]
 
 
 class Solution(NamedTuple):
-    """What conjugate gradients found.
+    """The result of conjugate gradients.
 
     Attributes:
         x: the solution so far, a tree like the right-hand side.
-        residual: `|b - (A + damping I) x|`, as the iteration carries it along, 0-d.
+        residual: `|b - (A + damping I) x|`, as the iteration updates it, 0-d.
         steps: how many of the steps moved x, 0-d.
         converged: whether the residual is finite and at most `tol |b|`, 0-d.
         negative_curvature: whether a direction p with `p . (A + damping I) p <= 0` ended the iteration, 0-d; then x is
@@ -60,15 +60,15 @@ def conjugate_gradients(
 ) -> Solution:
     """Solves `(A + damping I) x = b` by preconditioned conjugate gradients.
 
-    In eager code it stops when it is done; under `vmap` and in a compiled graph it runs all steps, of which those after
-    the end change nothing.
+    In eager code it stops when it has converged; under `vmap` and in a compiled graph it runs all steps, of which those
+    after the end change nothing.
 
     Args:
         matvec: `v -> A v`, symmetric; a `LinearMap` from `make_hvp` or `make_ggnvp`, or any function on trees.
         b: the right-hand side.
         damping: added to the diagonal; a number or a 0-d tensor, 0 or more.
-        tol: done when the residual is at most `tol |b|`; a number or a 0-d tensor.
-        max_steps: how many steps at most, each with one product.
+        tol: converged when the residual is at most `tol |b|`; a number or a 0-d tensor.
+        max_steps: the largest number of steps, each with one product.
         x0: where to start; 0 by default.
         preconditioner: `r -> M r`, symmetric positive definite, an approximate inverse of `A + damping I`.
 

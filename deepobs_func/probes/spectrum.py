@@ -37,7 +37,7 @@ class Eigenpairs(NamedTuple):
 
 
 class SpectralDensity(NamedTuple):
-    """How the eigenvalues of a symmetric matrix are spread.
+    """The spectral density of a symmetric matrix.
 
     Attributes:
         grid: where the density is given, `(points,)`.
@@ -66,15 +66,15 @@ def lanczos_eigenvalues(
     matrix: Matrix | None = None,
     key: random.Key | None = None,
 ) -> Eigenpairs:
-    """The k extreme eigenvalues by Lanczos with full reorthogonalisation.
+    """The k extreme eigenvalues, by Lanczos with full reorthogonalisation.
 
     Args:
         subject: a loss or a Problem, whose Hessian is taken, or any `LinearMap` alone.
         params, batch: the point.
-        k: how many.
+        k: how many eigenvalues.
         which: `"largest"`, `"smallest"`, the largest in `"magnitude"`, or `"both"` ends (half of k from each, one more
             from the upper end where k is odd).
-        steps: matrix-vector products at most; `2 k + 30` by default, and never more than P.
+        steps: the largest number of matrix-vector products; `2 k + 30` by default, and never more than P.
         tolerance: in eager code, stop as soon as every residual is at most `tolerance` times the largest magnitude.
             None runs all steps. (Under `vmap` and in a compiled graph all steps run anyway.)
         vectors: whether to return the eigenvectors.
@@ -148,7 +148,7 @@ def spectral_density(
         params, batch: the point.
         key: for the start vectors.
         samples: S, runs of Lanczos.
-        steps: products of each run; at most 90 by default, and never more than P.
+        steps: products of each run; by default 90, and never more than P.
         points: of the grid, which extends five widths beyond the outermost nodes.
         width: the standard deviation of the Gaussians; by default a hundredth of the nodes' range, or
             1e-4 of their largest magnitude where that is more.
