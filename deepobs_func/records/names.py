@@ -13,6 +13,7 @@ import numbers
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from deepobs_func.records.places import output_path
@@ -91,8 +92,8 @@ def relative_folder(record: RunRecord) -> Path:
     return Path(_folder_name(record.testproblem), _folder_name(record.optimizer), setting_name(record))
 
 
-def class_name(cls: type) -> str:
-    """The name of an optimizer class in a record and its folder: bare for torch's own, else with its module.
+def class_name(cls: type | FunctionType) -> str:
+    """The name of an optimizer class or factory in a record and its folder: bare for torch's own, else with its module.
 
     >>> class_name(Path)
     'pathlib.Path'

@@ -19,7 +19,7 @@ from deepobs_func.runner import RunConfig
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import make_plan
 from deepobs_func.runner.step import Carry, StepInput, make_batch, make_train_step
-from deepobs_func.runner.tracking import is_due, tracked_names
+from deepobs_func.runner.tracking import is_due
 from tests.runner.small import recorded
 
 
@@ -29,8 +29,7 @@ def config(**changes: Any) -> RunConfig:
 
 
 def names(**changes: Any) -> tuple[str, ...]:
-    plan = make_plan(config(**changes))
-    return tracked_names(plan.config, plan.problem)
+    return make_plan(config(**changes)).tracked
 
 
 def test_tracking_leaves_the_run_as_it_is() -> None:
@@ -82,6 +81,9 @@ def test_cabs_sees_the_learning_rate_of_its_step() -> None:
 def test_what_is_not_defined_is_an_error_by_name_and_left_out_of_a_preset() -> None:
     with pytest.raises(ConfigError, match=r"track cabs: .*SGD without momentum, not for adam; noise_scale"):
         names(optimizer="adam", track=("cabs",))
+    for optimizer in ("sgd", "torch.optim.SGD"):
+        with pytest.raises(ConfigError, match=rf"track cabs: .*not for {optimizer} with clipped gradients"):
+            names(optimizer=optimizer, clip_norm=1.0, track=("cabs",))
     with pytest.raises(ConfigError, match=r"track cabs: .*not for torch.optim.SGD"):
         names(optimizer="torch.optim.SGD", hyperparams={"momentum": 0.9}, track=("cabs",))
     assert "cabs" not in names(optimizer="adam", track=("economy",))
