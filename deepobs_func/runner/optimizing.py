@@ -85,8 +85,8 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
     _check_hyperparams(config, found, defaults)
     hyperparams, as_default = _all_hyperparams(config.hyperparams, defaults)
     made = counted(clipped(_made(found, config, schedule, shapes), before))
-    own = records.class_name(found) if isinstance(found, type | types.FunctionType) else path
-    return ChosenOptimizer(made, name or own, hyperparams, as_default, found)
+    called = records.class_name(found) if isinstance(found, type | types.FunctionType) else path
+    return ChosenOptimizer(made, name or called, hyperparams, as_default, found)
 
 
 def factory_defaults(found: Callable[..., Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: Chosen
     """Why a quantity is not defined for a run; "" where it is."""
     row = QUANTITIES[name]
     if row.plain_sgd and not _is_plain_sgd(config, optimizer):
-        return f"it is derived for SGD without momentum, not for {config.optimizer}; noise_scale is for any optimizer."
+        what = f"{config.optimizer} with clipped gradients" if _clips(config) else config.optimizer
+        return f"it is derived for SGD without momentum, not for {what}; noise_scale is for any optimizer."
     if row.ggn and problem.measure.sample is None:
         return f"{problem.name} has no GGN; tic_trace takes the Hessian's trace instead."
     size = sum(shape.numel() for shape in problem.shapes.values())
@@ -48,8 +49,14 @@ def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: Chosen
     return undefined(row, config)
 
 
+def _clips(config: RunConfig) -> bool:
+    return config.clip_norm is not None or config.clip_value is not None
+
+
 def _is_plain_sgd(config: RunConfig, optimizer: ChosenOptimizer) -> bool:
     """Whether the update is `-lr g`: by the class itself, whatever path leads to it. A subclass may do anything."""
+    if _clips(config):
+        return False
     if optimizer.code is None:
         return config.optimizer in ("sgd", "sgd_cabs")
     changed = any(config.hyperparams.get(name) for name in ("momentum", "maximize"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 from deepobs_func import optimizers, problems
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.runner import RunConfig, Training, run
+from deepobs_func.runner import RunConfig, Training, checkpoint, run
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import Plan, make_plan
 from tests.optimizers import classes
@@ -311,6 +311,47 @@ def test_the_run_of_a_user_s_optimizer_counts_its_calls() -> None:
     done = run(made("mine"), small_problem(), with_rate(0.1))
     assert done.extra["calls"] == {"gradients": [3, 6], "products": [0, 0], "evaluations": [0, 0]}
     np.testing.assert_allclose(done.minibatch_train_losses, losses(made("sgd")), rtol=1e-6)
+
+
+class Slots(NamedTuple):
+    """A state of a user's own kind."""
+
+    mean: dict[str, torch.Tensor]
+    steps: torch.Tensor
+
+
+def signs(lr: float) -> Optimizer:
+    """A user's own with a state."""
+
+    def init(params: Any, key: Any) -> Slots:
+        return Slots(
+            {name: torch.zeros_like(leaf) for name, leaf in params.items()}, torch.zeros((), dtype=torch.int64)
+        )
+
+    def update(oracle: Any, slots: Slots, params: Any) -> Any:
+        mean = {name: torch.lerp(slots.mean[name], grad, 0.1) for name, grad in oracle.grad().items()}
+        moved = {name: leaf - lr * mean[name].sign() for name, leaf in params.items()}
+        return moved, Slots(mean, slots.steps + 1)
+
+    return Optimizer(init, update, report=lambda slots: {"steps": slots.steps})
+
+
+def test_a_user_s_optimizer_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """Its state, and how often it has called the oracle."""
+    training = Training(make_plan(made("mine"), small_problem(), signs(0.01)), Execution())
+    events = [(event.state, event.record) for event in training(training.start())]
+    whole = events[-1][1]
+    assert whole.extra["calls"]["gradients"] == [3, 6]
+    assert whole.extra["reports"] == {"steps": [1, 2, 3, 4, 5, 6]}
+    for index, (state, _) in enumerate(events):
+        path = tmp_path / f"{index}.safetensors"
+        checkpoint.save(path, training, state)
+        for event in training(checkpoint.read(path).state(training)):
+            last = event
+        assert last.record.minibatch_train_losses == whole.minibatch_train_losses
+        assert {name: last.record.extra[name] for name in ("calls", "reports")} == {
+            name: whole.extra[name] for name in ("calls", "reports")
+        }
 
 
 # Clipping

@@ -81,6 +81,9 @@ def test_cabs_sees_the_learning_rate_of_its_step() -> None:
 def test_what_is_not_defined_is_an_error_by_name_and_left_out_of_a_preset() -> None:
     with pytest.raises(ConfigError, match=r"track cabs: .*SGD without momentum, not for adam; noise_scale"):
         names(optimizer="adam", track=("cabs",))
+    for optimizer in ("sgd", "torch.optim.SGD"):
+        with pytest.raises(ConfigError, match=rf"track cabs: .*not for {optimizer} with clipped gradients"):
+            names(optimizer=optimizer, clip_norm=1.0, track=("cabs",))
     with pytest.raises(ConfigError, match=r"track cabs: .*not for torch.optim.SGD"):
         names(optimizer="torch.optim.SGD", hyperparams={"momentum": 0.9}, track=("cabs",))
     assert "cabs" not in names(optimizer="adam", track=("economy",))
