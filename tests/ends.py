@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +29,9 @@ MOMENTS = (
     *("importing", "planning", "loading", "measuring", "warming up", "evaluation 0", "training", "between epochs"),
     *("evaluation 2", "writing"),
 )
-EXITS = ("init 1", "init 2", "init 3", "step 1", "step 3", "step 9", "step 14", "step 15", "step 20", "step 25")
-"""Calls of the optimizer's constructor and of its `step` at which it ends the process."""
+EXITS = ("init 1", "init 2", "init 3", "trial 1", "step 1", "step 3", "step 7", "step 8", "step 20", "step 21")
+"""Calls of the optimizer's constructor and of its `step`, before the first evaluation and after it, at which it ends
+the process; an epoch has 7 steps."""
 
 EPOCHS, EXIT_CODE = 3, 7
 ROOT = Path(deepobs_func.__file__).parents[1]
@@ -66,7 +68,9 @@ def run(end: str, moment: str, folder: Path) -> Ended:
                 command, cwd=folder, env=os.environ | variables, stdout=stdout, stderr=stderr, check=False
             )
         return Ended(done.returncode, out.read_text(), err.read_text(), folder)
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads, which sleep: those of pytest-xdist
+        child = os.fork()
     if child == 0:
         _in_child(end, moment, folder, out, err)
     return Ended(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out.read_text(), err.read_text(), folder)
@@ -128,8 +132,12 @@ def _main(end: str, moment: str) -> int:
         sys.modules["tests.ends"] = sys.modules[__name__]
         __getattr__("Exits").at, optimizer = moment, ["tests.ends.Exits"]
     else:
-        _arrange(moment, functools.partial(_BRINGS.get(end, _signal), end))
+        at = "planning" if (moment, end) == ("importing", "full disk") else moment  # nothing is written before
+        _arrange(at, functools.partial(_BRINGS.get(end, _signal), end))
     sys.argv = ["deepobs", "run", "quadratic_deep", "--optimizer", *optimizer, "--lr", "1e-2", "--epochs", str(EPOCHS)]
+    if moment != "measuring":
+        Path("execution.json").write_text("{}")
+        sys.argv += ["--execution", "execution.json"]
     from deepobs_func import cli
 
     try:
@@ -232,15 +240,25 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     import torch
 
+    from deepobs_func.runner.evaluation import Evaluator
+
+    evaluated, evaluate = list[int](), Evaluator.__call__
+
+    def noted(self: Evaluator, epoch: int, carry: Any) -> Any:
+        evaluated.append(epoch)
+        return evaluate(self, epoch, carry)
+
+    Evaluator.__call__ = noted  # type: ignore[method-assign]
+
     class Exits(torch.optim.SGD):
-        at, calls = "", {"init": 0, "step": 0}
+        at, calls = "", {"init": 0, "trial": 0, "step": 0}
 
         def __init__(self, params: Iterable[Any], lr: float) -> None:
             self._count("init")
             super().__init__(params, lr)
 
         def step(self, closure: Any = None) -> Any:
-            self._count("step")
+            self._count("step" if evaluated else "trial")
             return super().step(closure)
 
         def _count(self, what: str) -> None:
@@ -263,7 +281,7 @@ def table(ends: Iterable[str] = ENDS) -> bool:
                 wrong = failures(end, moment, ended)
                 kept = records.read(ended.files[0]) if ended.files else None
                 what = "nothing" if kept is None else f"{kept.status}, {len(kept.test_losses)} evaluations"
-                print(f"{end:12} {moment:15} {what:28} printed {len(ended.printed)} {'ok' if not wrong else wrong}")
+                print(f"{end:12} {moment:15} {what:28} printed {len(ended.printed)} {wrong or 'ok'}")
                 good = good and not wrong
     return good
 
@@ -271,6 +289,8 @@ def table(ends: Iterable[str] = ENDS) -> bool:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit(_main(*sys.argv[1:]))
-    import torch  # noqa: F401  # once, for all of the forks
+    from deepobs_func.runner import RunConfig
+    from deepobs_func.runner import run as run_once
 
+    run_once(RunConfig("quadratic_deep", "torch.optim.SGD", 1e-2, epochs=1, output_dir=None))  # imports, for all forks
     sys.exit(0 if table() else 1)
