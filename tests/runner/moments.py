@@ -16,14 +16,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 import deepobs_func
 from deepobs_func import datasets, problems
@@ -60,15 +57,6 @@ def _named(name: str, optimizer: str = "momentum", **changes: Any) -> RunConfig:
     return RunConfig(name, optimizer, 1e-2, **(values | changes))
 
 
-def dropout() -> Problem:
-    """The small problem's data, a net with dropout and batch norm."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 3))
-    criterion = partial(F.cross_entropy, reduction="none")
-    data = small_problem().dataset
-    return problems.from_module(net, criterion, data, epochs=3, batch_size=32, name="dropout")
-
-
 def _pictures(workers: int) -> Case:
     folder = Path(tempfile.gettempdir(), f"deepobs_func-pictures-{os.getuid()}")
     if not folder.exists():
@@ -100,7 +88,7 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "torch.optim.LBFGS": lambda: Case(config(optimizer="torch.optim.LBFGS", lr=0.5), small_problem()),
     "drawing": lambda: Case(config(optimizer="tests.optimizers.classes.Noisy"), small_problem()),
-    "dropout": lambda: Case(config(problem="dropout", optimizer="adam", train_log_interval=1), dropout()),
+    "dropout": lambda: Case(_named("cifar100_allcnnc"), _cut(problems.get("cifar100_allcnnc"), **IMAGES)),
     "diverging": lambda: Case(config(lr=1e30, train_log_interval=1), small_problem()),
     "diverging, DeepOBS": lambda: Case(config(lr=1e30, protocol=DEEPOBS), small_problem()),
     "read": lambda: Case(config(optimizer="adam"), streamed.as_stream(small_problem())),
@@ -123,11 +111,13 @@ CASES: dict[str, Callable[[], Case]] = {
         _named("mnist_vae", "torch.optim.Adam", protocol=DEEPOBS), _cut(problems.get("mnist_vae"), **IMAGES)
     ),
     "compiled": lambda: Case(config(optimizer="adam", train_log_interval=1), small_problem(), _compiled(3)),
-    "compiled, dropout": lambda: Case(config(problem="dropout", optimizer="momentum"), dropout(), _compiled(1)),
+    "compiled, noise": lambda: Case(
+        _named("mnist_vae", "adam"), _cut(problems.get("mnist_vae"), **IMAGES), _compiled(1)
+    ),
     "compiled, torch": lambda: Case(config(optimizer="torch.optim.Adam"), small_problem(), _compiled(1)),
 }
 CHEAP = (
-    *("tracked", "tracked, torch", "schedule", "torch.optim.LBFGS", "drawing", "dropout", "diverging, DeepOBS"),
+    *("tracked", "tracked, torch", "schedule", "torch.optim.LBFGS", "drawing", "diverging, DeepOBS"),
     *("pictures", "recurrent"),
 )
 
