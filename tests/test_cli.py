@@ -349,6 +349,119 @@ def test_a_defect_of_ours_keeps_its_traceback(deepobs: Deepobs, monkeypatch: pyt
         deepobs(*words("P --optimizer sgd"))
 
 
+# Mistakes in the options of what a run keeps, shows and changes
+
+EARLY = {
+    "target without a value": ("P --stop-at test_loss", ["--stop-at test_loss", "QUANTITY=VALUE"]),
+    "target no number": ("P --stop-at test_loss=low", ["--stop-at test_loss=low", "QUANTITY=VALUE"]),
+    "target nan": ("P --stop-at test_loss=nan", ["--stop-at test_loss=nan", "must be a number"]),
+    "unknown target": ("P --stop-at test_acuracy=0.9", ["'test_acuracy'", "Did you mean 'test_accuracy'?"]),
+    "target that the problem lacks": ("P --stop-at test_accuracy=0.9", ["quadratic_deep has no accuracy", "test_loss"]),
+    "target without a split": ("P --stop-at valid_loss=0.9", ["--stop-at valid_loss", "--valid", "test_loss"]),
+    "budget 0": ("P --max-seconds 0", ["--max-seconds 0.0", "positive"]),
+    "budget nan": ("P --max-seconds nan", ["--max-seconds nan", "positive"]),
+    "lines into a folder": ("P --log-json .", [". cannot be written", "another file"]),
+    "execution of no file": ("P --execution nowhere.json", ["cannot be read from nowhere.json", "record"]),
+    "execution of another file": ("P --execution a_file", ["cannot be read from a_file", "record"]),
+    "execution of another content": ("P --execution odd.json", ["odd.json", "'steps'", "steps_per_call"]),
+    "keep 0": ("P --keep 0", ["--keep 0", "from 1"]),
+    "keep no number": ("P --keep all", ["--keep", "'all'"]),
+    "checkpoint-every of no unit": ("P --checkpoint-every abc", ["--checkpoint-every 'abc'", "500steps"]),
+    "checkpoint-every 0": ("P --checkpoint-every 0", ["--checkpoint-every '0'", "500steps"]),
+    "unknown schedule": ("P --schedule foo", ["--schedule", "'foo'", "cosine"]),
+    "schedule nearly": ("P --schedule cosin", ["Did you mean 'cosine'?"]),
+    "schedule not published": ("P --schedule published", ["--schedule published", "quadratic_deep"]),
+    "warm-up negative": ("P --warm-up -1", ["--warm-up -1.0", "at least 0"]),
+    "warm-up as long as the run": ("P --warm-up 1", ["--warm-up 1.0", "below 1"]),
+    "decay-epochs without steps": ("P --decay-epochs 1 2", ["--decay-epochs", "--schedule steps"]),
+    "decay-epochs of another schedule": (
+        "P --schedule cosine --decay-epochs 1",
+        ["--decay-epochs", "--schedule steps"],
+    ),
+    "steps without decay-epochs": ("P --schedule steps", ["--schedule steps needs --decay-epochs"]),
+    "decay-factor 0": ("P --schedule exponential --decay-factor 0", ["--decay-factor 0.0", "positive"]),
+    "clip-norm 0": ("P --clip-norm 0", ["--clip-norm 0.0", "positive"]),
+    "clip-value negative": ("P --clip-value -1", ["--clip-value -1.0", "positive"]),
+    "resume no file": ("resume nowhere.safetensors", ["nowhere.safetensors is no readable checkpoint"]),
+    "resume another file": ("resume a_file", ["a_file is no readable record"]),
+    "resume a folder": ("resume .", ["is no readable record"]),
+}
+
+
+@pytest.mark.parametrize("mistake", list(EARLY))
+def test_a_mistake_is_found_before_data_are_loaded(
+    tmp_path: Path, deepobs: Deepobs, my_module: None, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    def load(*args: Any) -> None:
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr("deepobs_func.runner.training.make_batches", load)
+    (tmp_path / "odd.json").write_text('{"steps": 3}')
+    command, fragments = EARLY[mistake]
+    before = snapshot(tmp_path)
+    code, out, err = deepobs(*words(command.replace("P ", "P --optimizer sgd ", 1)))
+    message = err[err.index("Error: ") :]
+    assert (code, out, message.count("\n"), "Traceback" in err) == (2, "", 1, False)
+    assert [fragment for fragment in fragments if fragment not in message] == [], message
+    assert snapshot(tmp_path) == before
+
+
+# Runs that go on
+
+RESUMED = "run quadratic_deep --optimizer adam --lr 1e-2 --epochs 4 --compile off"
+
+
+def test_the_same_command_goes_on_where_it_was(
+    tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts where there is nothing, goes on where it was, and does nothing where all is done; each is said."""
+    whole = deepobs(*words(f"{RESUMED} --output-dir other"))
+    first = deepobs(*words(f"{RESUMED} --stop-at test_loss=280 --resume"))
+    assert first.out.splitlines()[0] == "no checkpoint of this run: it starts"
+    assert "Stopped: test_loss " in first.out
+    assert not (tmp_path / "results").exists()
+    (kept,) = (tmp_path / "results.state").rglob("*.safetensors")
+    done = int(kept.stem[6:13])
+    second = deepobs(*words(f"{RESUMED} --resume"))
+    assert second.out.splitlines()[0] == f"going on after epoch {done}, from {kept}"
+    losses = lambda out: [line.split("  ")[1:3] for line in out.splitlines() if line.startswith("epoch ")]
+    assert losses(first.out) + losses(second.out) == losses(whole.out)
+    assert not kept.exists()
+    third = deepobs(*words(f"{RESUMED} --resume"))
+    assert third.out.splitlines()[0] == "This run is finished already; nothing was done."
+    (path,) = (tmp_path / "results").rglob("*.json")
+    assert third.out.splitlines()[1:] == [str(path.relative_to(tmp_path))]
+    (partial,) = (tmp_path / "results.state").rglob("*.json.partial")
+    assert deepobs("resume", str(partial)).out == third.out
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json.partial"])
+def test_a_file_says_where_to_go_on_from_any_folder(
+    tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    deepobs(*words(f"{RESUMED} --stop-at test_loss=1e9"))
+    (path,) = (tmp_path / "results.state").rglob(f"*{suffix}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, err = deepobs("resume", f"../{path.relative_to(tmp_path)}", "--log-json", "lines")
+    assert (code, err) == (0, "")
+    assert out.startswith("going on after epoch 0")
+    assert only_record(tmp_path).num_epochs == 4
+    assert len((tmp_path / "elsewhere" / "lines").read_text().splitlines()) == 5
+
+
+def test_an_unreadable_checkpoint_is_said(tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepobs(*words(f"{RESUMED} --stop-at test_loss=1e9"))
+    (path,) = (tmp_path / "results.state").rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    monkeypatch.setattr("deepobs_func.runner.training.make_batches", None)  # no data are loaded
+    for command in (f"{RESUMED} --resume", f"resume {path}"):
+        code, out, err = deepobs(*words(command))
+        assert (code, out) == (2, "")
+        assert err.startswith(f"Error: {path} is no readable checkpoint: ")
+        assert err.count("\n") == 1
+
+
 # Runs
 
 

@@ -44,8 +44,19 @@ class RunCommand(click.Command):
     """`deepobs run`, which takes an option for every hyperparameter of the optimizer that is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Finds the optimizer first, since it decides which options there are."""
-        args = _join_lists(args)
+        """Finds the optimizer first, since it decides which options there are.
+
+        From here on, where torch may be imported, a signal waits until there is a run that can keep what it did.
+        """
+        ctx.with_resource(signals.caught())
+        ctx.with_resource(signals.SHIELD.raised())
+        try:
+            return self._parse(ctx, _join_lists(args))
+        except BaseException:
+            ctx.close()
+            raise
+
+    def _parse(self, ctx: click.Context, args: list[str]) -> list[str]:
         optimizer = _named_optimizer(args)
         ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params, args)
         try:
@@ -199,15 +210,14 @@ def run_command(execution: str | None, decay_epochs: tuple[int, ...] | None, res
     0.9,0.99, --nesterov True. One that has the name of a flag is --opt.NAME. With --optimizer NAME --help they are
     listed.
     """
-    with signals.caught(), signals.SHIELD.raised():  # a signal waits until there is a run that can keep what it did
-        given = {name: options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
-        hyperparams = {name.removeprefix(_PREFIX): value for name, value in given.items() if value is not None}
-        shown = {name: options.pop(name) for name in ("stop_at", "max_seconds", "log_json", "tensorboard", "quiet")}
-        options["lr_sched_epochs"] = _decay_epochs(decay_epochs, options["schedule"], options["lr_sched_epochs"])
-        config = RunConfig(**options, hyperparams=hyperparams)
-        if not is_path(config.problem):
-            resolve(config)  # what is wrong in itself is said before torch is imported
-        _run(config, execution, resume, **shown)
+    given = {name: options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
+    hyperparams = {name.removeprefix(_PREFIX): value for name, value in given.items() if value is not None}
+    shown = {name: options.pop(name) for name in ("stop_at", "max_seconds", "log_json", "tensorboard", "quiet")}
+    options["lr_sched_epochs"] = _decay_epochs(decay_epochs, options["schedule"], options["lr_sched_epochs"])
+    config = RunConfig(**options, hyperparams=hyperparams)
+    if not is_path(config.problem):
+        resolve(config)  # what is wrong in itself is said before torch is imported
+    _run(config, execution, resume, **shown)
 
 
 @click.command("resume")

@@ -9,11 +9,12 @@ run(config, callbacks=[top5, stop_at("test_accuracy", 0.9)])
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,24 @@ def answered(event: Event, callbacks: Sequence[Callback]) -> Stop | None:
         answer = callback(event)
         if isinstance(answer, Stop):
             stop = stop or answer
-        elif isinstance(answer, Mapping):
-            for name, value in answer.items():
-                event.log.metrics.setdefault(name, []).append([event.epoch, event.step, float(value)])
         elif answer is not None:
-            raise ConfigError(
-                f"A callback returned {answer!r}. It may return None, a mapping of names to numbers, or Stop(reason)."
-            )
+            for name, value in _numbers(answer).items():
+                event.log.metrics.setdefault(name, []).append([event.epoch, event.step, value])
     return stop
+
+
+def _numbers(answer: Any) -> dict[str, float]:
+    """Numbers by name, as floats."""
+    try:
+        if isinstance(answer, Mapping) and not any(isinstance(value, str) for value in answer.values()):
+            found = {name: float(value) for name, value in answer.items()}
+            if all(isinstance(name, str) for name in found):
+                return found
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several elements raises the last
+        pass
+    raise ConfigError(
+        f"A callback returned {answer!r}. It may return None, a mapping of names to numbers, or Stop(reason)."
+    )
 
 
 _COMPARE = {"loss": operator.le, "accuracy": operator.ge}
@@ -191,7 +202,7 @@ class JsonLines:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self._stream = Path(path).expanduser().open("a", encoding="utf-8")
+            self._stream = Path(path).expanduser().open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error}). Name another file.") from error
 
@@ -200,13 +211,14 @@ class JsonLines:
         if not isinstance(event, Evaluated | Finished):
             return
         kind = "evaluated" if isinstance(event, Evaluated) else event.log.status
-        json.dump({"event": kind, "time": time.time(), "epoch": event.epoch, **last(event.log)}, self._stream)
-        self._stream.write("\n")
-        self._stream.flush()
+        line = json.dumps({"event": kind, "time": time.time(), "epoch": event.epoch, **last(event.log)})
+        with contextlib.suppress(OSError):  # a full disk ends no run: the record has all of it
+            self._stream.write(f"{line}\n")
 
     def close(self) -> None:
         """Closes the file."""
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
 
 def last(log: Log) -> dict[str, Any]:
@@ -231,22 +243,32 @@ class TensorBoard:
         except ImportError as error:
             raise ConfigError("TensorBoard is not installed: pip install 'deepobs-func[tensorboard]'") from error
         self._writer = SummaryWriter(str(Path(folder).expanduser()))
-        self._tracked = 0
+        self._shown: dict[str, int] = {}  # how much of each column that grows
 
     def __call__(self, event: Event) -> None:
         """Adds what the event brings."""
-        done = event.epoch * event.plan.steps_per_epoch + event.step
+        steps_per_epoch = event.plan.steps_per_epoch
+        done = event.epoch * steps_per_epoch + event.step
         if isinstance(event, Logged):
             self._writer.add_scalar("minibatch/loss", float(event.losses[-1]), done)
         if isinstance(event, Evaluated):
             for name, value in last(event.log).items():
                 self._writer.add_scalar(name.replace("_", "/", 1), value, done)
-            steps = event.log.tracked.get("steps", [])
-            for name, column in event.log.tracked.get("quantities", {}).items():
-                for step, value in list(zip(steps, column, strict=True))[self._tracked :]:
-                    if isinstance(value, float):
-                        self._writer.add_scalar(f"tracked/{name}", value, step)
-            self._tracked = len(steps)
+        if not isinstance(event, Evaluated | Finished):
+            return
+        tracked = event.log.tracked
+        for name, column in tracked.get("quantities", {}).items():
+            self._add(f"tracked/{name}", zip(tracked["steps"], column, strict=True))
+        for name, entries in event.log.metrics.items():
+            self._add(f"metrics/{name}", ((epoch * steps_per_epoch + step, value) for epoch, step, value in entries))
+
+    def _add(self, name: str, column: Iterable[tuple[float, Any]]) -> None:
+        """What a column has that was not shown yet."""
+        entries = list(column)
+        for step, value in entries[self._shown.get(name, 0) :]:
+            if isinstance(value, float):  # a histogram is none
+                self._writer.add_scalar(name, value, int(step))
+        self._shown[name] = len(entries)
 
     def close(self) -> None:
         """Writes what is left."""

@@ -244,8 +244,8 @@ def _packed(value: Any, tensors: dict[str, Tensor], optimizer: str) -> Any:
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        order = _order(value)
-        return {"tensor": name, **({} if order == sorted(order) else {"order": order})}
+        as_it_lies = _is_dense(value) and value.stride() != tensors[name].stride()
+        return {"tensor": name, **({"strides": list(value.stride())} if as_it_lies else {})}
     if isinstance(value, Mapping):
         return {"dict": [[_packed(each, tensors, optimizer) for each in pair] for pair in value.items()]}
     if isinstance(value, tuple | list):
@@ -264,7 +264,7 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "tensor" in value:
         tensor = tensors[value["tensor"]]
-        return _ordered(tensor, value["order"]) if "order" in value else tensor
+        return _laid(tensor, value["strides"]) if "strides" in value else tensor
     if "dict" in value:
         return {_unpacked(key, tensors): _unpacked(each, tensors) for key, each in value["dict"]}
     (kind,) = value
@@ -272,20 +272,20 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tuple(parts) if kind == "tuple" else parts
 
 
-def _order(tensor: Tensor) -> list[int]:
-    """The order of a tensor's axes in memory, the outermost first; that of a contiguous one where memory has gaps."""
-    order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride()[axis], -tensor.shape[axis], axis))
-    laid = torch.empty([tensor.shape[axis] for axis in order], device="meta").permute(_inverse(order))
-    return order if laid.stride() == tensor.stride() else list(range(tensor.ndim))
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their memory, each in a place of its own."""
+    pairs = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1)
+    expected = 1
+    for stride, size in pairs:
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
-def _ordered(tensor: Tensor, order: list[int]) -> Tensor:
-    """The tensor with its axes in memory in an order: kernels are chosen by it, and so rounding is."""
-    return tensor.permute(order).contiguous().permute(_inverse(order))
-
-
-def _inverse(order: list[int]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)
+def _laid(tensor: Tensor, strides: list[int]) -> Tensor:
+    """The tensor with its axes in memory in another order: kernels are chosen by it, and so rounding is."""
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def _like(template: Any, value: Any) -> Any:

@@ -133,17 +133,23 @@ class Shown:
         """Nothing, where there is no bar."""
 
 
+_SILENCED = False  # whether what is written to standard output goes nowhere
+
+
 def say(text: str, *, err: bool = False) -> None:
-    """Prints a line, if anybody reads it."""
+    """Prints a line, if anybody reads it: on standard error where standard output goes nowhere."""
     try:
-        print(text, file=sys.stderr if err else sys.stdout, flush=True)
+        print(text, file=sys.stderr if err or _SILENCED else sys.stdout, flush=True)
     except (OSError, ValueError):  # a ValueError is that of a closed file
-        if not err:
+        if not (err or _SILENCED):
             silence_stdout()
+            say(text, err=True)
 
 
 def silence_stdout() -> None:
     """Drops what is written to standard output, which nobody reads, so that nothing fails of it, at the exit either."""
+    global _SILENCED
+    _SILENCED = True
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # it is no file of the system's, or closed
