@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-large test-bench bench bench-probes lint clean
+.PHONY: demo test test-oldest test-large test-bench bench bench-probes lint clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Files that cover every room and need little of the compiler.
+OLDEST_TESTS := tests
+
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest -p no:cacheprovider $(OLDEST_TESTS)
 
 test-large: .venv/ready
 	$(BIN)/python -m pytest -m large
@@ -35,9 +41,16 @@ lint: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+.venv-oldest/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch torchvision
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[test]'
+	touch $@
+
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
