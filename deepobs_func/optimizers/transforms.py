@@ -136,7 +136,6 @@ def _unused(name: str, taken: dict[str, float]) -> str:
 @cache
 def _make_update(links: tuple[Link, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
     """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
-
     fixed = schedule == constant()
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
