@@ -64,8 +64,10 @@ def add_scaled(a: Tree, sign: int, factor: Tensor, b: Tree) -> Tree:
     """
     if not can_go_together(a):
         return map(lambda p, q: torch.addcmul(p, q, factor.to(p.dtype), value=sign), a, b)
-    factors = {dtype: factor.to(dtype) for dtype in {leaf.dtype for leaf in a.values()}}
-    leaves, others = list(a.values()), [b[name] for name in a]
+    leaves, others, factors = list(a.values()), [b[name] for name in a], dict[torch.dtype, Tensor]()
+    for leaf in leaves:
+        if leaf.dtype not in factors:
+            factors[leaf.dtype] = factor.to(leaf.dtype)
     sums = torch._foreach_addcmul(leaves, others, [factors[leaf.dtype] for leaf in leaves], value=sign)
     return dict(zip(a, sums, strict=True))
 

@@ -6,7 +6,8 @@ plain gradient and the evaluation say where fused kernels may be used.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +37,11 @@ def current() -> Kernels:
     return _current
 
 
+@cache
+def _changed(kernels: Kernels, changes: tuple[tuple[str, Any], ...]) -> Kernels:
+    return kernels._replace(**dict(changes))
+
+
 class using:  # noqa: N801  # a context manager, named as one reads it
     """Within it some choices are others; afterwards all is as before.
 
@@ -45,12 +51,12 @@ class using:  # noqa: N801  # a context manager, named as one reads it
     """
 
     def __init__(self, **changes: bool | torch.dtype | None) -> None:
-        self._changes = changes
+        self._changes = tuple(changes.items())
 
     def __enter__(self) -> None:
         global _current
         self._before = _current
-        _current = _current._replace(**self._changes)  # type: ignore[arg-type]  # the types are those of its fields
+        _current = _changed(_current, self._changes)
 
     def __exit__(self, *exception: object) -> None:
         global _current

@@ -19,7 +19,7 @@ def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...])
     """`functional_call(net, tensors, arguments, strict=True)` of a net without tied tensors.
 
     Args:
-        net: on the meta device; its own tensors are back in their places afterwards.
+        net: on the meta device; its own tensors are hidden meanwhile.
         tensors: one for each of its parameters and buffers.
         arguments: of the net.
 
@@ -33,21 +33,24 @@ def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...])
         return functional_call(net, tensors, arguments, strict=True)  # which says what is wrong
     try:
         for name, tensor in tensors.items():
-            store, leaf, _ = places[name]
-            store[leaf] = tensor
+            attributes, leaf = places[name]
+            attributes[leaf] = tensor
         return net(*arguments)
     finally:
-        for store, leaf, own in places.values():
-            store[leaf] = own
+        for attributes, leaf in places.values():
+            attributes.pop(leaf, None)
 
 
-def _found(net: nn.Module) -> dict[str, tuple[dict[str, Any], str, Tensor]]:
-    """Where each tensor of the net is kept: a module's dictionary, the key in it, and the tensor itself."""
+def _found(net: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+    """Where each tensor of the net goes: a module's own attributes, which hide its parameters, and the name there.
+
+    Python finds it there at once; a module's parameter is found by `__getattr__`, after all else.
+    """
     places = {}
     for path, module in net.named_modules():
         for store in (module._parameters, module._buffers):
             for leaf, own in store.items():
                 if own is not None:
-                    places[f"{path}.{leaf}" if path else leaf] = (store, leaf, own)
+                    places[f"{path}.{leaf}" if path else leaf] = (module.__dict__, leaf)
     net.__dict__[_PLACES] = places
     return places

@@ -47,7 +47,7 @@ def sgd(lr: float, *, before: Transforms = (), after: Transforms = (), schedule:
 
 
 def _accumulate(direction: Params, buffer: Params, hyper: Hyper) -> Params:
-    return tree.map(lambda b, d: torch.addcmul(d, b, hyper["momentum"].to(b.dtype)), buffer, direction)
+    return tree.add_scaled(direction, 1, hyper["momentum"], buffer)
 
 
 def _heavy_ball(direction: Params, buffer: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:

@@ -154,10 +154,11 @@ def _unused(name: str, taken: dict[str, float]) -> str:
 @cache
 def _make_update(links: tuple[Link, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
     """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
+    fixed = schedule == constant()
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
         direction, slots, step, keys = oracle.grad(), [], state.step + 1, iter(state.keys)
-        lr = state.hyper["lr"] if schedule == constant() else state.hyper["lr"] * schedule(state.step)
+        lr = state.hyper["lr"] if fixed else state.hyper["lr"] * schedule(state.step)
         for link, slot in zip(links, state.slots, strict=True):
             hyper = {name: state.hyper[unique] for name, unique in link.names}
             if link.observe is not None:

@@ -194,7 +194,7 @@ def _two_d(function: Callable[[Tensor, Tensor], Tensor]) -> Measure:
     """A test function with the noise of its data: `f(u, v) + u x + v y`."""
 
     def losses(point: Tensor, batch: Batch) -> Tensor:
-        u, v = point[..., 0], point[..., 1]
+        u, v = point.unbind(-1)
         return function(u, v) + u * batch.x + v * batch.y
 
     return Measure(losses)

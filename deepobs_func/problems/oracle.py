@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import tree
+from deepobs_func.backend.gradients import gradients
 from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.probes import curvature, per_example
@@ -68,14 +69,19 @@ def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> Valu
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         with using(fused=True):
             value, (metrics, state) = objective(leaves, batch)
-        grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        grads = gradients(value, tuple(leaves.values()))
         if not sparse:
-            grads = tuple(grad.to_dense() for grad in grads)
+            grads = tuple([grad.to_dense() if grad.is_sparse else grad for grad in grads])
         found = Metrics(metrics.loss.detach(), metrics.penalty.detach())
-        state = ModelState(*({name: leaf.detach() for name, leaf in part.items()} for part in state))
+        moments, carry = state
+        state = ModelState(_detached(moments), _detached(carry))
         return Value(value.detach(), dict(zip(leaves, grads, strict=True)), found, state)
 
     return value_and_grad
+
+
+def _detached(tensors: Params) -> Params:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _make_objective(problem: Problem) -> Objective:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.backend.threads import num_threads
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.runner.config import RunProtocol
 
@@ -37,7 +38,7 @@ def epoch_orders(
     key, num = random.fold_in(key, random.ORDER), steps * batch_size
     if spec.shuffle and not protocol.fixed_order:
         keys = random.fold_in(key, torch.tensor(epochs, device=key.device))
-        rows = random.permutation(keys.unsqueeze(-2), spec.train_size)
+        rows = _permutation(keys.unsqueeze(-2), spec.train_size)
     else:
         rows = _orders_of_the_stream(spec, key, epochs)
     return _without(rows, spec, valid)[:, :num].unflatten(1, (steps, batch_size))
@@ -49,14 +50,23 @@ def _orders_of_the_stream(spec: DatasetSpec, key: random.Key, epochs: range) -> 
         return torch.arange(spec.train_size, device=key.device).expand(len(epochs), -1)
     fixed = random.fold_in(key, 0)
     if not spec.file_sizes:
-        return random.permutation(fixed, spec.train_size).expand(len(epochs), -1)
+        return _permutation(fixed, spec.train_size).expand(len(epochs), -1)
     files, first = [], 0
     for index, size in enumerate(spec.file_sizes):
-        files.append(first + random.permutation(random.fold_in(fixed, index), size))
+        files.append(first + _permutation(random.fold_in(fixed, index), size))
         first += size
     keys = random.fold_in(random.fold_in(key, 1), torch.tensor(epochs, device=key.device))
-    sequences = random.permutation(keys.unsqueeze(-2), len(files)).tolist()
+    sequences = _permutation(keys.unsqueeze(-2), len(files)).tolist()
     return torch.stack([torch.cat([files[index] for index in sequence]) for sequence in sequences])
+
+
+def _permutation(key: random.Key, num: int) -> Tensor:
+    """Drawn by one thread: the many short operations of a hash wait long for a second one whose core is busy.
+
+    On two cores that others used too, the first order of a run took 0.9 s with two threads, 0.02 s with one.
+    """
+    with num_threads(1):
+        return random.permutation(key, num)
 
 
 def train_steps(spec: DatasetSpec, batch_size: int, valid: int = 0) -> int:
@@ -118,7 +128,7 @@ def train_eval_rows(
     if protocol.train_eval_head or not spec.shuffle:
         return epoch_order(protocol, spec, key, 0, batch_size, valid).flatten()[:num]
     sample_key = random.fold_in(random.key(0, key.device), random.DATA)
-    return _without(random.permutation(sample_key, spec.train_size), spec, valid)[:num]
+    return _without(_permutation(sample_key, spec.train_size), spec, valid)[:num]
 
 
 def test_rows(spec: DatasetSpec, batch_size: int, device: torch.device) -> Tensor:

@@ -90,8 +90,11 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
         value_and_grad = compiled(value_and_grad, problem)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
-        oracle = Oracle(problem, value_and_grad, carry.params, batch._replace(state=carry.state))
-        params, opt_state = optimizer.update(oracle, carry.opt_state, carry.params)
+        before, opt_state, state = carry
+        if batch.state is not state:
+            batch = batch._replace(state=state)
+        oracle = Oracle(problem, value_and_grad, before, batch)
+        params, opt_state = optimizer.update(oracle, opt_state, before)
         value = oracle.all()
         return Carry(params, opt_state, value.state), value.metrics
 
@@ -131,25 +134,27 @@ def _make_train_step(
         gather = compiled(gather)
 
     def steps(carry: Carry, split: Split, rows: Tensor, drawn: list[Drawn]) -> tuple[Carry, Metrics]:
-        metrics = []
+        losses, penalties = [], []
         for batch_rows, (noise, draws) in zip(rows.unbind(), drawn, strict=True):
             x, y = gather(split, batch_rows, draws)
-            carry, found = step(carry, Batch(x, y, noise, carry.state))
-            metrics.append(found)
-        if len(metrics) == 1:
-            return carry, Metrics(*(value.unsqueeze(0) for value in metrics[0]))
-        return carry, Metrics(*(torch.stack(column) for column in zip(*metrics, strict=True)))
+            carry, (loss, penalty) = step(carry, Batch(x, y, noise, carry.state))
+            losses.append(loss)
+            penalties.append(penalty)
+        if len(losses) == 1:
+            return carry, Metrics(losses[0].unsqueeze(0), penalties[0].unsqueeze(0))
+        return carry, Metrics(torch.stack(losses), torch.stack(penalties))
 
     together = compiled(steps, problem, onednn=kernels.onednn) if whole else steps
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        count, batch_size = given.rows.shape
+        split, rows, keys, draws = given
+        count, batch_size = rows.shape
         noises: list[Tensors] = [{}] * count
         if problem.noises:
             with random.compiled_draws(compile_batch):
-                noises = [problem.draw_noise(key, batch_size) for key in given.keys.unbind()]
-        drawn = [(noise, at(given.draws, index)) for index, noise in enumerate(noises)]
-        return together(carry, given.split, given.rows, drawn)
+                noises = [problem.draw_noise(key, batch_size) for key in keys.unbind()]
+        drawn = [(noise, at(draws, index)) for index, noise in enumerate(noises)]
+        return together(carry, split, rows, drawn)
 
     return train_step
 
