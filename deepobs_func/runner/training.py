@@ -260,15 +260,13 @@ class Iteration(Iterator[Event]):
 
     def _run(self) -> Generator[Event]:
         """From here to the end."""
-        if self.log.evaluations == 0:
-            yield self._evaluate()
-        while self.log.status == "running" and self.epoch < self.plan.epochs and not self._has_diverged():
-            if self.log.evaluations <= self.epoch:  # it was left between an epoch and its evaluation
+        while self.log.status == "running" and not self._has_diverged():
+            if self.log.evaluations <= self.epoch:  # at the start, after an epoch, and where it was left between both
                 yield self._evaluate()
-                continue
-            yield from self._train_epoch()
-            if not self._has_diverged():
-                yield self._evaluate()
+            elif self.epoch < self.plan.epochs:
+                yield from self._train_epoch()
+            else:
+                break
         if self.log.status == "running":
             self.log.finish(self.plan.epochs, self.plan.logged_steps)
         yield self._event(Finished)

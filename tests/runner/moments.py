@@ -30,13 +30,14 @@ from deepobs_func.runner import RunConfig, Training, TrainState, checkpoint, mak
 from deepobs_func.runner.callbacks import answered
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.tracking import Tracker
-from tests.problems.small_nets import narrow_resnet, short_text
+from tests.problems.small_nets import narrow_resnet
 from tests.runner import streamed
 from tests.runner.small import config, small_problem
 
 ROOT = Path(deepobs_func.__file__).parents[1]
 BATCH = 4
 IMAGES = {"train_size": 3 * BATCH, "test_size": 2 * BATCH}
+TEXT = {"train_size": 3 * BATCH * 50 + 1, "test_size": BATCH * 50 + 1, "train_eval_size": BATCH * 50 + 1}
 DEEPOBS = "deepobs-1.1.2"
 
 
@@ -94,12 +95,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "read": lambda: Case(config(optimizer="adam"), streamed.as_stream(small_problem())),
     "pictures": lambda: _pictures(0),
     "pictures, workers": lambda: _pictures(2),
-    "recurrent": lambda: Case(
-        _named("tolstoi_char_rnn", "adam"), _cut(short_text(), train_size=70, test_size=40, train_eval_size=40)
-    ),
+    "recurrent": lambda: Case(_named("tolstoi_char_rnn", "adam"), _cut(problems.get("tolstoi_char_rnn"), **TEXT)),
     "recurrent, DeepOBS": lambda: Case(
         _named("tolstoi_char_rnn", "torch.optim.SGD", protocol=DEEPOBS),
-        _cut(short_text(), train_size=70, test_size=40, train_eval_size=40),
+        _cut(problems.get("tolstoi_char_rnn"), **TEXT),
     ),
     "batch norm": lambda: Case(
         _named("svhn_wrn164", **TRACKED | {"track_bn": "frozen"}),

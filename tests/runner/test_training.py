@@ -15,10 +15,11 @@ from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, Training, TrainState, checkpoint, make_plan, run
-from deepobs_func.runner.callbacks import Stop, max_seconds, stop_at
+from deepobs_func.runner.callbacks import Stop, answered, max_seconds, stop_at
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.tracking import Tracker
+from tests.runner import moments
 from tests.runner import test_data_kinds as kinds
 from tests.runner.small import config, small_problem
 from tests.runner.streamed import as_stream
@@ -82,6 +83,17 @@ def test_a_run_entered_at_any_event_gives_the_record_of_the_undisturbed_run(fami
         checkpoint.save(path, training, state)
         again = training_of(made, problem)
         assert content(finished_from(again, checkpoint.read(path).state(again))) == content(whole)
+
+
+@pytest.mark.parametrize("name", ["adam", "tracked, torch", "diverging", "diverging, DeepOBS"])
+def test_a_run_left_at_every_moment_where_a_signal_may_end_it(name: str) -> None:
+    """Before each step, before and between evaluations, the last one too."""
+    training, trackers = moments.training_of(moments.CASES[name]())
+    whole, found = moments.whole(training, trackers)
+    for moment in found:
+        for event in training(moments.left(training, trackers, moment)):
+            answered(event, trackers)
+        assert content(event.record) == content(whole), moment
 
 
 def test_a_state_does_not_change_when_the_run_goes_on() -> None:
