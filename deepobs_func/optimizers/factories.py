@@ -81,16 +81,18 @@ def construct(cls: Any, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any
 def check_rate(made: Made, lr: float, called: str) -> None:
     """Makes sure that the learning rate of the configuration is one of those that the optimizers have.
 
+    Optimizers whose groups have no learning rate, since they find their own, are left alone.
+
     Raises:
         ConfigError: it is none of them.
     """
     groups = [group for each in _flat(made) for group in getattr(each, "param_groups", ())]
-    if any(lr == value for group in groups for value in group.values() if isinstance(value, float | int)):
-        return
     rates = dict.fromkeys(group["lr"] for group in groups if "lr" in group)
+    if not rates or any(lr == value for group in groups for value in group.values() if isinstance(value, float | int)):
+        return
     raise ConfigError(
         f"{option('lr')} {lr}: {called} does not use it; its parameter groups have the learning rates "
-        f"{', '.join(map(str, rates)) or 'of no name'}. Give one of these, or take an argument lr and use it."
+        f"{', '.join(map(str, rates))}. Give one of these, or take an argument lr and use it."
     )
 
 

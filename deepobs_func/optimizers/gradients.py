@@ -57,12 +57,14 @@ class Closure:
         self.graph = graph
         self._leaves, self._own, self._asked, self._sparse = leaves, own, asked, sparse
         self._passes = dict.fromkeys(own, 0)  # backward, through each gradient
+        self._graph: tuple[Tensor, Params] | None = None  # value and gradients where the leaves are
 
     def __call__(self) -> Tensor:
         """Sets `.grad` of every leaf of its own, and returns the objective there, 0-d."""
         # Compared by value: what a class does through `.data`, the version counter does not see.
         if any(not torch.equal(leaf, self._asked.point[name]) for name, leaf in self._own.items()):
             self._asked.move(self._leaves)
+            self._graph = None
         if self.graph:
             return self._differentiate()
         self.set(self._asked.grad())
@@ -86,26 +88,31 @@ class Closure:
 
     def _differentiate(self) -> Tensor:
         """As `loss.backward(create_graph=True)`. A transform of the gradient changes its values, not its graph."""
-        asked, point = self._asked, dict[str, Tensor](self._leaves)
-        if len(self._own) < len(point):
-            point |= {name: asked.point[name] for name in point if name not in self._own}
-        with torch.enable_grad():
-            value = asked.oracle.loss_at(point)
-            own = list(self._own.values())
-            grads = torch.autograd.grad(value, own, create_graph=True, allow_unused=True, materialize_grads=True)
-        asked.calls["gradients"] += 1
-        changed = getattr(asked.oracle, "changed", None)
-        values = (
-            None if changed is None else changed({name: g.detach() for name, g in zip(self._own, grads, strict=True)})
-        )
-        for (name, leaf), grad in zip(self._own.items(), grads, strict=True):
-            leaf.grad = grad.clone()  # no view, so that a class may call `detach_`
+        if self._graph is None or any(self._passes.values()):  # a pass through a graph frees it
+            self._graph = self._make_graph()
+        value, grads = self._graph
+        changed = getattr(self._asked.oracle, "changed", None)
+        values = changed({name: grad.detach() for name, grad in grads.items()}) if changed else {}
+        for name, leaf in self._own.items():
+            leaf.grad = grads[name].clone()  # no view, so that a class may call `detach_`
             if leaf.grad.requires_grad:
                 leaf.grad.register_hook(functools.partial(self._passed, name))
-            if values is not None:
+            if values:
                 with torch.no_grad():
                     leaf.grad.copy_(values[name])
         return value.detach().clone()
+
+    def _make_graph(self) -> tuple[Tensor, Params]:
+        """The objective where the leaves are, and its gradients with their graph."""
+        point = dict[str, Tensor](self._leaves)
+        if len(self._own) < len(point):
+            point |= {name: self._asked.point[name] for name in point if name not in self._own}
+        with torch.enable_grad():
+            value = self._asked.oracle.loss_at(point)
+            own = list(self._own.values())
+            grads = torch.autograd.grad(value, own, create_graph=True, allow_unused=True, materialize_grads=True)
+        self._asked.calls["gradients"] += 1
+        return value, dict(zip(self._own, grads, strict=True))
 
     def _passed(self, name: str, grad: Tensor) -> None:
         self._passes[name] += 1

@@ -34,8 +34,10 @@ class RunRecord:
             is no validation split.
         extra: what DeepOBS does not have: status, protocol, data source, environment, timings, resolved choices, the
             configuration, penalties, ids; `defaults`, the hyperparameters of a class that are as by default; `code`,
-            digests of a problem and an optimizer of the user's own. `timings` are seconds: `warm_up`, once; `train`, of
-            each epoch; `evaluate`, of each evaluation; with streamed data `data_wait`, the part of each `train` in
+            digests of a problem and an optimizer of the user's own; `calls`, how often the optimizer had called its
+            oracle after each epoch, by kind (`optimizers.counting`), where that is known. `timings` are seconds:
+            `warm_up`, once; `train`, of each epoch; `evaluate`, of each evaluation; with streamed data `data_wait`, the
+            part of each `train` in
             which the device had nothing to do because its next batch was not there.
         path: the file that it was read from or written to; not part of the file.
         note: why it was written elsewhere than it should be, or ""; not part of the file.

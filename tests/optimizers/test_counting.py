@@ -199,6 +199,25 @@ def test_a_class_s_calls_are_those_of_its_closure(cls, hyper, expected):
     assert calls_so_far(optimizer, state) == expected
 
 
+class CallingFirst(classes.NewtonDiagonal):
+    """Calls its closure where the step starts."""
+
+    def step(self, closure):
+        torch.enable_grad()(closure)()
+        super().step()
+
+
+def test_a_graph_is_made_once_at_each_point():
+    cls = {name: from_class(each, 0.1, {}) for name, each in (("own", CallingFirst), ("twin", classes.NewtonDiagonal))}
+    params, states = {name: toy.params() for name in cls}, {}
+    for name, optimizer in cls.items():
+        states[name] = optimizer.init(params[name], random.key(0))
+        for _ in range(3):
+            params[name], states[name] = optimizer.update(toy.Oracle(params[name]), states[name], params[name])
+    assert states["own"].calls == states["twin"].calls == {"gradients": 3, "products": 3, "evaluations": 0}
+    assert all(torch.equal(params["own"][name], leaf) for name, leaf in params["twin"].items())
+
+
 @pytest.mark.parametrize("search", [None, "strong_wolfe"])
 def test_l_bfgs_asks_as_often_as_in_a_plain_loop(search):
     optimizer, asked = from_class(torch.optim.LBFGS, 0.5, {"max_iter": 4, "line_search_fn": search}), []
