@@ -69,7 +69,7 @@ def can_go_together(tree: Tree) -> bool:
 
     A call for all leaves takes the Python time of one.
     """
-    return bool(tree) and not (
+    return len(tree) > 0 and not (
         torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
