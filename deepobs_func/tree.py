@@ -80,7 +80,7 @@ def can_go_together(tree: Tree) -> bool:
     Returns:
         False for an empty tree too.
     """
-    return bool(tree) and not (
+    return len(tree) > 0 and not (
         torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
     )
 

@@ -9,13 +9,14 @@ from types import ModuleType
 
 import pytest
 
-from deepobs_func import datasets, optimizers, probes, problems, runner
+from deepobs_func import datasets, optimizers, probes, problems, records, runner
 
 OFFERED = {
     probes: ("hvp", "ggnvp", "statistics", "trace"),
     optimizers: ("adam", "sgd_cabs", "cosine", "Optimizer", "FUNCTIONAL"),
     runner: ("run", "RunConfig", "RunInterrupted", "make_step"),
     problems: ("from_module", "get", "names", "Problem"),
+    records: ("RunRecord", "read", "write"),
     datasets: ("from_arrays", "load", "spec"),
 }
 

@@ -16,7 +16,8 @@ from deepobs_func.probes.many import many
 from deepobs_func.tree import Tree
 
 
-@dataclass(frozen=True)
+# No `__eq__`, `__hash__` and `__repr__` of its fields: Dynamo of torch 2.9 to 2.11 calls them before there are any.
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearMap:
     """A symmetric matrix `(P, P)` that is known by its products.
 
