@@ -29,7 +29,7 @@ MOMENTS = (
     *("importing", "planning", "loading", "measuring", "warming up", "evaluation 0", "training", "between epochs"),
     *("evaluation 2", "writing"),
 )
-EXITS = ("init 1", "init 2", "init 3", "trial 1", "step 1", "step 3", "step 7", "step 8", "step 20", "step 21")
+EXITS = ("init 2", "init 3", "init 4", "trial 1", "step 1", "step 3", "step 7", "step 8", "step 20", "step 21")
 """Calls of the optimizer's constructor and of its `step`, before the first evaluation and after it, at which it ends
 the process; an epoch has 7 steps."""
 

@@ -18,7 +18,7 @@ from tests.runner.small import config, small_problem
 
 QUICK = (
     *(("SIGTERM", "planning"), ("SIGINT", "measuring"), ("SIGHUP", "evaluation 0"), ("SIGHUP", "training")),
-    *(("SIGTERM", "between epochs"), ("SIGINT", "writing"), ("sys.exit", "init 1"), ("sys.exit", "step 8")),
+    *(("SIGTERM", "between epochs"), ("SIGINT", "writing"), ("sys.exit", "init 2"), ("sys.exit", "step 8")),
     *(("broken pipe", "training"), ("full stdout", "evaluation 0"), ("full disk", "training")),
 )
 ALL = [(end, moment) for end in ends.ENDS for moment in (ends.EXITS if end == "sys.exit" else ends.MOMENTS)]

@@ -6,13 +6,16 @@ short step. Eager code of this package's nets, which tie nothing, finds the plac
 
 from __future__ import annotations
 
+import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-_PLACES = "_deepobs_places"  # on the net, so that they live as long as it does
+_PLACES: WeakKeyDictionary[nn.Module, dict[str, tuple[dict[str, Any], str]]] = WeakKeyDictionary()
+_ONE_AT_A_TIME = threading.RLock()  # threads that share a net would find each other's tensors in it
 
 
 def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...]) -> Any:
@@ -28,17 +31,18 @@ def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...])
     """
     if torch.compiler.is_compiling():  # which knows functional_call
         return functional_call(net, tensors, arguments, strict=True)
-    places = net.__dict__.get(_PLACES) or _found(net)
+    places = _PLACES.get(net) or _found(net)
     if tensors.keys() != places.keys():
         return functional_call(net, tensors, arguments, strict=True)  # which says what is wrong
-    try:
-        for name, tensor in tensors.items():
-            attributes, leaf = places[name]
-            attributes[leaf] = tensor
-        return net(*arguments)
-    finally:
-        for attributes, leaf in places.values():
-            attributes.pop(leaf, None)
+    with _ONE_AT_A_TIME:
+        try:
+            for name, tensor in tensors.items():
+                attributes, leaf = places[name]
+                attributes[leaf] = tensor
+            return net(*arguments)
+        finally:
+            for attributes, leaf in places.values():
+                attributes.pop(leaf, None)
 
 
 def _found(net: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
@@ -52,5 +56,5 @@ def _found(net: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
             for leaf, own in store.items():
                 if own is not None:
                     places[f"{path}.{leaf}" if path else leaf] = (module.__dict__, leaf)
-    net.__dict__[_PLACES] = places
+    _PLACES[net] = places
     return places

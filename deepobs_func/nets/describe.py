@@ -27,7 +27,7 @@ class Description:
         layers: the layers that know their per-example gradients (`Layer.factors`), in the order of a pass, by path;
             with the shape of one example's output. One that is called twice is left out: its gradients would need both.
         normalizes: whether the net has batch norm.
-        of: what made the net, and how it is called.
+        of: what made the net, how it is called, and the shape of an example.
     """
 
     net: nn.Module
@@ -35,7 +35,7 @@ class Description:
     shapes: dict[str, torch.Size]
     layers: dict[str, tuple[Layer, torch.Size]]
     normalizes: bool
-    of: tuple[Any, Any]
+    of: tuple[Any, Any, tuple[int, ...]]
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -43,12 +43,15 @@ class Description:
         return {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
 
 
-def describe(make_net: Callable[[], nn.Module], call: Call, x: Callable[[], Tensor]) -> Description:
+def describe(
+    make_net: Callable[[], nn.Module], call: Call, shape: tuple[int, ...], x: Callable[[], Tensor]
+) -> Description:
     """Describes a net.
 
     Args:
         make_net: makes it.
         call: how it is called.
+        shape: of one example.
         x: makes an input of two examples, of which the shape counts; asked for where the net has layers to listen to.
     """
     net = name_layers(make_net())
@@ -60,7 +63,7 @@ def describe(make_net: Callable[[], nn.Module], call: Call, x: Callable[[], Tens
         shapes={name: parameter.shape for name, parameter in trained.items()},
         layers=_heard(net, call, x) if any(isinstance(module, Layer) for module in modules.values()) else {},
         normalizes=any(isinstance(module, BatchNorm) for module in modules.values()),
-        of=(make_net, call),
+        of=(make_net, call, shape),
     )
 
 

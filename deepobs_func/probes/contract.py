@@ -77,7 +77,7 @@ def exact_loss(subject: LossOrProblem) -> Loss:
     """The loss of a problem; a plain loss with torch's operations by formulas that have right derivatives."""
     found: Any = getattr(subject, "loss", subject)
     loss: Loss = found
-    if hasattr(getattr(loss, "__self__", loss), "ways"):
+    if hasattr(subject, "ways") or hasattr(getattr(loss, "__self__", loss), "ways"):
         return loss
 
     def exact(params: Params, batch: Any) -> Tensor:

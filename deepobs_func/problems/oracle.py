@@ -96,6 +96,13 @@ def _make_objective(problem: Problem) -> Objective:
     return objective
 
 
+class _Whole:
+    """A problem whose loss is its objective, with what is known of its derivatives."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.ways, self.shapes, self.loss = problem.ways, problem.shapes, problem.objective
+
+
 class Oracle:
     """The objective at one batch: value, gradient, curvature and per-example gradients, and the same at other points.
 
@@ -145,7 +152,7 @@ class Oracle:
             ConfigError: `v` does not match the parameters.
         """
         problem = self._problem
-        return curvature.hvp(problem.objective, self._params, self._batch, v, mode=problem.hvp_mode)
+        return curvature.hvp(_Whole(problem), self._params, self._batch, v, mode=problem.hvp_mode)
 
     def ggnvp(self, v: Tree) -> Tree:
         """The GGN of the mean loss, plus the Hessian of the penalty, times `v`; see `probes.ggnvp`.
@@ -157,7 +164,7 @@ class Oracle:
 
     def make_hvp(self) -> LinearMap:
         """The map of `hvp`, for many products: the graph of the gradient is kept."""
-        return curvature.make_hvp(self._problem.objective, self._params, self._batch)
+        return curvature.make_hvp(_Whole(self._problem), self._params, self._batch)
 
     def make_ggnvp(self) -> LinearMap:
         """The map of `ggnvp`, for many products: the forward pass is kept."""

@@ -108,8 +108,10 @@ class Problem:
         """Describes the net once, here and not at first use, which may be inside a compiled function."""
         if self.weight_decay is not None:
             checked_weight_decay(self.weight_decay)
-        if self.description is None or self.description.of != (self.make_net, self.call):
-            object.__setattr__(self, "description", describe(self.make_net, self.call, self._two_inputs))
+        if self.description is None or self.description.of != (self.make_net, self.call, self.dataset.shape):
+            object.__setattr__(
+                self, "description", describe(self.make_net, self.call, self.dataset.shape, self._two_inputs)
+            )
         trained = self.description.trained
         regularized = tuple(name for name, parameter in trained.items() if self.regularize(name, parameter))
         object.__setattr__(self, "regularized", regularized)

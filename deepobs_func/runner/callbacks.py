@@ -131,7 +131,11 @@ class StopAt:
         self._quantity, self._target = quantity, target
 
     def start(self, plan: Plan) -> None:
-        """Whether the run has the quantity, before anything is loaded."""
+        """Whether the run has the quantity, before anything is loaded.
+
+        Raises:
+            ConfigError: it has not.
+        """
         if self._kind == "accuracy" and not plan.problem.has_accuracy:
             raise ConfigError(
                 f"{option('stop_at')} {self._quantity}: {plan.problem.name} has no accuracy. Stop at "

@@ -153,7 +153,7 @@ def _called(found: Callable[..., Any], args: tuple[Any, ...], values: Mapping[st
         return found(*args, **values)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{option('optimizer')} {config.optimizer}: it raised {cause(error)}.") from error
 
 
@@ -167,6 +167,8 @@ def _tried(optimizer: Optimizer, shapes: Shapes) -> Optimizer:
         optimizer.init(dict(_named(shapes, "meta")), random.key(0))
     except Exception:
         optimizer.init(dict(_named(shapes, "cpu")), random.key(0))
+    except SystemExit as error:
+        raise ConfigError(f"{option('optimizer')}: when it is made, it ends the process ({cause(error)}).") from error
     return optimizer
 
 

@@ -134,7 +134,7 @@ def test_a_diverged_run_ends_early_and_is_filled_up() -> None:
     assert record.test_accuracies[1:] == [pytest.approx((y == 0).mean())] * 3
     seen = [loss for loss in record.minibatch_train_losses if math.isfinite(loss)]
     assert len(seen) < 4
-    assert record.extra["divergence"] == {"epoch": 1, "step": len(seen) - 1}
+    assert record.extra["divergence"] == {"epoch": 1, "step": len(seen)}
 
 
 def test_a_diverged_run_goes_on_where_it_is_asked_to() -> None:
