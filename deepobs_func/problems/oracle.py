@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,6 +103,10 @@ class _Whole:
         self.ways, self.shapes, self.loss = problem.ways, problem.shapes, problem.objective
 
 
+def _whole(problem: Problem) -> Any:
+    return _Whole(problem)
+
+
 class Oracle:
     """The objective at one batch: value, gradient, curvature and per-example gradients, and the same at other points.
 
@@ -152,7 +156,7 @@ class Oracle:
             ConfigError: `v` does not match the parameters.
         """
         problem = self._problem
-        return curvature.hvp(_Whole(problem), self._params, self._batch, v, mode=problem.hvp_mode)
+        return curvature.hvp(_whole(problem), self._params, self._batch, v, mode=problem.hvp_mode)
 
     def ggnvp(self, v: Tree) -> Tree:
         """The GGN of the mean loss, plus the Hessian of the penalty, times `v`; see `probes.ggnvp`.
@@ -164,7 +168,7 @@ class Oracle:
 
     def make_hvp(self) -> LinearMap:
         """The map of `hvp`, for many products: the graph of the gradient is kept."""
-        return curvature.make_hvp(_Whole(self._problem), self._params, self._batch)
+        return curvature.make_hvp(_whole(self._problem), self._params, self._batch)
 
     def make_ggnvp(self) -> LinearMap:
         """The map of `ggnvp`, for many products: the forward pass is kept."""
