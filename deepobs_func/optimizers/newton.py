@@ -94,9 +94,10 @@ def newton_cg(
     def init(params: Params, key: random.Key) -> NewtonState:
         device = next(iter(params.values())).device
         tensors = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in hyper.items()}
-        none = torch.zeros((), dtype=torch.int64, device=device)
+        # A tensor each: of one in two places, compiled code would assume that it stays one.
+        step, *counts = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
         one = torch.ones((), dtype=torch.float64, device=device)
-        return NewtonState(tensors, none, one, tree.zeros_like(params), torch.full_like(one, torch.nan), none, none)
+        return NewtonState(tensors, step, one, tree.zeros_like(params), torch.full_like(one, torch.nan), *counts)
 
     update = _make_update(checked("cg_steps", cg_steps), schedule or constant())
     return Optimizer(init, update, check=_check, report=_report, calls=_calls)

@@ -22,6 +22,7 @@ from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, st
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.order import epoch_orders, evaluation_chunk
 from deepobs_func.runner.plan import Plan
+from deepobs_func.runner.signals import SHIELD
 from deepobs_func.runner.step import StepInput, at
 
 # Larger tensors are slower on a CPU, whose caches they leave: the evaluation of 3c3d takes 1.5 times as long with 13
@@ -180,7 +181,8 @@ class Streamed(Batches):
             stream(self.spec, data, split, rows.cpu(), key.cpu(), augment=augment, workers=workers)
         ) as batches:
             while True:
-                with wait or nullcontext():
+                # Nothing changes while it waits, and a worker that a signal ends would be an error if that came first.
+                with wait or nullcontext(), SHIELD.raised(False):
                     batch = next(batches, None)
                     if batch is not None and device.type == "cuda":  # which copies by itself from pinned memory
                         batch = batch[0].pin_memory(), batch[1].pin_memory()
