@@ -107,7 +107,7 @@ class Ours:
         """Of ten steps from the initial parameters."""
         carry, found = self.start, []
         with self.kernels:
-            for index in range(0, TEN, len(self.batches)):
+            for _ in range(0, TEN, len(self.batches)):
                 carry, losses = self._steps(carry, self.batches)
                 found += losses.tolist()
         return found[:TEN]
