@@ -32,6 +32,7 @@ bench: .venv/ready
 
 bench-probes: .venv/bench
 	$(BIN)/python -m benchmarks.probes --threads 1 2
+	$(BIN)/python -m benchmarks.jax_beside
 	$(BIN)/python -m benchmarks.make_readme
 
 lint: .venv/ready

@@ -45,12 +45,19 @@ def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...])
                 attributes.pop(leaf, None)
 
 
-def _found(net: nn.Module) -> dict[str, tuple[dict[str, Any], str]]:
+class _Places(dict[str, tuple[dict[str, Any], str]]):
+    """The place of each tensor, by its name. They are not copied with a net: a copy finds its own."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+def _found(net: nn.Module) -> _Places:
     """Where each tensor of the net goes: a module's own attributes, which hide its parameters, and the name there.
 
     Python finds it there at once; a module's parameter is found by `__getattr__`, after all else.
     """
-    places = {}
+    places = _Places()
     for path, module in net.named_modules():
         for store in (module._parameters, module._buffers):
             for leaf, own in store.items():
