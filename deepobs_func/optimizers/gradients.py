@@ -154,8 +154,10 @@ def _reached(cls: type) -> Iterator[types.CodeType]:
         yield code
         inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
         yield from inner
-        for name in {name for each in (code, *inner) for name in each.co_names}:
-            found = inspect.getattr_static(cls, name, None) or function.__globals__.get(name)
-            found = getattr(found, "__func__", found)  # of a class method or a static one
-            if isinstance(found, types.FunctionType):
-                waiting.append(found)
+        names = {name for each in (code, *inner) for name in each.co_names}
+        for name in names:
+            known = [inspect.getattr_static(cls, name, None) or function.__globals__.get(name)]
+            if "super" in names:  # any of those that it hides may be meant
+                known += [vars(base).get(name) for base in cls.__mro__]
+            found = [getattr(each, "__func__", each) for each in known]  # of a class method or a static one
+            waiting += [each for each in found if isinstance(each, types.FunctionType)]
