@@ -161,6 +161,7 @@ def test_a_crash_while_one_is_written_leaves_the_one_before(
 def test_kill_9_at_random_moments_of_a_process_that_writes_checkpoints(tmp_path: Path) -> None:
     training = training_of(config(optimizer="adam"))
     states = [after(training, events) for events in (1, 3)]
+    checkpoint.save(checkpoint.path_in(tmp_path, states[0]), training, states[0])  # the one before the first kill
     for trial in range(50):
         child = os.fork()
         if child == 0:
