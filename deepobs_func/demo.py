@@ -46,7 +46,7 @@ def processes() -> Iterator[MapRuns]:
     with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as pool:
         try:
             yield lambda configs: pool.map(record_of, configs)
-        except BaseException:
+        except BaseException:  # an interrupt too: the other runs do not start
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -48,7 +48,7 @@ def write_new(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
     except FileExistsError:
         raise
-    except BaseException:
+    except BaseException:  # an interrupt too: no half file stays
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import deepobs_func
 from deepobs_func import records
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork of a process with a pool of threads hangs in it
 SIGNALS = ("SIGHUP", "SIGTERM", "SIGINT")
 ENDS = (*SIGNALS, "sys.exit", "broken pipe", "full stdout", "full disk")
 MOMENTS = (

@@ -52,7 +52,7 @@ class RunCommand(click.Command):
         ctx.with_resource(signals.SHIELD.raised())
         try:
             return self._parse(ctx, _join_lists(args))
-        except BaseException:
+        except BaseException:  # click closes a context only once it is made
             ctx.close()
             raise
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.probes import ways
+from deepobs_func.probes import contract, ways
 from deepobs_func.probes.contract import check_params, exact_loss
 from deepobs_func.probes.differences import fault, gradient
 from deepobs_func.probes.many import leaves, many, mapped, sliced
@@ -23,22 +23,16 @@ BATCH_NORM = ("coupled", "frozen", "eval")
 Rows = Callable[[slice], Params]
 
 
-class Problem(Protocol):
-    """What is asked of a problem beyond its loss; `problems.Problem` has it."""
+class Problem(contract.Problem, Protocol):
+    """What is asked of a problem for its examples; `problems.Problem` has it."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def separable(self) -> bool: ...
     @property
     def normalizes(self) -> bool: ...
     @property
     def layers(self) -> Mapping[str, tuple[Any, torch.Size]]: ...
-    def loss(self, params: Params, batch: Batch) -> Tensor: ...
     def loss_by_moments(self, params: Params, batch: Batch) -> Tensor: ...
     def batch_moments(self, params: Params, batch: Batch) -> ModelState: ...
     def tapped_outputs(self, params: Params, batch: Batch, tap: Callable[[Any, Tensor, Tensor], Tensor]) -> Any: ...
-    def criterion(self, outputs: Any, batch: Batch) -> Tensor: ...
 
 
 Loss = Callable[[Params, Any], Tensor] | Problem

@@ -128,7 +128,7 @@ def _publish(draft: Path, folder: Path, seed: int, suffix: str, when: datetime) 
             while not publish(draft, path := folder / f"random_seed__{seed}__{when:%Y-%m-%d-%H-%M-%S}{suffix}"):
                 when += timedelta(seconds=1)
             return path
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too: no empty folder stays
             _remove_empty(made)
             if not isinstance(error, FileNotFoundError) or attempt == _ATTEMPTS - 1:
                 raise
@@ -144,7 +144,7 @@ def _make_folders(folder: Path) -> list[Path]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except BaseException:
+    except BaseException:  # an interrupt too
         _remove_empty(made)
         raise
     return made

@@ -165,7 +165,7 @@ def _tried(optimizer: Optimizer, shapes: Shapes) -> Optimizer:
     """The same, after it was seen that it can be made: of parameters without data or, where it needs some, of zeros."""
     try:
         optimizer.init(dict(_named(shapes, "meta")), random.key(0))
-    except Exception:
+    except Exception:  # whatever a class raises that looks at the data of its parameters
         optimizer.init(dict(_named(shapes, "cpu")), random.key(0))
     except SystemExit as error:
         raise ConfigError(f"{option('optimizer')}: when it is made, it ends the process ({cause(error)}).") from error
