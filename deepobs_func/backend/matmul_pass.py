@@ -14,6 +14,7 @@ from deepobs_func.backend.operators import opaque
 
 aten = torch.ops.aten
 EXACT = (torch.float32, torch.float64)
+COPIES = (aten.clone.default, torch.ops.prims.convert_element_type.default)
 THIN, TALL = 16, 4  # columns at most, and rows for each of them at least
 
 
@@ -27,7 +28,8 @@ PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", one
 class Products(CustomGraphPass):
     """Replaces products of a compiled graph, forward and backward.
 
-    The sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step.
+    The sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step. The
+    product of equal rows becomes that of one of them: half of what its Hessian product multiplies.
 
     Args:
         onednn: whether large ones go to oneDNN, through an operator of our own, since Inductor would copy transposed
@@ -39,6 +41,8 @@ class Products(CustomGraphPass):
         self._onednn = onednn
 
     def __call__(self, graph: Graph) -> None:
+        for node in graph.find_nodes(op="call_function", target=aten.mm.default):
+            _once(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
             _sum_first(graph, node)
         if not self._onednn:
@@ -67,6 +71,21 @@ def _replace(graph: Graph, node: Node) -> None:
             return
     node.replace_all_uses_with(new)
     graph.erase_node(node)
+
+
+def _once(graph: Graph, product: Node) -> None:
+    """Replaces `A B`, where A is one row that is expanded to all, by the product of that row, expanded."""
+    x, weight = cast("tuple[Node, Node]", product.args)
+    shape, dtype = product.meta["val"].shape, product.meta["val"].dtype
+    while x.target in COPIES and (copied := cast("Node", x.args[0])).meta["val"].dtype == dtype:
+        x = copied
+    if product.kwargs or x.meta["val"].stride(0) != 0 or shape[0] == 1:
+        return
+    with graph.inserting_before(product):
+        one = _call(graph, aten.mm.default, _call(graph, aten.slice.Tensor, x, 0, 0, 1), weight)
+        new = _call(graph, aten.expand.default, one, list(shape))
+    product.replace_all_uses_with(new)
+    graph.erase_node(product)
 
 
 def _sum_first(graph: Graph, total: Node) -> None:

@@ -194,7 +194,8 @@ def _two_d(function: Callable[[Tensor, Tensor], Tensor]) -> Measure:
     """A test function with the noise of its data: `f(u, v) + u x + v y`."""
 
     def losses(point: Tensor, batch: Batch) -> Tensor:
-        u, v = point.unbind(-1)
+        # Eager code is faster with one backward for both columns, compiled code with one each, which it fuses.
+        u, v = (point[..., 0], point[..., 1]) if torch.compiler.is_compiling() else point.unbind(-1)
         return function(u, v) + u * batch.x + v * batch.y
 
     return Measure(losses)

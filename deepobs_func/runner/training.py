@@ -292,6 +292,7 @@ class Iteration(Iterator[Event]):
         interval, partial, first = plan.config.train_log_interval, self.log.partial, self.epoch * plan.steps_per_epoch
         if self.step == 0:
             self.carry = training.from_zero(self.carry)
+        columns, reports, watches = self.columns, self.reports, training.watch is not watch_nothing
         watch = _Stopwatch(partial.seconds)
         with closing(training.batches.epoch(self.epoch, k, self.step)) as calls:
             for step, inputs in zip(itertools.count(self.step, k), calls, strict=False):
@@ -299,13 +300,12 @@ class Iteration(Iterator[Event]):
                 before = self.carry
                 self.carry, metrics = training.train_step(before, inputs)
                 self.step = step + k
-                self.columns.append(metrics)
+                columns.append(metrics)
                 logged = -step % interval < k
                 if logged:
-                    self.reports.append(plan.optimizer.report(self.carry.opt_state))
-                if training.watch(
-                    first + step
-                ):  # before anything else, so that no state lacks what is seen of its step
+                    reports.append(plan.optimizer.report(self.carry.opt_state))
+                # Before anything else, so that no state lacks what is seen of its step.
+                if watches and training.watch(first + step):
                     synchronize(plan.device)  # what the step itself still takes is no cost of looking at it
                     partial.seconds = watch.pause()
                     make = functools.partial(training.make_batch, before.state, inputs.one(0))

@@ -86,6 +86,29 @@ def test_other_sums_of_products_stay_as_they_are(name: str) -> None:
     assert rows_of_products(traced.graph) == [6]
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_product_of_equal_rows_is_that_of_one(copied: bool) -> None:
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        rows = x[0].expand(6, 5)
+        return (rows.clone() if copied else rows) @ weight
+
+    traced, expected, found = before_and_after(product, matrices(torch.float64))
+    torch.testing.assert_close(found, expected)
+    assert rows_of_products(traced.graph) == [1]
+
+
+def test_products_of_other_rows_stay_as_they_are() -> None:
+    """Equal columns, a single row, and a copy in another type."""
+    cases: list[Callable[..., torch.Tensor]] = [
+        lambda x, weight: x[:, :1].expand(6, 5) @ weight,
+        lambda x, weight: x[0].expand(6, 5).to(torch.float32) @ weight.to(torch.float32),
+    ]
+    for case in cases:
+        traced, expected, found = before_and_after(case, matrices(torch.float64))
+        torch.testing.assert_close(found, expected)
+        assert rows_of_products(traced.graph) == [6]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
 def test_sums_of_inexact_products_stay_as_they_are(dtype: torch.dtype) -> None:
     """Sums of half precision would lose digits, those of integers change their type."""

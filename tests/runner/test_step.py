@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -114,6 +115,26 @@ def test_arguments_are_guarded_and_nothing_else() -> None:
     assert counts["unique_graphs"] == before + 2
     factor["of"] = 4.0
     assert float(made({"x": x, "count": 5})[0]) == 15
+
+
+def test_a_compiled_function_serves_other_shapes_and_other_compiled_code() -> None:
+    made = compiled(lambda x: (x["a"] ** 2).sum(-1))
+    for shape in ((3,), (2, 3), (3,), (2, 3)):
+        x = torch.arange(6.0)[: math.prod(shape)].view(shape)
+        torch.testing.assert_close(made({"a": x}), (x**2).sum(-1))
+    assert len(made._graphs) in (0, 2)  # type: ignore[attr-defined]  # none in torch's own way
+    x = torch.arange(6.0).view(2, 3)
+    torch.testing.assert_close(torch.compile(lambda x: made({"a": x}) + 1, fullgraph=True)(x), (x**2).sum(1) + 1)
+    assert len(made._graphs) in (0, 2)  # type: ignore[attr-defined]
+
+
+def test_what_torch_cannot_compile_ahead_of_a_call_is_compiled_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)  # which it says it cannot do without
+    made = compiled(lambda x: x + 1)
+    assert made(torch.ones(2)).tolist() == [2, 2]
+    assert not made._ahead  # type: ignore[attr-defined]
+    with pytest.raises(torch._dynamo.exc.Unsupported):  # a mistake of the function's is reported as torch does it
+        compiled(lambda x: print(x))(torch.ones(2))
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp", "svhn_wrn164"])
