@@ -13,7 +13,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from deepobs_func.backend.kernels import current
-from deepobs_func.backend.matmul_pass import Products
+from deepobs_func.backend.matmul_pass import Products, Zeros
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,8 +44,8 @@ def compiled(function: Callable[P, R], problem: Any = None, *, onednn: bool | No
     >>> loss = compiled(problem.loss, problem)
     """
     options: dict[str, Any] = {"guard_filter_fn": functools.partial(_of_arguments, function)}
-    if problem is not None:
-        options["post_grad_custom_post_pass"] = Products(onednn=current().onednn if onednn is None else onednn)
+    replaced = Zeros() if problem is None else Products(onednn=current().onednn if onednn is None else onednn)
+    options["post_grad_custom_post_pass"] = replaced
     if problem is not None and not problem.separable:
         options["realize_reads_threshold"] = 1
     return _Compiled(function, options)

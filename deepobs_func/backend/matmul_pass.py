@@ -1,4 +1,4 @@
-"""Products of matrices in compiled code: some become smaller, large ones go to oneDNN, thin ones are turned for MKL."""
+"""Changes to compiled graphs: smaller products of matrices, products for oneDNN, thin ones turned for MKL, zeros."""
 
 from __future__ import annotations
 
@@ -25,7 +25,23 @@ def _like_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", onednn.product, _like_product)
 
 
-class Products(CustomGraphPass):
+class Zeros(CustomGraphPass):
+    """Replaces zeros without memory, as forward mode makes them: Inductor's code crashes where it reads them."""
+
+    def __call__(self, graph: Graph) -> None:
+        for node in graph.find_nodes(op="call_function", target=aten._efficientzerotensor.default):
+            value = node.meta["val"]
+            with graph.inserting_before(node):
+                new = _call(graph, aten.full.default, value.shape, 0, dtype=value.dtype, device=value.device)
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+
+    def uuid(self) -> Any:
+        """What the compile cache tells this pass by."""
+        return get_hash_for_files((__file__,))
+
+
+class Products(Zeros):
     """Replaces products of a compiled graph, forward and backward.
 
     The sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step. The
@@ -41,6 +57,7 @@ class Products(CustomGraphPass):
         self._onednn = onednn
 
     def __call__(self, graph: Graph) -> None:
+        super().__call__(graph)
         for node in graph.find_nodes(op="call_function", target=aten.mm.default):
             _once(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from deepobs_func import optimizers, problems
+from deepobs_func import optimizers, probes, problems
 from deepobs_func.backend.compiling import compiled
-from deepobs_func.backend.matmul_pass import PRODUCT, Products
+from deepobs_func.backend.matmul_pass import PRODUCT, Products, Zeros
 from deepobs_func.base import Batch
 from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.runner import make_step
@@ -84,6 +84,31 @@ def test_other_sums_of_products_stay_as_they_are(name: str) -> None:
     traced, expected, found = before_and_after(OTHER_SUMS[name], matrices(torch.float64))
     torch.testing.assert_close(found, expected)
     assert rows_of_products(traced.graph) == [6]
+
+
+@pytest.mark.parametrize("graph_pass", [Zeros(), Products(onednn=False)])
+def test_zeros_of_forward_mode_get_memory(graph_pass: Zeros) -> None:
+    def plus_zeros(x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ops.aten._efficientzerotensor.default(x.shape, dtype=x.dtype, device=x.device)
+
+    traced = make_fx(plus_zeros, tracing_mode="fake")(torch.ones(3, dtype=torch.float64))
+    graph_pass(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    assert not any("zerotensor" in str(node.target) for node in traced.graph.nodes)
+    torch.testing.assert_close(traced(torch.ones(3, dtype=torch.float64)), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.large
+def test_the_compiled_hessian_product_of_the_vae_reads_no_zeros_without_memory() -> None:
+    """With torch 2.13 it crashed the process."""
+    problem = problems.get("mnist_vae")
+    params, _ = problem.init(0)
+    batch = problem.fake_batch(4)
+    v = {name: torch.ones_like(leaf) for name, leaf in params.items()}
+    found = compiled(lambda params, batch, v: probes.hvp(problem, params, batch, v), problem)(params, batch, v)
+    for name, leaf in probes.hvp(problem, params, batch, v).items():
+        torch.testing.assert_close(found[name], leaf, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("copied", [False, True])
