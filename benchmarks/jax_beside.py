@@ -39,6 +39,8 @@ from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import make_step
+from deepobs_func.runner.batches import chunk_limit
+from deepobs_func.runner.order import evaluation_chunk
 from deepobs_func.runner.step import Carry
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # so that the work is done when a call returns
@@ -46,7 +48,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # so that the work is
 PROBLEMS = ("mnist_logreg", "mnist_mlp", "mnist_2c2d", "quadratic_deep", "mnist_vae")
 RATE, TEN, TOLERANCE = 1e-3, 10, 1e-4
 STEPS = {"mnist_logreg": 5, "quadratic_deep": 5}  # of a call; one where nothing is said
-EVALUATED, QUICK = 1000, 8
+EVALUATED, QUICK = 1024, 8
 BUDGET = 8.0  # seconds of each that takes part
 OURS, JAX, MOST = "ours", "jax", 1.0
 ROWS = {
@@ -70,11 +72,11 @@ class Ours:
     Args:
         problem: which.
         found: the batches that steps take in turn; the first one serves everything else.
-        large: the batch that is evaluated.
+        chunks: what is evaluated, in chunks as a run has them.
     """
 
-    def __init__(self, problem: Problem, found: list[Batch], large: Batch) -> None:
-        self.problem, self.batches, self.large = problem, found, large
+    def __init__(self, problem: Problem, found: list[Batch], chunks: list[Batch]) -> None:
+        self.problem, self.batches, self.chunks = problem, found, chunks
         self.kernels = using(onednn=onednn.is_faster(torch.device("cpu")))
         optimizer = optimizers.adam(RATE)
         self.params, state = problem.init(0)
@@ -88,19 +90,17 @@ class Ours:
                 losses.append(metrics.loss)
             return carry, torch.stack(losses)
 
-        def power(probe: Callable[..., Any], params: Any, batch: Batch, v: Any) -> Any:
-            product = probe(problem, params, batch, v)
-            return tree.scale(1 / tree.norm(product), product)
+        def power(probe: Callable[..., Any]) -> Any:
+            def normalised(params: Any, batch: Batch, v: Any) -> Any:
+                product = probe(problem, params, batch, v)
+                return tree.scale(1 / tree.norm(product), product)
+
+            return compiled(normalised, problem)
 
         with self.kernels:
             self._steps = compiled(steps, problem)
-            self._products = {}
-            for name, probe in (("hvp", probes.hvp), ("ggnvp", probes.ggnvp)):
-
-                def product(params: Any, batch: Batch, v: Any, probe: Any = probe) -> Any:
-                    return power(probe, params, batch, v)
-
-                self._products[name] = compiled(product, problem)
+            self._products = {"hvp": power(probes.hvp), "ggnvp": power(probes.ggnvp)}
+            self._evaluation = compiled(lambda params, batch: problem.evaluate(params, batch), problem)
             self._norms = compiled(lambda params, batch: probes.per_example_sq_norms(problem, params, batch), problem)
 
     def losses(self) -> list[float]:
@@ -125,8 +125,7 @@ class Ours:
             return vectors[name]
 
         def evaluation() -> Any:
-            with using(fused=True):
-                return self.problem.evaluate(self.params, self.large).losses
+            return [self._evaluation(self.params, chunk).losses for chunk in self.chunks]
 
         found: dict[str, Call] = {
             "adam": adam,
@@ -156,7 +155,7 @@ class Theirs:
         self.net = net = jax_nets.net(ours.problem)
         self.start = ours.start.params
         self.batches = [jax_nets.data_from_torch(batch) for batch in ours.batches]
-        self.large, self.vector = jax_nets.data_from_torch(ours.large), ours.params_like()
+        self.chunks, self.vector = [jax_nets.data_from_torch(chunk) for chunk in ours.chunks], ours.params_like()
         self.optimizer = optimizer = optax.adam(RATE)
 
         def loss(params: Any, data: Data) -> Any:
@@ -237,7 +236,7 @@ class Theirs:
             "hvp": functools.partial(product, "hvp"),
             "ggnvp": functools.partial(product, "ggnvp"),
             "norms": lambda: self._norms(fixed, self.batches[0]).block_until_ready(),
-            "evaluation": lambda: jax.block_until_ready(self._evaluation(fixed, self.large))[0],
+            "evaluation": lambda: jax.block_until_ready([self._evaluation(fixed, chunk)[0] for chunk in self.chunks]),
         }
 
 
@@ -250,8 +249,8 @@ def differences(ours: Ours, theirs: Theirs) -> dict[str, float]:
 
     mine, yours = ours.calls(), theirs.calls()
     found = {"adam": apart(torch.tensor(ours.losses()), jnp.asarray(theirs.losses()))}
-    for name in ("norms", "evaluation"):
-        found[name] = apart(mine[name](), yours[name]())
+    found["norms"] = apart(mine["norms"](), yours["norms"]())
+    found["evaluation"] = apart(torch.cat(mine["evaluation"]()), jnp.concatenate(yours["evaluation"]()))
     for name in ("hvp", "ggnvp"):
         product, other = from_torch(mine[name]()), yours[name]()
         found[name] = max(float(jnp.abs(product[leaf] - other[leaf]).max()) for leaf in product)  # of a unit vector
@@ -264,7 +263,9 @@ def measure(name: str, settings: Settings) -> Run:
     problem = problems.get(name)
     size = QUICK if settings.quick else problem.batch_size
     found = batches(problem, size, STEPS.get(name, 1))
-    ours = Ours(problem, found, problem.fake_batch(QUICK if settings.quick else EVALUATED, seed=99))
+    evaluated = QUICK if settings.quick else EVALUATED
+    chunk = evaluation_chunk(evaluated, size, chunk_limit(problem))
+    ours = Ours(problem, found, [problem.fake_batch(chunk, seed=99 + n) for n in range(evaluated // chunk)])
     theirs = Theirs(ours)
     apart = differences(ours, theirs)
     if (worst := max(apart.values())) > TOLERANCE:

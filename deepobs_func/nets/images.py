@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepobs_func.backend.kernels import current
+
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's `SAME` along one axis: `(before, after)`; the odd one goes after.
@@ -39,11 +41,26 @@ def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
     """Max pooling with `SAME` padding, which pads with minus infinity.
 
     One row and column after the last are those that windows reach beyond the edge under `ceil_mode`, without a copy.
+    Where nothing is differentiated, maxima of slices are taken: torch's loop for the CPU, which notes where each
+    maximum lies, takes 10 times as long.
     """
+    padded = (same_padding(size, kernel, stride)[0] > 0 for size in x.shape[-2:])
+    if current().fused and x.device.type == "cpu" and x.is_contiguous() and not x.requires_grad and not any(padded):
+        return _max_of_slices(_max_of_slices(x, -2, kernel, stride), -1, kernel, stride)
     if stride > 1 and all(same_padding(size, kernel, stride) == (0, 1) for size in x.shape[-2:]):
         return F.max_pool2d(x, kernel, stride, ceil_mode=True)
     x, padding = pad_same(x, (kernel, kernel), stride, value=float("-inf"))
     return F.max_pool2d(x, kernel, stride, padding)
+
+
+def _max_of_slices(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:
+    """Maxima along an axis of windows that begin at 0, stride, and so on, and are cut off at the edge."""
+    slices = [x.transpose(axis, -1)[..., start::stride].transpose(axis, -1) for start in range(kernel)]
+    result = slices[0].clone()
+    for other in slices[1:]:
+        part = result.narrow(axis, 0, other.shape[axis])
+        torch.maximum(part, other, out=part)
+    return result
 
 
 def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:

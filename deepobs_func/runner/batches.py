@@ -124,13 +124,13 @@ class Resident(Batches):
     def chunk(self, num_examples: int) -> int:
         """Large; a recurrent net goes on batch by batch, since its state has the batch's size."""
         size, problem = self.plan.batch_size, self.plan.problem
-        return size if problem.zero_carry(1) else evaluation_chunk(num_examples, size, _chunk_limit(problem))
+        return size if problem.zero_carry(1) else evaluation_chunk(num_examples, size, chunk_limit(problem))
 
     def chunks(self, split: str, rows: Tensor, key: random.Key, augment: bool) -> Generator[Chunk]:
         yield from ((self._splits[split], part) for part in rows)
 
 
-def _chunk_limit(problem: Problem) -> int:
+def chunk_limit(problem: Problem) -> int:
     """The examples that are evaluated at a time at most: their largest activation stays within `CHUNK_BYTES`."""
     floats = max((shape.numel() for _, shape in problem.layers.values()), default=0)
     return CHUNK_BYTES // (4 * max(floats, LEAST_FLOATS))

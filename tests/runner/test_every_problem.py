@@ -11,10 +11,17 @@ from deepobs_func.runner import RunConfig
 from tests.runner.small import recorded
 
 EPOCHS = 5
-LARGE = {  # examples in training and test, batch size; the largest nets, at 224 x 224, on a few pictures
-    "cifar": (128, 64, 32),
-    "svhn": (128, 64, 32),
-    "imagenet": (8, 4, 4),
+LARGE = {  # examples in training and test, batch size; nets that see 224 x 224 pixels, on a few pictures
+    "imagenet_inception": (8, 4, 4),
+    "imagenet_vgg": (4, 2, 2),
+    "cifar10_vgg": (4, 2, 2),
+    "cifar100_vgg": (4, 2, 2),
+    "cifar10_3c3d": (64, 32, 16),
+    "cifar100_3c3d": (64, 32, 16),
+    "cifar100_allcnnc": (64, 32, 16),
+    "cifar100_wrn": (128, 64, 8),  # many steps, after which the running moments of batch norm are the data's
+    "svhn_wrn": (128, 64, 8),
+    "svhn": (64, 32, 16),
 }
 RATES = {"quadratic_deep": 1e-2, "two_d": 1e-6, "tolstoi": 1e-2}
 
