@@ -99,6 +99,17 @@ def test_zeros_of_forward_mode_get_memory(graph_pass: Zeros) -> None:
     torch.testing.assert_close(traced(torch.ones(3, dtype=torch.float64)), torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_there_is_no_product_with_zeros(added: bool) -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        zeros = torch.full((), 0.0, dtype=x.dtype).expand(6, 5)
+        return torch.addmm(weight[0], zeros, weight) + x if added else zeros @ weight + x
+
+    traced, expected, found = before_and_after(function, matrices(torch.float64))
+    torch.testing.assert_close(found, expected)
+    assert not rows_of_products(traced.graph)
+
+
 @pytest.mark.large
 def test_the_compiled_hessian_product_of_the_vae_reads_no_zeros_without_memory() -> None:
     """With torch 2.13 it crashed the process."""
