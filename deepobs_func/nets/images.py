@@ -44,13 +44,18 @@ def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
     Where nothing is differentiated, maxima of slices are taken: torch's loop for the CPU, which notes where each
     maximum lies, takes 10 times as long.
     """
-    padded = (same_padding(size, kernel, stride)[0] > 0 for size in x.shape[-2:])
-    if current().fused and x.device.type == "cpu" and x.is_contiguous() and not x.requires_grad and not any(padded):
+    if _is_evaluated(x) and not any(same_padding(size, kernel, stride)[0] for size in x.shape[-2:]):
         return _max_of_slices(_max_of_slices(x, -2, kernel, stride), -1, kernel, stride)
     if stride > 1 and all(same_padding(size, kernel, stride) == (0, 1) for size in x.shape[-2:]):
         return F.max_pool2d(x, kernel, stride, ceil_mode=True)
     x, padding = pad_same(x, (kernel, kernel), stride, value=float("-inf"))
     return F.max_pool2d(x, kernel, stride, padding)
+
+
+def _is_evaluated(x: Tensor) -> bool:
+    """Whether it is a plain tensor of the CPU in an evaluation: there is no derivative, no transform, no compiler."""
+    plain = torch._C._functorch.peek_interpreter_stack() is None and not torch.compiler.is_compiling()
+    return current().fused and plain and not x.requires_grad and x.device.type == "cpu" and x.is_contiguous()
 
 
 def _max_of_slices(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:

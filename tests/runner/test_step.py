@@ -128,10 +128,10 @@ def test_a_compiled_function_serves_other_shapes_and_other_compiled_code() -> No
     assert len(made._graphs) in (0, 2)  # type: ignore[attr-defined]
 
 
-def test_what_torch_cannot_compile_ahead_of_a_call_is_compiled_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)  # which it says it cannot do without
+def test_what_torch_cannot_compile_ahead_of_a_call_is_compiled_by_it() -> None:
     made = compiled(lambda x: x + 1)
-    assert made(torch.ones(2)).tolist() == [2, 2]
+    with torch._inductor.config.patch(force_disable_caches=True):  # it says that it cannot do without them
+        assert made(torch.ones(2)).tolist() == [2, 2]
     assert not made._ahead  # type: ignore[attr-defined]
     with pytest.raises(torch._dynamo.exc.Unsupported):  # a mistake of the function's is reported as torch does it
         compiled(lambda x: print(x))(torch.ones(2))
