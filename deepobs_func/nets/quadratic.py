@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.base import Outer
 from deepobs_func.nets.initializers import constant
 from deepobs_func.nets.layers import Layer, Pass
 
@@ -60,7 +61,10 @@ class Quadratic(Layer):
         self.declare_constant("hessian", (DIM, DIM), _hessian)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        return self.theta - x
+        return p.tapped(self, x, self.theta - x)
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        return {"theta": g}
 
 
 class Point(Layer):
@@ -79,4 +83,7 @@ class Point(Layer):
         self.declare("v", (), constant(v))
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        return torch.stack((self.u, self.v)).expand(x.shape[0], 2)
+        return p.tapped(self, x, torch.stack((self.u, self.v)).expand(x.shape[0], 2))
+
+    def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
+        return {"u": g[:, 0], "v": g[:, 1]}

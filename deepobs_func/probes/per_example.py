@@ -282,14 +282,14 @@ def explain(loss: Loss, params: Params, *, bn: str | None = None) -> dict[str, s
     >>> from deepobs_func import problems
     >>> problem = problems.get("quadratic_deep")
     >>> explain(problem, problem.init(seed=0)[0])
-    {'theta': 'vmap(grad)'}
+    {'theta': 'input and output gradient of the net (Quadratic)'}
     """
     if bn == "coupled" and not getattr(loss, "separable", True):
         return dict.fromkeys(params, "rows of the Jacobian, by vmap(vjp)")
     ways = dict.fromkeys(params, "vmap(grad)")
     for path, (layer, _) in getattr(loss, "layers", {}).items():
-        for name in _parameters_of(path, layer, params):
-            ways[f"{path}.{name}"] = f"input and output gradient of {path} ({type(layer).__name__})"
+        for name in _parameters_of(path, layer, params).values():
+            ways[name] = f"input and output gradient of {path or 'the net'} ({type(layer).__name__})"
     return ways
 
 
@@ -307,8 +307,10 @@ def _there(found: Any) -> Any:
     return found
 
 
-def _parameters_of(path: str, layer: Any, params: Params) -> list[str]:
-    return [name for name in layer.initializers if f"{path}.{name}" in params]
+def _parameters_of(path: str, layer: Any, params: Params) -> dict[str, str]:
+    """The names of a layer's parameters in the net by those in the layer; a net that is one layer has the path ""."""
+    names = {name: f"{path}.{name}" if path else name for name in layer.initializers}
+    return {name: full for name, full in names.items() if full in params}
 
 
 def _of_parameters(found: Examples, wanted: Sequence[Statistic], max_bytes: int) -> tuple[Tensor, dict[str, Found]]:
@@ -332,9 +334,10 @@ def _from_layers(
     by_name: dict[str, Found] = {}
     for path in list(grads):
         layer, _ = found.problem.layers[path]
-        shapes = {name: found.params[f"{path}.{name}"].shape for name in _parameters_of(path, layer, found.params)}
+        names = _parameters_of(path, layer, found.params)
+        shapes = {name: found.params[full].shape for name, full in names.items()}
         statistics = of_layer(layer, inputs.pop(path), grads.pop(path), shapes, wanted, max_bytes)
-        by_name |= {f"{path}.{name}": statistic for name, statistic in statistics.items()}
+        by_name |= {names[name]: statistic for name, statistic in statistics.items()}
     return losses, by_name
 
 
