@@ -27,10 +27,10 @@ import optax
 import torch
 from torch import Tensor
 
-from benchmarks import jax_nets, recording, tables
+from benchmarks import jax_nets, recording
 from benchmarks.jax_nets import Data, from_torch
+from benchmarks.jax_report import ROWS, report
 from benchmarks.recording import Benchmark, Run, Settings
-from benchmarks.tables import Target
 from benchmarks.timing import interleaved
 from deepobs_func import optimizers, probes, problems, random, tree
 from deepobs_func.backend import onednn
@@ -51,14 +51,7 @@ OF_PRODUCTS = 1e-3  # one unit of a net that rounding switches on moves the Hess
 STEPS = {"mnist_logreg": 5, "quadratic_deep": 5}  # of a call; one where nothing is said
 EVALUATED, QUICK = 1024, 8
 BUDGET = 8.0  # seconds of each that takes part
-OURS, JAX, MOST = "ours", "jax", 1.0
-ROWS = {
-    "adam": "a step of Adam",
-    "hvp": "Hessian product",
-    "ggnvp": "GGN product",
-    "norms": "norms of per-example gradients",
-    "evaluation": "evaluation",
-}
+OURS, JAX = "ours", "jax"
 PRODUCTS = ("hvp", "ggnvp")
 Call = Callable[[], Any]
 
@@ -290,27 +283,6 @@ def measure(name: str, settings: Settings) -> Run:
             }
         )
     return {"batch_size": size, "steps_per_call": len(found), "jax": jax.__version__, "rows": rows}
-
-
-def targets(run: Run) -> list[Target]:
-    """At most as long as JAX."""
-    return [Target(f"{ROWS[row['by']]}, times JAX's time:", row["ratio"], MOST, least=False) for row in run["rows"]]
-
-
-def report(run: Run) -> str:
-    """Ratios to JAX, and whether the targets are met."""
-    header = [tables.heading(run, f"a batch of {run['batch_size']}"), "ours / JAX", "ours, ms", "JAX, ms"]
-    lines = [
-        [ROWS[row["by"]], tables.ratio(row), f"{row['milliseconds']:.4g}", f"{row['jax_milliseconds']:.4g}"]
-        for row in run["rows"]
-    ]
-    return f"{tables.table(header, lines)}\n{tables.verdicts(targets(run))}\n"
-
-
-def summary(runs: list[Run]) -> str:
-    """All problems in one table: our time in units of JAX's, with quartiles."""
-    lines = [[run["problem"], *(tables.ratio(row) for row in run["rows"])] for run in runs]
-    return tables.table(["", *ROWS.values()], lines)
 
 
 BENCHMARK = Benchmark("jax", PROBLEMS, measure, report)

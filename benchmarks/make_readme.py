@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks import probes_report, report
+from benchmarks import jax_report, probes_report, recording, report
 from deepobs_func import datasets, optimizers, problems
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
@@ -80,6 +80,7 @@ def tables() -> dict[str, str]:
         "deviations": deviations_table(),
         "quantities": quantities_table(),
         "probes": probes_table(),
+        "jax": jax_report.summary(recording.read(recording.RESULTS / "jax.json")),
     } | {name: report.summary(name) for name in report.SUMMARIES}
 
 

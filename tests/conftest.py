@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from deepobs_func.backend.kernels import Kernels, current
 from deepobs_func.backend.memory import keep_freed_memory
 
 keep_freed_memory()  # a third of the suite's time went into clearing pages
@@ -32,3 +33,10 @@ def fresh_compiler() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:  # it takes seconds to import
         torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def kernels_as_before() -> Iterator[None]:
+    """No test leaves a choice of kernels to the next one."""
+    yield
+    assert current() == Kernels()

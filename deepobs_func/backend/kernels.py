@@ -6,6 +6,7 @@ plain gradient and the evaluation say where fused kernels may be used.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -29,12 +30,18 @@ class Kernels(NamedTuple):
     autocast: torch.dtype | None = None
 
 
-_current = Kernels()
+class _InForce(threading.local):
+    """Each thread has its own: runs in threads go in and out of their contexts in any order."""
+
+    kernels = Kernels()
+
+
+_in_force = _InForce()
 
 
 def current() -> Kernels:
-    """Those in force."""
-    return _current
+    """Those in force in this thread."""
+    return _in_force.kernels
 
 
 @cache
@@ -54,10 +61,8 @@ class using:  # noqa: N801  # a context manager, named as one reads it
         self._changes = tuple(changes.items())
 
     def __enter__(self) -> None:
-        global _current
-        self._before = _current
-        _current = _changed(_current, self._changes)
+        self._before = _in_force.kernels
+        _in_force.kernels = _changed(self._before, self._changes)
 
     def __exit__(self, *exception: object) -> None:
-        global _current
-        _current = self._before
+        _in_force.kernels = self._before

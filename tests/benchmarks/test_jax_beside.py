@@ -16,7 +16,7 @@ def test_both_compute_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     problem = problems.get(name)
     found = jax_beside.batches(problem, 4, 2)
-    ours = jax_beside.Ours(problem, found, problem.fake_batch(5, seed=99))
+    ours = jax_beside.Ours(problem, found, [problem.fake_batch(5, seed=99)])
     apart = jax_beside.differences(ours, jax_beside.Theirs(ours))
     assert set(apart) == set(jax_beside.ROWS)
     assert max(apart.values()) < jax_beside.TOLERANCE
