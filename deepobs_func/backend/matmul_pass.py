@@ -54,7 +54,8 @@ class Products(Zeros):
     """Replaces products of a compiled graph, forward and backward.
 
     The sum of a product's rows becomes the product of the sum: half of what `quadratic_deep` multiplies in a step. The
-    product of equal rows becomes that of one of them: half of what its Hessian product multiplies.
+    product of equal rows becomes that of one of them: half of what its Hessian product multiplies. Two products of the
+    same rows become one: half of what its per-example gradients multiply.
 
     Args:
         onednn: whether large ones go to oneDNN, through an operator of our own, since Inductor would copy transposed
@@ -69,6 +70,8 @@ class Products(Zeros):
         super().__call__(graph)
         for node in graph.find_nodes(op="call_function", target=aten.mm.default):
             _once(graph, node)
+        for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
+            _together(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.sum.dim_IntList):
             _sum_first(graph, node)
         if not self._onednn:
@@ -130,6 +133,24 @@ def _once(graph: Graph, product: Node) -> None:
         one = _call(graph, aten.mm.default, _call(graph, aten.slice.Tensor, x, 0, 0, 1), weight)
         new = _call(graph, aten.expand.default, one, list(shape))
     _replace_by(graph, product, new)
+
+
+def _together(graph: Graph, total: Node) -> None:
+    """Replaces `u (A B) + (u A) C`, where u is a factor of each row, by `u (A (B + C))`: the gradient of `A B . A`."""
+    scaled, right, c = cast("tuple[Node, Node, Node]", total.args)
+    if total.kwargs or not scaled.target == right.target == aten.mul.Tensor or len(scaled.users) > 1:
+        return
+    (u, left), (other, a) = cast("tuple[tuple[Node, Node], ...]", (scaled.args, right.args))
+    if u is not other or left.target is not aten.mm.default or left.args[0] is not a or len(left.users) > 1:
+        return
+    if u.meta["val"].stride()[1:] != (0,) or total.meta["val"].dtype not in EXACT:
+        return
+    with graph.inserting_before(total):
+        product = _call(graph, aten.mm.default, a, _call(graph, aten.add.Tensor, left.args[1], c))
+        new = _call(graph, aten.mul.Tensor, u, product)
+    _replace_by(graph, total, new)
+    for node in (scaled, left):
+        graph.erase_node(node)
 
 
 def _sum_first(graph: Graph, total: Node) -> None:

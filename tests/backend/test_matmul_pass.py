@@ -145,6 +145,34 @@ def test_products_of_other_rows_stay_as_they_are() -> None:
         assert rows_of_products(traced.graph) == [6]
 
 
+def quadratic_gradient(x: torch.Tensor, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Of `factor . (A W . A)`, each row's."""
+    return torch.addmm(factor * (x @ weight), factor * x, weight.t())
+
+
+def test_two_products_of_the_same_rows_are_one() -> None:
+    function = lambda x, weight: quadratic_gradient(x, weight, x[:, :1].square().expand(6, 5))
+    traced, expected, found = before_and_after(function, matrices(torch.float64))
+    torch.testing.assert_close(found, expected)
+    assert rows_of_products(traced.graph) == [6]
+
+
+@pytest.mark.parametrize("case", ["columns differ", "other rows", "read elsewhere"])
+def test_products_that_cannot_go_together_stay_two(case: str) -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if case == "columns differ":
+            return quadratic_gradient(x, weight, weight[0].expand(6, 5))
+        if case == "other rows":
+            row = weight[:1, :1].expand(6, 5)
+            return torch.addmm(row * (x @ weight), row * (x + 1), weight.t())
+        row, product = weight[:1, :1].expand(6, 5), x @ weight
+        return torch.addmm(row * product, row * x, weight.t()) + product
+
+    traced, expected, found = before_and_after(function, matrices(torch.float64))
+    torch.testing.assert_close(found, expected)
+    assert rows_of_products(traced.graph) == [6, 6]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
 def test_sums_of_inexact_products_stay_as_they_are(dtype: torch.dtype) -> None:
     """Sums of half precision would lose digits, those of integers change their type."""
