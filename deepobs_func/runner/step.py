@@ -91,8 +91,7 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         before, opt_state, state = carry
-        if batch.state is not state:
-            batch = batch._replace(state=state)
+        batch = Batch(batch.x, batch.y, batch.noise, state)
         oracle = Oracle(problem, value_and_grad, before, batch)
         params, opt_state = optimizer.update(oracle, opt_state, before)
         value = oracle.all()
