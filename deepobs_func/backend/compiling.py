@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +17,7 @@ from deepobs_func.backend.matmul_pass import Products, Zeros
 P = ParamSpec("P")
 R = TypeVar("R")
 ATTEMPTS = 3
+MOST_GRAPHS = 8  # of a function: torch's own limit of recompilations
 
 # torch counts recompilations by code object, and two problems that go through the same lines are none of each other.
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
@@ -31,9 +31,10 @@ def compiled(function: Callable[P, R], problem: Any = None, *, onednn: bool | No
 
     Args:
         function: pure, of trees of tensors.
-        problem: whose step it is; then some products of matrices become smaller (`backend/matmul_pass.py`). With batch
-            norm, sums that are read more than once are stored: the residual stream of WRN-16-4 is otherwise computed
-            anew from all its addends, which are kept for it (1.1 times the memory, 1.03 the time).
+        problem: whose step it is; then some products of matrices become smaller (`backend/matmul_pass.py`; products
+            with zeros are left out in any case). With batch norm, sums that are read more than once are stored: the
+            residual stream of WRN-16-4 is otherwise computed anew from all its addends, which are kept for it (1.1
+            times the memory, 1.03 the time).
         onednn: whether large products of the problem's step go to oneDNN; by default as the kernels in force have it.
 
     Returns:
@@ -55,44 +56,60 @@ class _Compiled:
     """A function with a graph for each kind of arguments.
 
     torch's own way into a compiled function takes 22 microseconds, half of a step of `quadratic_deep`; into one that is
-    compiled ahead of its calls, 10. That is experimental in torch: where it fails, torch's own way takes over.
+    compiled ahead of its calls, 10. That is experimental in torch: a function for which it fails goes torch's own way
+    from then on.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function, updated=())
         compile: Any = torch.compile  # whose overloads do not know all options
         self._compiled = compile(function, fullgraph=True, dynamic=False, options=options, **_ISOLATED)
         self._ahead = TorchVersion(torch.__version__) >= "2.13"  # the releases on which it was tried
         self._graphs: list[Any] = []
-        functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._ahead and not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:
-            for graph in self._graphs:
-                if graph.guard_check(*args, **kwargs):
-                    return graph(*args, **kwargs)
+        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+            return self._compiled(*args, **kwargs)
+        graph = self._graph_for(args, kwargs)
+        if graph is None and self._ahead and len(self._graphs) < MOST_GRAPHS:
             try:
                 graph = self._compiled_ahead(args, kwargs)
-            except Exception:  # a mistake in the function is one in torch's own way too, and is raised there
+            except Exception:
+                if self._graphs and torch._dynamo.config.error_on_recompile:
+                    raise
+                result = self._compiled(*args, **kwargs)  # a mistake of the function's is raised here, as torch says it
                 self._ahead = False
-            else:
-                return graph(*args, **kwargs)
-        return self._compiled(*args, **kwargs)
+                return result
+        return self._compiled(*args, **kwargs) if graph is None else graph(*args, **kwargs)
+
+    def _graph_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The graph that was made for such arguments, if there is one."""
+        return next((graph for graph in self._graphs if graph.guard_check(*args, **kwargs)), None)
 
     def _compiled_ahead(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Makes a graph for these arguments."""
-        from torch._dynamo.exc import RestartAnalysis  # here, since it takes seconds
+        """Makes a graph for these arguments; one at a time in a process, as torch does."""
+        from torch._dynamo.convert_frame import compile_lock  # here, since it takes seconds
+        from torch._dynamo.exc import RecompileError
 
-        for attempt in itertools.count():
-            try:
-                graph = self._compiled.aot_compile((args, kwargs))
-            except RestartAnalysis:  # torch has noted what to do otherwise; a call would begin anew by itself
-                if attempt == ATTEMPTS:
-                    raise
-            else:
-                break
-        graph.disable_guard_check()  # it is made before each call
-        self._graphs.append(graph)
+        with compile_lock:
+            graph = self._graph_for(args, kwargs)  # of another thread, which was faster
+            if graph is None:
+                if self._graphs and torch._dynamo.config.error_on_recompile:
+                    raise RecompileError("There is a graph for other arguments, and error_on_recompile is set.")
+                graph = self._traced(args, kwargs)
+                graph.disable_guard_check()  # it is made before each call
+                self._graphs.append(graph)
         return graph
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from torch._dynamo.exc import RestartAnalysis
+
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._compiled.aot_compile((args, kwargs))
+            except RestartAnalysis:  # torch has noted what to do otherwise; a call would begin anew by itself
+                continue
+        return self._compiled.aot_compile((args, kwargs))
 
 
 def _of_arguments(function: Callable[..., Any], guards: Sequence[Any]) -> list[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -29,20 +30,22 @@ PRODUCT = opaque("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor", one
 class Zeros(CustomGraphPass):
     """Replaces zeros without memory, as forward mode makes them, and computes no product with zeros.
 
-    Inductor's code crashes where it reads the former. The tangent of a batch is zero, but torch's formula of a product
-    multiplies it: of `mnist_mlp`'s first layer, an eighth of what its GGN product multiplies.
+    Inductor's code crashes when it reads zeros without memory. The tangent of a batch is zero, but torch's formula of a
+    product multiplies it: in `mnist_mlp`'s first layer, an eighth of what its GGN product multiplies. Zero times
+    infinity, or times what is not a number, counts as zero here.
     """
 
     def __call__(self, graph: Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=aten._efficientzerotensor.default):
-            _fill(graph, node, 0)
+            _fill(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.mm.default):
             if any(map(_is_zero, node.args)):
-                _fill(graph, node, 0)
+                _fill(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
             if not node.kwargs and any(map(_is_zero, node.args[1:])):
                 with graph.inserting_before(node):
-                    new = _call(graph, aten.expand.default, node.args[0], list(node.meta["val"].shape))
+                    rows = _call(graph, aten.expand.default, node.args[0], list(node.meta["val"].shape))
+                    new = _call(graph, aten.clone.default, rows)  # no result is an argument itself
                 _replace_by(graph, node, new)
 
     def uuid(self) -> Any:
@@ -92,10 +95,14 @@ def _is_zero(node: Any) -> bool:
     return node.target is aten.full.default and node.args[1] == 0
 
 
-def _fill(graph: Graph, node: Node, number: float) -> None:
+def _fill(graph: Graph, node: Node) -> None:
+    """Puts zeros in its place."""
     value = node.meta["val"]
     with graph.inserting_before(node):
-        new = _call(graph, aten.full.default, list(value.shape), number, dtype=value.dtype, device=value.device)
+        options: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
+        new = graph.call_function(aten.full.default, (list(value.shape), 0), options)
+    with getattr(value, "fake_mode", nullcontext()):
+        new.meta["val"] = torch.zeros(value.shape, **options)
     _replace_by(graph, node, new)
 
 
@@ -136,14 +143,24 @@ def _once(graph: Graph, product: Node) -> None:
 
 
 def _together(graph: Graph, total: Node) -> None:
-    """Replaces `u (A B) + (u A) C`, where u is a factor of each row, by `u (A (B + C))`: the gradient of `A B . A`."""
+    """Replaces `u (A B) + (u A) C`, u being a factor of each row, by `u (A (B + C))`: the gradient of each `a B a^T`.
+
+    It rounds otherwise, and `B + C` may overflow where the small factor of a product would not.
+    """
     scaled, right, c = cast("tuple[Node, Node, Node]", total.args)
-    if total.kwargs or not scaled.target == right.target == aten.mul.Tensor or len(scaled.users) > 1:
+    if total.kwargs or c is scaled or len(scaled.users) > 1:
         return
-    (u, left), (other, a) = cast("tuple[tuple[Node, Node], ...]", (scaled.args, right.args))
-    if u is not other or left.target is not aten.mm.default or left.args[0] is not a or len(left.users) > 1:
+    if not (scaled.target == right.target == aten.mul.Tensor and len(scaled.args) == len(right.args) == 2):
         return
-    if u.meta["val"].stride()[1:] != (0,) or total.meta["val"].dtype not in EXACT:
+    u, left, other, a = (*scaled.args, *right.args)
+    if not (isinstance(u, Node) and isinstance(left, Node) and isinstance(a, Node)) or u is not other:
+        return
+    if left.target is not aten.mm.default or left.args[0] is not a or len(left.users) > 1 or u in (left, a):
+        return
+    values = [node.meta["val"] for node in (u, a, left, c, scaled)]
+    if values[0].stride()[1:] != (0,) or len({value.dtype for value in values}) > 1 or values[0].dtype not in EXACT:
+        return
+    if not values[0].shape[0] == values[1].shape[0] == values[2].shape[0] or right.meta["val"].shape != values[1].shape:
         return
     with graph.inserting_before(total):
         product = _call(graph, aten.mm.default, a, _call(graph, aten.add.Tensor, left.args[1], c))

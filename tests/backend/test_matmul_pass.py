@@ -134,7 +134,7 @@ def test_the_product_of_equal_rows_is_that_of_one(copied: bool) -> None:
 
 
 def test_products_of_other_rows_stay_as_they_are() -> None:
-    """Equal columns, a single row, and a copy in another type."""
+    """Equal columns, and a copy in another type."""
     cases: list[Callable[..., torch.Tensor]] = [
         lambda x, weight: x[:, :1].expand(6, 5) @ weight,
         lambda x, weight: x[0].expand(6, 5).to(torch.float32) @ weight.to(torch.float32),
@@ -157,7 +157,7 @@ def test_two_products_of_the_same_rows_are_one() -> None:
     assert rows_of_products(traced.graph) == [6]
 
 
-@pytest.mark.parametrize("case", ["columns differ", "other rows", "read elsewhere"])
+@pytest.mark.parametrize("case", ["columns differ", "other rows", "read elsewhere", "read twice", "a number"])
 def test_products_that_cannot_go_together_stay_two(case: str) -> None:
     def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if case == "columns differ":
@@ -165,12 +165,40 @@ def test_products_that_cannot_go_together_stay_two(case: str) -> None:
         if case == "other rows":
             row = weight[:1, :1].expand(6, 5)
             return torch.addmm(row * (x @ weight), row * (x + 1), weight.t())
+        if case == "read twice":
+            square = x[:5]
+            scaled = weight[:1, :1].expand(5, 5) * (square @ weight)
+            return torch.addmm(scaled, weight[:1, :1].expand(5, 5) * square, scaled)
+        if case == "a number":
+            return torch.addmm(x * 2.0, x * 3.0, weight) + x @ weight
         row, product = weight[:1, :1].expand(6, 5), x @ weight
         return torch.addmm(row * product, row * x, weight.t()) + product
 
     traced, expected, found = before_and_after(function, matrices(torch.float64))
     torch.testing.assert_close(found, expected)
-    assert rows_of_products(traced.graph) == [6, 6]
+    assert len(rows_of_products(traced.graph)) == 2
+
+
+def test_what_differs_in_type_is_not_put_together() -> None:
+    def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        row = weight[:1, :1].expand(6, 5)
+        return row * (x.float() @ weight.float()) + (row * x.float()) @ weight
+
+    inputs = matrices(torch.float64)
+    torch.testing.assert_close(compiled(function, problems.get("quadratic_deep"))(*inputs), function(*inputs))
+
+
+def test_a_product_with_zeros_is_a_result_of_its_own() -> None:
+    """Not the argument that was to be added; and other changes of the graph go on from it."""
+    b, weight = matrices(torch.float32)
+    added = compiled(lambda b, weight: torch.addmm(b, torch.zeros(6, 5), weight))(b, weight)
+    torch.testing.assert_close(added, b)
+    assert added.data_ptr() != b.data_ptr()
+
+    def total(b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(torch.full((6, 5), 0.0) @ weight, b, weight).sum(0, keepdim=True)
+
+    torch.testing.assert_close(compiled(total, problems.get("quadratic_deep"))(b, weight), total(b, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])

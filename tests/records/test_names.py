@@ -136,7 +136,7 @@ def meaning(record: RunRecord) -> str:
                     strict=True,
                 )
             ],
-            record.extra,
+            json.dumps(record.extra, sort_keys=True),
         )
     )
 

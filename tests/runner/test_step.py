@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.func import vmap
+from torch.torch_version import TorchVersion
 
 from deepobs_func import optimizers, problems, random
 from deepobs_func.backend.compiling import compiled
@@ -22,6 +24,8 @@ from deepobs_func.problems.problem import call_with_pass, draw_declared
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.step import Carry, StepInput, make_step, make_train_step
 from tests.runner.small import small_problem
+
+GRAPHS = int(TorchVersion(torch.__version__) >= "2.13")  # those that are made ahead of a call; before, none are
 
 KEY = random.key(0)
 
@@ -122,10 +126,38 @@ def test_a_compiled_function_serves_other_shapes_and_other_compiled_code() -> No
     for shape in ((3,), (2, 3), (3,), (2, 3)):
         x = torch.arange(6.0)[: math.prod(shape)].view(shape)
         torch.testing.assert_close(made({"a": x}), (x**2).sum(-1))
-    assert len(made._graphs) in (0, 2)  # type: ignore[attr-defined]  # none in torch's own way
+    assert len(made._graphs) == GRAPHS * 2  # type: ignore[attr-defined]
     x = torch.arange(6.0).view(2, 3)
     torch.testing.assert_close(torch.compile(lambda x: made({"a": x}) + 1, fullgraph=True)(x), (x**2).sum(1) + 1)
-    assert len(made._graphs) in (0, 2)  # type: ignore[attr-defined]
+    assert len(made._graphs) == GRAPHS * 2  # type: ignore[attr-defined]
+    with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
+        made({"a": torch.ones(7)})
+    for size in range(8, 16):
+        assert float(made({"a": torch.ones(size)})) == size
+    assert len(made._graphs) == GRAPHS * 8  # type: ignore[attr-defined]  # torch's own way is for the others
+
+
+def test_threads_compile_one_after_the_other() -> None:
+    def of(number: int) -> list[float]:
+        made = compiled(lambda x: torch.sin(x * number).sum(0) + number)
+        return [float(each(x)) for each in (made, shared)]
+
+    x, shared = torch.arange(3.0), compiled(lambda x: x.sum())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(of, range(4)))
+    assert found == [[pytest.approx(float(torch.sin(x * n).sum() + n), rel=1e-5), 3.0] for n in range(4)]
+    assert len(shared._graphs) == GRAPHS  # type: ignore[attr-defined]
+    assert float(torch.compile(lambda x: x.sum() + 1)(x)) == 4
+
+
+def test_a_mistake_of_a_call_leaves_the_graphs_of_others() -> None:
+    made = compiled(lambda a, b: a @ b)
+    square = torch.ones(2, 2)
+    made(square, square)
+    with pytest.raises(Exception, match=r"size|shape"):
+        made(square, torch.ones(3, 3))
+    assert made(square, square).tolist() == [[2, 2], [2, 2]]
+    assert (len(made._graphs), made._ahead) == (GRAPHS, bool(GRAPHS))  # type: ignore[attr-defined]
 
 
 def test_what_torch_cannot_compile_ahead_of_a_call_is_compiled_by_it() -> None:
