@@ -87,7 +87,7 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     sparse = not optimizer.compiles  # a class of torch's may want it so
     value_and_grad = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
     if compile and not optimizer.compiles:
-        value_and_grad = compiled(value_and_grad, problem)
+        value_and_grad = compiled(value_and_grad, problem, ahead=False)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         before, opt_state, state = carry
@@ -110,7 +110,8 @@ def make_train_step(
     The noise is drawn first: the compiler takes 13 s for every draw in a graph, minutes for the VAE's. Then the gather,
     the preparation and the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
-    how = (execution.compile, execution.compile_batch, execution.channels_last)
+    is_short = execution.steps_per_call > 1  # so that what a call costs beside its steps counts
+    how = (execution.compile, execution.compile_batch, execution.channels_last, is_short)
     return _make_train_step(problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision))
 
 
@@ -122,6 +123,7 @@ def _make_train_step(
     compile: bool,
     compile_batch: bool,
     channels_last: bool,
+    is_short: bool,
     kernels: Kernels,
 ) -> TrainStep:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
@@ -130,7 +132,7 @@ def _make_train_step(
     whole = compile and optimizer.compiles
     gather = make_gather(problem, augment=True, channels_last=channels_last)
     if compile_batch and not whole and problem.dataset.augment:
-        gather = compiled(gather)
+        gather = compiled(gather, ahead=False)
 
     def steps(carry: Carry, split: Split, rows: Tensor, drawn: list[Drawn]) -> tuple[Carry, Metrics]:
         losses, penalties = [], []
@@ -143,7 +145,7 @@ def _make_train_step(
             return carry, Metrics(losses[0].unsqueeze(0), penalties[0].unsqueeze(0))
         return carry, Metrics(torch.stack(losses), torch.stack(penalties))
 
-    together = compiled(steps, problem, onednn=kernels.onednn) if whole else steps
+    together = compiled(steps, problem, onednn=kernels.onednn, ahead=is_short) if whole else steps
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
         split, rows, keys, draws = given
