@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.torch_version import TorchVersion
 
+from deepobs_func.backend.eager import is_traced
 from deepobs_func.backend.kernels import current
 from deepobs_func.backend.matmul_pass import Products, Zeros
 
@@ -72,7 +73,7 @@ class _Compiled:
         self._graphs: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if is_traced():
             return self._compiled(*args, **kwargs)
         graph = self._graph_for(args, kwargs)
         if graph is None and self._ahead and len(self._graphs) < MOST_GRAPHS:

@@ -124,8 +124,7 @@ def _replace(graph: Graph, node: Node) -> None:
             new = _turned(graph, x, weight, *bias)
         else:
             return
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
+    _replace_by(graph, node, new)
 
 
 def _once(graph: Graph, product: Node) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepobs_func.backend.eager import is_traced
 from deepobs_func.backend.kernels import current
 
 
@@ -54,8 +55,8 @@ def max_pool(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 def _is_evaluated(x: Tensor) -> bool:
     """Whether it is a plain tensor of the CPU in an evaluation: there is no derivative, no transform, no compiler."""
-    plain = torch._C._functorch.peek_interpreter_stack() is None and not torch.compiler.is_compiling()
-    return current().fused and plain and not x.requires_grad and x.device.type == "cpu" and x.is_contiguous()
+    plain = not is_traced() and not x.requires_grad
+    return current().fused and plain and x.device.type == "cpu" and x.is_contiguous()
 
 
 def _max_of_slices(x: Tensor, axis: int, kernel: int, stride: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 from torch.utils import _pytree as pytree
 
+from deepobs_func.backend.eager import is_traced
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes import contract, ways
@@ -226,8 +227,7 @@ def _by_autograd(found: Examples, problem: Problem) -> OutputGradients:
 def _is_transformed(found: Examples) -> bool:
     """Whether a compiler or a transform looks on, or somebody will differentiate the result."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        is_traced()
         or any(leaf.requires_grad for leaf in found.params.values())
         or any(leaf.requires_grad for leaf in pytree.tree_leaves(found.batch) if isinstance(leaf, Tensor))
     )

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from types import CellType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from deepobs_func.backend.eager import is_traced
 from deepobs_func.base import BATCH_DIMS, Batch, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.catalog import MODES, Way
@@ -110,7 +110,7 @@ def of_plain(loss: Any, params: Params, way: str, find: Callable[[], str | None]
 
     Under a transform and in a compiled graph there are no values to compare, and a way is taken to be right.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if is_traced():
         return None
     key = (way, _identity(loss), tuple((name, leaf.shape, leaf.dtype) for name, leaf in params.items()))
     if key not in _FOUND:

@@ -23,7 +23,7 @@ def drawn(size: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Te
     stride=st.integers(1, 3),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
-def test_pooling_in_an_evaluation_has_the_same_bits(
+def test_pooling_in_an_evaluation_has_torch_s_values(
     height: int, width: int, kernel: int, stride: int, dtype: torch.dtype
 ) -> None:
     x = drawn((2, 3, height, width), dtype)
