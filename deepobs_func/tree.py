@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from deepobs_func.backend.eager import is_traced
-
 Tree = dict[str, Tensor]
 
 
@@ -82,7 +80,9 @@ def can_go_together(tree: Tree) -> bool:
     Returns:
         False for an empty tree too.
     """
-    return len(tree) > 0 and not is_traced()
+    return len(tree) > 0 and not (
+        torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def dot(a: Tree, b: Tree) -> Tensor:
