@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-large test-bench bench bench-probes lint clean
+.PHONY: demo test test-oldest test-large test-largest test-others test-bench bench bench-probes docs lint dist clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
@@ -21,8 +21,15 @@ OLDEST_TESTS := $(addprefix tests/, test_base.py test_errors.py test_lazy.py tes
 test-oldest: .venv-oldest/ready
 	.venv-oldest/bin/python -m pytest -k "not compil" $(OLDEST_TESTS)
 
+# In two processes, one of them for the largest nets, of which two at once need more memory than there is.
 test-large: .venv/ready
-	$(BIN)/python -m pytest -m large
+	$(MAKE) --jobs 2 test-largest test-others
+
+test-largest: .venv/ready
+	$(BIN)/python -m pytest -m largest
+
+test-others: .venv/ready
+	$(BIN)/python -m pytest -m "large and not largest"
 
 test-bench: .venv/bench
 	$(BIN)/python -m pytest -m bench
@@ -35,10 +42,21 @@ bench-probes: .venv/bench
 	$(BIN)/python -m benchmarks.jax_beside
 	$(BIN)/python -m benchmarks.make_readme
 
+# Into build/site. What is generated is written anew; `GALLERY=0` leaves out the examples' output.
+docs: .venv/docs
+	rm -rf docs/api docs/catalogue build/site build/doctrees
+	DEEPOBS_GALLERY=$(or $(GALLERY),1) $(if $(DATA),DEEPOBS_DATA=$(DATA)) \
+	$(BIN)/python -m sphinx -W -n --keep-going --doctree-dir build/doctrees docs build/site
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist: .venv/ready
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -56,6 +74,10 @@ lint: .venv/ready
 
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	touch $@
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
 clean:

@@ -20,3 +20,11 @@ def own_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """What an example writes lies in a folder of its own."""
     if isinstance(request.node, pytest.DoctestItem):
         monkeypatch.chdir(request.getfixturevalue("tmp_path"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Large tests of the largest nets have a mark: they need up to 15 GB, so two at once do not fit."""
+    for item in items:
+        if item.get_closest_marker("large") and ("imagenet" in item.nodeid or "vgg" in item.nodeid):
+            item.add_marker(pytest.mark.largest)

@@ -47,6 +47,8 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # so that the work is
 
 PROBLEMS = ("mnist_logreg", "mnist_mlp", "mnist_2c2d", "quadratic_deep", "mnist_vae")
 RATE, TEN, TOLERANCE = 1e-3, 10, 1e-4
+# Its published rate: at 1e-3 JAX's ten losses are 1.1e-4 away from those of float64, ours 1e-7.
+RATES = {"mnist_vae": 1.5848931924611142e-4}
 OF_PRODUCTS = 1e-3  # one unit of a net that rounding switches on moves the Hessian product of mnist_vae by 3e-4
 STEPS = {"mnist_logreg": 5, "quadratic_deep": 5}  # of a call; one where nothing is said
 EVALUATED, QUICK = 1024, 8
@@ -72,9 +74,9 @@ class Ours:
 
     def __init__(self, problem: Problem, found: list[Batch], chunks: list[Batch]) -> None:
         self.problem, self.batches, self.chunks = problem, found, chunks
-        self.kernels = using(onednn=onednn.is_faster(torch.device("cpu")))
-        optimizer = optimizers.adam(RATE)
+        optimizer = optimizers.adam(RATES.get(problem.name, RATE))
         self.params, state = problem.init(0)
+        self.kernels = using(onednn=onednn.is_faster(torch.device("cpu"), self.params))
         self.start = Carry(self.params, optimizer.init(self.params, random.key(0)), state)
         step = make_step(problem, optimizer)
 
@@ -151,7 +153,7 @@ class Theirs:
         self.start = ours.start.params
         self.batches = [jax_nets.data_from_torch(batch) for batch in ours.batches]
         self.chunks, self.vector = [jax_nets.data_from_torch(chunk) for chunk in ours.chunks], ours.params_like()
-        self.optimizer = optimizer = optax.adam(RATE)
+        self.optimizer = optimizer = optax.adam(RATES.get(ours.problem.name, RATE))
 
         def loss(params: Any, data: Data) -> Any:
             return net.losses(net.outputs(params, data, True), data).mean()

@@ -3,46 +3,58 @@
     python benchmarks/make_published.py BASELINES_DIR
 
 BASELINES_DIR holds the 1,080 published runs in their original layout and `convergence_performance.json`. For each
-problem and optimizer the setting that was rerun with ten seeds is kept: final value, speed and the test curve, each as
-mean and sample standard deviation (ddof 1) over the seeds.
+problem and optimizer the curves of the setting that was rerun with ten seeds are kept, and of every learning rate the
+final and the best value of the metric. Test curves have the seven digits of the published files, training curves five.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from deepobs_func import records
 
 TARGET = Path(__file__).parents[1] / "deepobs_func" / "analysis" / "published.json"
 NAMES = {"GradientDescentOptimizer": "sgd", "MomentumOptimizer": "momentum", "AdamOptimizer": "adam"}
+STEPS = {  # an epoch
+    "quadratic_deep": 7,
+    "mnist_vae": 937,
+    "fmnist_2c2d": 468,
+    "cifar10_3c3d": 390,
+    "fmnist_vae": 937,
+    "cifar100_allcnnc": 195,
+    "svhn_wrn164": 500,
+    "tolstoi_char_rnn": 1045,
+}
+DIGITS = {"train_losses": 5, "train_accuracies": 5, "test_losses": 7, "test_accuracies": 7}
 
 
-def seeds_of(folder: Path) -> list[records.RunRecord]:
-    """The runs of the setting with the most seeds."""
-    settings = [[records.read(path) for path in sorted(setting.glob("*.json"))] for setting in folder.iterdir()]
-    return max(settings, key=len)
+def settings_of(folder: Path) -> list[list[records.RunRecord]]:
+    """The runs of each setting, by seed."""
+    found = [[records.read(path) for path in sorted(setting.glob("*.json"))] for setting in folder.iterdir()]
+    return sorted(found, key=lambda runs: runs[0].learning_rate)
 
 
-def condense(runs: list[records.RunRecord], performance: float) -> dict[str, object]:
-    """Mean and deviation over seeds of final value, speed and curve."""
-    first = runs[0]
-    higher_is_better = first.test_accuracies is not None
-    curves = np.array([run.test_accuracies if higher_is_better else run.test_losses for run in runs])
-    reached = curves >= performance if higher_is_better else curves <= performance
-    speeds = np.where(reached.any(1), reached.argmax(1), first.num_epochs + 1)
+def rounded(values: list[float], digits: int) -> list[float]:
+    """Values to so many digits."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+def condense(settings: list[list[records.RunRecord]], metric: str) -> dict[str, Any]:
+    """The setting with the most seeds, and the final and the best value of each learning rate with the first seed."""
+    kept = max(settings, key=len)
+    best = max if metric == "test_accuracies" else min
+    curves = {name: [getattr(run, name) for run in kept] for name in DIGITS if getattr(kept[0], name) is not None}
+    rates = [(runs[0].learning_rate, getattr(runs[0], metric)) for runs in settings]
     return {
-        "lr": first.learning_rate,
-        "hyperparams": {k: v for k, v in first.hyperparams.items() if k != "use_nesterov"},
-        "seeds": len(runs),
-        "final_mean": round(float(curves[:, -1].mean()), 7),
-        "final_sd": round(float(curves[:, -1].std(ddof=1)), 7),
-        "speed": round(float(speeds.mean()), 4),
-        "curve_mean": [float(f"{value:.6g}") for value in curves.mean(0)],
-        "curve_sd": [float(f"{value:.4g}") for value in curves.std(0, ddof=1)],
+        "lr": kept[0].learning_rate,
+        "hyperparams": {k: v for k, v in kept[0].hyperparams.items() if k != "use_nesterov"},
+        "seeds": [run.random_seed for run in kept],
+        "rates": [[lr, *rounded([values[-1], best(values)], 7)] for lr, values in rates],
+        "curves": {name: [rounded(run, DIGITS[name]) for run in runs] for name, runs in curves.items()},
     }
 
 
@@ -51,19 +63,20 @@ def main(baselines: Path) -> None:
     performances = json.loads((baselines / "convergence_performance.json").read_text())
     content = {}
     for name, performance in performances.items():
-        runs = {ours: seeds_of(baselines / name / theirs) for theirs, ours in NAMES.items()}
-        first = runs["sgd"][0]
+        settings = {ours: settings_of(baselines / name / theirs) for theirs, ours in NAMES.items()}
+        first = settings["sgd"][0][0]
+        metric = "test_losses" if first.test_accuracies is None else "test_accuracies"
         content[name] = {
-            "metric": "test_losses" if first.test_accuracies is None else "test_accuracies",
+            "metric": metric,
             "epochs": first.num_epochs,
             "batch_size": first.batch_size,
+            "steps_per_epoch": STEPS[name],
             "convergence_performance": performance,
-            "initial_test_loss": round(
-                float(np.mean([run.test_losses[0] for kept in runs.values() for run in kept])), 4
-            ),
-            "optimizers": {ours: condense(found, performance) for ours, found in runs.items()},
+            "optimizers": {ours: condense(found, metric) for ours, found in settings.items()},
         }
-    TARGET.write_text(json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda match: re.sub(r"\s+", "", match[0]), text)  # a line for each list
+    TARGET.write_text(text + "\n")
     print(f"{TARGET}: {TARGET.stat().st_size / 1e3:.0f} kB")
 
 

@@ -6,9 +6,10 @@ python -m benchmarks.make_readme
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import jax_report, probes_report, recording, report
+from benchmarks import coverage, coverage_report, jax_report, population_report, probes_report, recording, report
 from deepobs_func import datasets, optimizers, problems
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
@@ -17,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def problems_table() -> str:
-    """One line a problem."""
+def problems_table(names: Iterable[str] = problems.SETS["deepobs"]) -> str:
+    """One line a problem; by default of DeepOBS's."""
     lines = [
         "| problem | data set | parameters | epochs | batch size | weight decay | judged by |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in problems.names():
+    for name in names:
         spec = problems.spec_of(name)
         chosen = "\\*" if spec.defaults_chosen_here else ""
         decay = "-" if spec.weight_decay is None else f"{spec.weight_decay:g}"
@@ -32,6 +33,16 @@ def problems_table() -> str:
             f"| {name} | {datasets.spec(spec.dataset).title} | {spec.parameters:,} | {spec.epochs}{chosen} "
             f"| {spec.batch_size}{chosen} | {decay} | {judged} |"
         )
+    return "\n".join(lines)
+
+
+def recipes_table() -> str:
+    """One line a problem of our own, with settings to train it with."""
+    lines = ["| problem | `deepobs run NAME` | source |", "|---|---|---|"]
+    for name in problems.SETS["modern"]:
+        recipe = problems.spec_of(name).recipe
+        if recipe is not None:
+            lines.append(f"| {name} | `{recipe.options}` | {recipe.source} |")
     return "\n".join(lines)
 
 
@@ -57,12 +68,12 @@ def quantities_table() -> str:
 def deviations_table() -> str:
     """One line a quirk of the reference, with the problems that it concerns."""
     found: dict[problems.Deviation, list[str]] = {}
-    for name in problems.names():
+    for name in problems.SETS["deepobs"]:
         for deviation in problems.spec_of(name).deviations:
             found.setdefault(deviation, []).append(name)
     lines = ["| quirk of 1.1.2 | default | deepobs-1.1.2 | problems |", "|---|---|---|---|"]
     for deviation, names in found.items():
-        concerned = "all" if len(names) == len(problems.names()) else ", ".join(names)
+        concerned = "all" if len(names) == len(problems.SETS["deepobs"]) else ", ".join(names)
         lines.append(f"| {deviation.quirk} | {deviation.default} | {deviation.deepobs} | {concerned} |")
     return "\n".join(lines)
 
@@ -72,14 +83,26 @@ def probes_table() -> str:
     return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8"))) if PROBES.exists() else ""
 
 
+def population_table() -> str:
+    """Populations beside sequences of runs, and beside JAX."""
+    read = [recording.read(recording.RESULTS / f"{name}.json") for name in ("population", "population_jax")]
+    return population_report.summary(*read)
+
+
 def tables() -> dict[str, str]:
     """Every generated table by its marker."""
+    covered = json.loads(coverage.RESULT.read_text(encoding="utf-8"))
     return {
         "problems": problems_table(),
+        "modern": problems_table(problems.SETS["modern"]),
+        "recipes": recipes_table(),
         "optimizers": optimizers_table(),
         "deviations": deviations_table(),
+        "population": population_table(),
         "quantities": quantities_table(),
         "probes": probes_table(),
+        "coverage": coverage_report.intervals(covered),
+        "duels": coverage_report.duels(covered),
         "jax": jax_report.summary(recording.read(recording.RESULTS / "jax.json")),
     } | {name: report.summary(name) for name in report.SUMMARIES}
 

@@ -80,7 +80,7 @@ def point(problem: Problem, batch_size: int) -> tuple[Params, Batch, dict[str, T
 def functions(problem: Problem, batch_size: int) -> Iterator[tuple[Key, Call]]:
     """Everything that is measured of a problem, the plain gradients first."""
     params, batch, v = point(problem, batch_size)
-    multiplies = onednn.is_faster(torch.device("cpu"))
+    multiplies = onednn.is_faster(torch.device("cpu"), params)
     compiled = functools.partial(runner.compiled, problem=problem, onednn=multiplies)
     bind = functools.partial
     yield Key("grad", "ours", "eager"), bind(make_plain_value_and_grad(problem), params, batch)

@@ -84,7 +84,7 @@ def measure(name: str, settings: Settings) -> Run:
     for by, seconds in taken.items():
         ratios = [mine / theirs for mine, theirs in zip(seconds, cold, strict=True)]
         low, _, high = statistics.quantiles(ratios * 2, n=4, method="inclusive")
-        row = {"by": by, "ratio": round(statistics.median(seconds) / statistics.median(cold), 4)}
+        row = {"by": by, "ratio": round(statistics.median(ratios), 4)}
         rows.append(
             row | {"quartiles": [round(low, 4), round(high, 4)], "seconds": round(statistics.median(seconds), 4)}
         )

@@ -63,7 +63,7 @@ class OurStep:
     def __init__(
         self, problem: Problem, batch_size: int, device: torch.device, *, compile: bool, channels_last: bool = False
     ) -> None:
-        multiplies = onednn.is_faster(device)
+        multiplies = onednn.is_faster(device, problem.init(0)[0])
         optimizer = optimizers.sgd(learning_rate(problem))
         step = make_step(problem, optimizer, plain=not compile)
 

@@ -28,15 +28,17 @@ class Times(NamedTuple):
         return statistics.median(self.seconds.values())
 
     def ratio(self, other: Times) -> float:
-        """How many times the other's median this one's is."""
-        return self.median / other.median
+        """How many times as long as the other it takes: the median of the ratios whose quartiles `spread` gives."""
+        return statistics.median(self._ratios(other))
 
     def spread(self, other: Times) -> tuple[float, float]:
         """The quartiles of the ratios within a round, to another's turn in it or, where it sat out, the one before."""
-        before = (max(other_turn for other_turn in other.seconds if other_turn <= turn) for turn in self.seconds)
-        ratios = [mine / other.seconds[turn] for mine, turn in zip(self.seconds.values(), before, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        low, _, high = statistics.quantiles(self._ratios(other), n=4, method="inclusive")
         return low, high
+
+    def _ratios(self, other: Times) -> list[float]:
+        before = (max(other_turn for other_turn in other.seconds if other_turn <= turn) for turn in self.seconds)
+        return [mine / other.seconds[turn] for mine, turn in zip(self.seconds.values(), before, strict=True)]
 
 
 def clock_for(threads: int, device: str = "cpu") -> Clock:

@@ -21,25 +21,30 @@ if TYPE_CHECKING:
     from deepobs_func import random as random
     from deepobs_func import records as records
     from deepobs_func import runner as runner
+    from deepobs_func import study as study
     from deepobs_func import tree as tree
     from deepobs_func.runner.callbacks import Stop as Stop
     from deepobs_func.runner.config import RunConfig as RunConfig
     from deepobs_func.runner.loop import run as run
+    from deepobs_func.runner.population.running import run_population as run_population
     from deepobs_func.runner.resuming import load as load
     from deepobs_func.runner.training import Training as Training
+    from deepobs_func.study.spec import Study as Study
 
 __version__ = "0.1.0"
 
 _ROOMS = (
     *("analysis", "base", "compat", "datasets", "errors", "optimizers", "probes", "problems", "random", "records"),
-    *("runner", "tree"),
+    *("runner", "study", "tree"),
 )
 _NAMES = {
     "RunConfig": "runner.config",
     "Stop": "runner.callbacks",
+    "Study": "study.spec",
     "Training": "runner.training",
     "load": "runner.resuming",
     "run": "runner.loop",
+    "run_population": "runner.population.running",
 }
 _PATHS = {room: f"{__name__}.{room}" for room in _ROOMS} | {
     name: f"{__name__}.{module}:{name}" for name, module in _NAMES.items()

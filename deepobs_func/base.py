@@ -10,7 +10,7 @@ Shapes, in every docstring: `B` batch, `C H W` image, `T` time, `V` vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,6 +18,15 @@ from torch.utils import _pytree as pytree
 
 Params = dict[str, Tensor]
 """Trainable parameters, keyed by dotted module names, in the order in which DeepOBS 1.1.2 creates its variables."""
+
+
+Inputs = Any
+"""What a net is called with: a tensor, or several of them, in a tuple (arguments in order) or a dict (by keyword).
+
+Each has a leading axis of examples. (An alias of `Any`: nothing is gained by checks at each use.)
+"""
+
+Leaf = TypeVar("Leaf")
 
 
 class ModelState(NamedTuple):
@@ -37,14 +46,14 @@ class Batch(NamedTuple):
     """A mini-batch: all that a loss needs besides the parameters.
 
     Attributes:
-        x: inputs, leading axis `B`.
+        x: inputs, leading axis `B`: a tensor, or a tuple or dict of tensors where the net takes several.
         y: targets, leading axis `B`; `(B, 0)` where there are none.
         noise: keep-masks of dropout and other draws by layer name, each with a leading `B`. A missing entry is
             neutral: nothing dropped, epsilon 0.
         state: the model's state before this batch.
     """
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     noise: dict[str, Tensor]
     state: ModelState
@@ -52,7 +61,7 @@ class Batch(NamedTuple):
     @classmethod
     def of(
         cls,
-        x: Tensor,
+        x: Inputs,
         y: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
         state: ModelState | None = None,
@@ -60,7 +69,7 @@ class Batch(NamedTuple):
         """A batch with what is left out filled in.
 
         Args:
-            x: inputs, leading axis `B`.
+            x: inputs, leading axis `B`; several in a tuple or a dict.
             y: targets; by default none, `(B, 0)`.
             noise: by default none.
             state: by default an empty one.
@@ -72,8 +81,53 @@ class Batch(NamedTuple):
         >>> Batch.of(torch.zeros(4, 2)).y.shape
         torch.Size([4, 0])
         """
-        targets = x.new_empty((x.shape[0], 0)) if y is None else y
-        return cls(x, targets, dict(noise or {}), state or ModelState({}, {}))
+        if y is None:
+            first = first_of(x)
+            y = first.new_empty((first.shape[0], 0))
+        return cls(x, y, dict(noise or {}), state or ModelState({}, {}))
+
+
+def first_of(x: Inputs) -> Any:
+    """The first of several inputs, or the only one."""
+    if isinstance(x, dict):
+        return next(iter(x.values()))
+    return x[0] if isinstance(x, tuple) else x
+
+
+def size_of(batch: Batch) -> int:
+    """The number of examples, B; a function, since Dynamo 2.9 traces no property of a named tuple.
+
+    >>> import torch
+    >>> size_of(Batch((torch.zeros(3, 2), torch.zeros(3)), torch.zeros(3), {}, ModelState({}, {})))
+    3
+    """
+    size: int = first_of(batch.x).shape[0]
+    return size
+
+
+def map_inputs(function: Callable[[Any], Leaf], x: Inputs) -> Any:
+    """Applies a function to each of several inputs x, which stay a tuple or a dict, or to the only one.
+
+    >>> map_inputs(len, {"ids": [1, 2], "mask": [0]}), map_inputs(len, "ab")
+    ({'ids': 2, 'mask': 1}, 2)
+    """
+    if isinstance(x, dict):
+        return {name: function(each) for name, each in x.items()}
+    return tuple([function(each) for each in x]) if isinstance(x, tuple) else function(x)
+
+
+def inputs_by_name(x: Inputs) -> dict[str, Any]:
+    """Several inputs by their name or place, for messages; the only one under the empty name."""
+    if isinstance(x, dict):
+        return dict(x)
+    return {str(place): each for place, each in enumerate(x)} if isinstance(x, tuple) else {"": x}
+
+
+def arguments_of(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs as the positional and the keyword arguments of the net."""
+    if isinstance(x, dict):
+        return (), x
+    return (x, {}) if isinstance(x, tuple) else ((x,), {})
 
 
 class Evaluation(NamedTuple):
@@ -98,7 +152,8 @@ class Outer:
     """
 
     def __init__(self, rows: Tensor, columns: Tensor) -> None:
-        self.rows, self._columns = rows, columns
+        self.rows: Tensor = rows
+        self._columns = columns
 
     @property
     def columns(self) -> Tensor:

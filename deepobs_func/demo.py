@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from deepobs_func import datasets
-from deepobs_func.analysis import figures, published
+from deepobs_func.analysis import figures, load, published
 from deepobs_func.analysis.statistics import LEVEL, Sample, holm, welch
-from deepobs_func.errors import ConfigError, DataError
+from deepobs_func.backend.threads import cores
+from deepobs_func.errors import ConfigError, DataError, as_flag
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import RunConfig, run
 
@@ -27,6 +28,8 @@ SEEDS = range(42, 52)
 MLP_SEEDS = range(42, 45)
 MLP_EPOCHS = 2
 MapRuns = Callable[[Sequence[RunConfig]], Iterable[RunRecord]]
+DRAWING = ("matplotlib", "pandas", "plotly", "jinja2")
+EXTRA = "'deepobs-func[report]'"
 NO_VERDICT = "no verdict at this number of seeds"
 MLP_SETTINGS: Sequence[tuple[str, float, dict[str, float]]] = (
     ("sgd", 0.1, {}),
@@ -43,7 +46,7 @@ def processes() -> Iterator[MapRuns]:
     slowed down many times by whatever else the machine does.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(cores(), context, initializer=_one_thread) as pool:
         try:
             yield lambda configs: pool.map(record_of, configs)
         except BaseException:  # an interrupt too: the other runs do not start
@@ -63,12 +66,12 @@ def _one_thread() -> None:
 
 
 def demo(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> None:
-    """Runs the whole demonstration, prints its two tables and writes records and figures.
+    """Runs the whole demonstration, prints its two tables and writes records, figures and a report.
 
     Args:
         console: where it prints.
         data: the data folder in which MNIST may be, or `"synthetic"`.
-        output_dir: gets `results/`, the records, and the figures.
+        output_dir: gets `results/`, the records, and, where the extra `report` is installed, figures and `report.html`.
         map_runs: runs several configurations, e.g. that of `processes`.
 
     Raises:
@@ -79,14 +82,21 @@ def demo(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> No
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{output_dir} cannot be made ({error}). Name another folder with --output-dir.") from error
-    _against_published(console, output_dir, map_runs)
-    _against_each_other(console, data, output_dir, map_runs)
+    missing = [name for name in DRAWING if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(
+            f"No figures and no report: {', '.join(missing)} not installed. pip install {escape(EXTRA)} brings them.\n"
+        )
+    _against_published(console, output_dir, map_runs, draws=not missing)
+    _against_each_other(console, data, output_dir, map_runs, draws=not missing)
+    if not missing:
+        _report(console, output_dir)
     console.print(
         f"\nDone in {time.perf_counter() - start:.0f} s. The records are in {escape(str(output_dir / 'results'))}."
     )
 
 
-def _against_published(console: Console, output_dir: Path, map_runs: MapRuns) -> None:
+def _against_published(console: Console, output_dir: Path, map_runs: MapRuns, *, draws: bool) -> None:
     """quadratic_deep, ten seeds, under the protocol of the published runs."""
     console.print(
         f"[bold]quadratic_deep[/]: three optimizers at the published learning rates, {len(SEEDS)} seeds each, "
@@ -121,12 +131,15 @@ def _against_published(console: Console, output_dir: Path, map_runs: MapRuns) ->
         "Final test loss, mean ± standard deviation over the seeds. p: Welch's t-test of equal means, Holm's "
         f"adjustment over the three, level {LEVEL}. In band: our mean is within 2 published standard deviations."
     )
+    if not draws:
+        console.print()
+        return
     path = output_dir / "quadratic_deep.png"
     figures.against_published(groups, baselines, "quadratic_deep, protocol deepobs-1.1.2", path)
     console.print(f"Curves with the published band: {escape(str(path))}\n")
 
 
-def _against_each_other(console: Console, data: str, output_dir: Path, map_runs: MapRuns) -> None:
+def _against_each_other(console: Console, data: str, output_dir: Path, map_runs: MapRuns, *, draws: bool) -> None:
     """mnist_mlp, for which nothing is published: the three against each other."""
     data, remark = _mnist_or_stand_in(data)
     console.print(
@@ -162,9 +175,20 @@ def _against_each_other(console: Console, data: str, output_dir: Path, map_runs:
         table.add_row(f"{a} - {b}", f"{difference:+.2%}", f"{p:.3f}", verdict)
     console.print(table)
     console.print(f"p: Welch's t-test of equal means, Holm's adjustment over the three pairs, level {LEVEL}.")
-    path = output_dir / "mnist_mlp.png"
-    figures.training(groups, "test_accuracies", "mnist_mlp", path)
-    console.print(f"Curves: {escape(str(path))}")
+    if draws:
+        path = output_dir / "mnist_mlp.png"
+        figures.training(groups, "test_accuracies", "mnist_mlp", path)
+        console.print(f"Curves: {escape(str(path))}")
+
+
+def _report(console: Console, output_dir: Path) -> None:
+    """One page of all of it, beside the published runs of the same problem."""
+    from deepobs_func.analysis.reports import write_report
+
+    tree, path = str(output_dir / "results"), output_dir / "report.html"
+    results = load(tree, baselines=True).select(problem=["mnist_mlp", "quadratic_deep"])
+    write_report(results, path, title="The demonstration", sources=[tree])
+    console.print(f"\n[bold]Report[/]: {escape(str(path))}. Open it in a browser; it works offline.")
 
 
 def _mnist_or_stand_in(data: str) -> tuple[str, str]:
@@ -177,7 +201,7 @@ def _mnist_or_stand_in(data: str) -> tuple[str, str]:
     try:
         load(datasets.spec("mnist"), data)
     except DataError as error:
-        return SYNTHETIC, f"{warning}. {escape(str(error))}"
+        return SYNTHETIC, f"{warning}. {escape(error.told(as_flag))}"
     return data, f"MNIST from {escape(data)}"
 
 

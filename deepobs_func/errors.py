@@ -24,7 +24,7 @@ class UserError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         found = _OPTION.search(message)
-        self.field = found[1] if found else None
+        self.field: str | None = found[1] if found else None
         self._message = message
         super().__init__(_OPTION.sub(lambda match: _in_python(match[1]), message))
 

@@ -85,3 +85,17 @@ def _rename(source: Path, target: Path) -> bool:
     finally:
         claim.unlink()
     return True
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file that nobody ever sees half of, in the place of one that may be there.
+
+    Raises:
+        OSError: the file system refused, or is full; what was there before stays.
+    """
+    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    write_new(draft, content)
+    try:
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import sysconfig
 import traceback
 from pathlib import Path
@@ -28,16 +29,25 @@ def load_object(path: str, kind: str) -> Any:
         module = importlib.import_module(module_path)
     except Exception as error:  # a user's module may raise anything while it is imported
         raise ConfigError(
-            f"The {kind} {path!r} cannot be imported: {cause(error)}. Give package.module:name, importable from the "
-            "current folder or installed."
+            f"The {kind} {path!r} cannot be imported: {cause(error, FRAMES)}. Give package.module:name, importable "
+            "from the current folder or installed."
         ) from error
     if not hasattr(module, name):
         raise ConfigError(unknown(f"name in {module_path}:", name, [key for key in vars(module) if key[:1] != "_"]))
     return getattr(module, name)
 
 
-def cause(error: BaseException) -> str:
-    """An error's own words, and where in the user's code it was raised; elsewhere, if that has no part in it."""
+FRAMES = 3
+"""How much of its traceback is shown of what a user's module raises while it is imported, or a function of it."""
+
+
+def cause(error: BaseException, frames_shown: int = 1) -> str:
+    """An error's own words, and where in the user's code it was raised; elsewhere, if that has no part in it.
+
+    Args:
+        error: what was raised.
+        frames_shown: how many places, from the outer ones to the innermost; with several, also the line of the latter.
+    """
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames, words = [*frames, (error.filename, error.lineno)], error.msg
@@ -47,7 +57,9 @@ def cause(error: BaseException) -> str:
     found = [frame for frame in real if not _is_of_others(frame[0])]
     if not found and not isinstance(error, ImportError):
         found = real
-    where = f" ({found[-1][0]}:{found[-1][1]})" if found else ""
+    places = " -> ".join(f"{file}:{line}" for file, line in dict.fromkeys(found[-frames_shown:]))
+    line = linecache.getline(found[-1][0], found[-1][1] or 0).strip() if found and frames_shown > 1 else ""
+    where = f" ({places}{f': {line}' if line else ''})" if places else ""
     return f"{type(error).__name__}: {words}{where}"
 
 

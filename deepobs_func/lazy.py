@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 Attached = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
@@ -28,7 +28,8 @@ def attach(package: str, paths: Mapping[str, str], also: Iterable[str] = ()) -> 
 
     def get(name: str) -> Any:
         if name in paths:
-            return pkgutil.resolve_name(paths[name])
+            module, _, attribute = paths[name].partition(":")  # `pkgutil.resolve_name` takes 15 microseconds
+            return getattr(import_module(module), attribute) if attribute else import_module(module)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def listed() -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs the code of a Markdown page: its Python and its commands, on data cut to a few batches."""
+"""Runs the code of a Markdown page: its Python, its commands and its studies, on data cut to a few batches."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ import pytest
 from deepobs_func import cli, datasets, problems
 from deepobs_func.runner import training
 from deepobs_func.runner.execution import Execution
+from deepobs_func.study import Study
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md")))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# ([\w/]+\.py)\n")
+_FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")
 _BATCHES = 2  # of 128 training examples, of which `--valid` sets one aside
 _EPOCHS = 3
-_ELSEWHERE = {"deepobs demo": "tests/test_demo.py"}  # commands that take minutes, and what tests them
+_ELSEWHERE = {  # commands of a cluster that is not here, and what tests them
+    "deepobs sweep study.yaml --engine ray --ray-address auto --cpus 2 --gpus 0.25": "tests/study/clusters.py",
+    "deepobs sweep study.yaml --engine slurm --tasks 8 --cpus 4 --time 4:00:00": "tests/study/test_slurm.py",
+}
 
 
 class Block(NamedTuple):
     """A block of code.
 
     Attributes:
-        language: `"python"`, `"sh"` or another.
+        language: `"python"`, `"sh"`, `"yaml"` or another.
         code: its text.
     """
 
@@ -61,7 +65,10 @@ def cut_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs every block of a page in order: Python in one namespace, commands in a folder, files into it."""
+    """Runs every block of a page in order: Python in one namespace, commands in a folder, files into it.
+
+    A block of YAML is a study, which is read and expanded.
+    """
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     namespace: dict[str, Any] = {"__name__": page.stem}
@@ -72,6 +79,11 @@ def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 Path(file[1]).write_text(code, encoding="utf-8")
                 sys.modules.pop(file[1].removesuffix(".py"), None)
             exec(compile(code, page.name, "exec"), namespace)
+        elif language == "yaml":
+            file = _FILE.match(code)
+            assert file, f"{page.name} has a block of YAML without the name of a file"
+            Path(file[1]).write_text(code, encoding="utf-8")
+            assert Study.read(file[1]).runs
         elif language == "sh":
             for line in code.splitlines():
                 _run_command(line)

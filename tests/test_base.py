@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, one_example
+from deepobs_func.datasets.loading import Split
+from deepobs_func.problems.oracle import Metrics
+from deepobs_func.runner.step import Carry, StepInput
 
 B = 5
 
@@ -83,3 +86,9 @@ def test_an_empty_batch_state_has_no_axes_to_map():
     loss = one_example(lambda params, batch: (batch.x * params["w"]).sum(-1) + batch.y.sum(-1))
     vmapped = torch.func.vmap(loss, in_dims=(None, BATCH_DIMS))(toy_params(), batch)
     torch.testing.assert_close(vmapped, batch.x @ toy_params()["w"], rtol=1e-13, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", [Batch, ModelState, Split, Carry, StepInput, Metrics])
+def test_what_code_that_is_traced_gets_has_no_properties(kind):
+    """Dynamo 2.9 traces no property of a named tuple: a function takes its place, such as `size_of`."""
+    assert not [name for name, value in vars(kind).items() if isinstance(value, property)]

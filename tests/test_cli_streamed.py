@@ -70,7 +70,7 @@ def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_
     assert len({record.extra["run_id"] for record in found}) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.large), signal.SIGTERM])
 def test_an_interrupt_of_the_whole_group_keeps_the_epochs_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
 ) -> None:

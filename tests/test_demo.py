@@ -62,11 +62,12 @@ def single_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time."""
 
-    def nothing(*args: Any) -> None:
+    def nothing(*args: Any, **kwargs: Any) -> None:
         pass
 
     monkeypatch.setattr(demo.figures, "against_published", nothing)
     monkeypatch.setattr(demo.figures, "training", nothing)
+    monkeypatch.setattr(demo, "_report", nothing)
 
 
 def show(data: str, folder: Path) -> Shown:
@@ -106,30 +107,39 @@ def test_stand_in_is_said_to_be_no_result(on_stand_in: Shown) -> None:
 
 
 def test_files(on_stand_in: Shown) -> None:
-    """Two figures, and records under `results/` alone."""
+    """Two figures, a report, and records under `results/` alone."""
     folder = on_stand_in.folder
     files = {path for path in folder.rglob("*") if path.is_file()}
     outside = {path for path in files if not path.is_relative_to(folder / "demo" / "results")}
-    assert outside == {folder / "demo" / "quadratic_deep.png", folder / "demo" / "mnist_mlp.png"}
-    assert all(path.read_bytes().startswith(PNG) for path in outside)
+    figures = {folder / "demo" / "quadratic_deep.png", folder / "demo" / "mnist_mlp.png"}
+    assert outside == {*figures, folder / "demo" / "report.html"}
+    assert all(path.read_bytes().startswith(PNG) for path in figures)
+    page = (folder / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert all(name in page for name in ("mnist_mlp", "stand-in data", "adam (published)"))
     kept = [records.read(path) for path in files - outside]
     assert sorted(record.testproblem for record in kept) == ["mnist_mlp"] * 6 + ["quadratic_deep"] * 6
     assert all(record.synthetic == (record.testproblem == "mnist_mlp") for record in kept)
 
 
-@pytest.mark.usefixtures("no_figures", "single_seed")
-def test_missing_mnist_is_stood_in_for_and_said_and_a_single_seed_has_no_verdict(
+@pytest.mark.usefixtures("single_seed")
+def test_what_is_missing_is_said_and_a_single_seed_has_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The p-value is NaN then, which neither agrees nor differs."""
+    """MNIST is stood in for, and nothing is drawn. The p-value is NaN, which neither agrees nor differs."""
 
     def no_network(spec: DatasetSpec, folder: Path) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("deepobs_func.datasets.download.idx", no_network)
+    monkeypatch.setattr(demo, "DRAWING", ("matplotlib", "no_such_package"))
     shown = show(str(tmp_path / "nowhere"), tmp_path)
     assert "the synthetic stand-in, so these numbers are no result. MNIST is not in" in shown.flat
     assert "no route to host" in shown.flat
+    assert "take the stand-in: --data synthetic." in shown.flat
+    assert "No figures and no report: no_such_package not installed." in shown.flat
+    assert "pip install 'deepobs-func[report]'" in shown.flat
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".png", ".html")]
     assert len(shown.rows) == 6
     assert not [row for row in shown.rows if any(word in row for word in ("differs", "agrees", "better"))]
 

@@ -25,7 +25,7 @@ MODULES = [
 USER_ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Attributes", "Source", "Formula")
 SHOWN = {  # what README, docs and command line show runs as a doctest
-    "deepobs_func": ("Training", "load", "run", "RunConfig"),
+    "deepobs_func": ("Training", "load", "run", "RunConfig", "Study"),
     "deepobs_func.optimizers": (
         *("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "newton_cg", "adahessian", "sophia_h", "sgd_cabs"),
         *("steps", "exponential", "cosine", "linear", "warm_up", "clip_by_global_norm", "clip_by_value"),
@@ -42,6 +42,7 @@ SHOWN = {  # what README, docs and command line show runs as a doctest
     "deepobs_func.runner": ("make_step", "make_plan", "compiled"),
     "deepobs_func.runner.callbacks": ("stop_at", "max_seconds", "JsonLines"),
     "deepobs_func.records": ("read",),
+    "deepobs_func.analysis": ("load", "compare", "benchmark_table", "against_published"),
 }
 
 

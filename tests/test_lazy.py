@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from deepobs_func import datasets, optimizers, probes, problems, records, runner
+from deepobs_func import analysis, datasets, optimizers, probes, problems, records, runner, study
 
 OFFERED = {
     probes: ("hvp", "ggnvp", "statistics", "trace"),
@@ -18,6 +18,8 @@ OFFERED = {
     problems: ("from_module", "get", "names", "Problem"),
     records: ("RunRecord", "read", "write"),
     datasets: ("from_arrays", "load", "spec"),
+    analysis: ("load", "benchmark_table", "compare", "Results"),
+    study: ("Study", "Limits", "LogUniform"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,19 @@ from tests.documents import PAGES, ROOT, Block, blocks, cut_data, run_page
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+WITH_WORKERS = ("benchmark_my_optimizer", "reports", "statistics", "studies", "sweeps", "tune_fairly", "tuning")
 
 
 def names(page: Path) -> str:
     return page.stem
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=names)
+def marked(page: Path) -> Any:
+    """A page whose studies start worker processes is large: each imports torch."""
+    return pytest.param(page, marks=[pytest.mark.large] if names(page) in WITH_WORKERS else [])
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if blocks(page)], ids=names)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with cut_data(monkeypatch):
         run_page(page, tmp_path, monkeypatch)
@@ -55,9 +62,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)]+\.md)\)", TEXT))
-    assert linked == {f"docs/{page.name}" for page in PAGES if page != README}
+def led_to(page: Path) -> set[Path]:
+    """The pages that the toctrees of a page lead to, in the end."""
+    trees = re.findall(r"^:::\{toctree\}\n(.*?)^:::$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    entries = [line for tree in trees for line in tree.splitlines() if line and line[0] != ":"]
+    found = {each.resolve() for entry in entries for each in page.parent.glob(f"{entry}.md")} & set(PAGES)
+    return found.union(*map(led_to, found))
+
+
+def test_the_site_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    assert led_to(index) == {page for page in PAGES if page not in (README, index)}
+    assert "docs/index.md" in TEXT
 
 
 def test_the_readme_is_short_and_shows_python_early() -> None:

@@ -29,8 +29,9 @@ ALLOWED = {
     "optimizers": DEEP | {"probes"},
     "problems": DEEP | {"datasets", "nets", "probes", "optimizers"},
     "runner": DEEP | {"datasets", "nets", "probes", "optimizers", "problems", "records"},
-    "analysis": {"errors", "files", "records"},
-    "compat": DEEP | {"datasets", "nets", "probes", "optimizers", "problems", "records", "runner", "analysis"},
+    "analysis": {"errors", "files", "lazy", "records"},
+    "study": DEEP | {"datasets", "nets", "probes", "optimizers", "problems", "records", "runner", "analysis"},
+    "compat": DEEP | {"datasets", "nets", "probes", "optimizers", "problems", "records", "runner", "analysis", "study"},
 }
 TOP = {"cli", "demo", "__init__", "__main__"}  # these may import every room
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 COMMANDS = ("--help", "run --help", "resume --help", "list", "list --help", "demo --help", "check-parity --help")
+ANALYSIS = ("show --help", "compare --help", "best --help", "table --help")
 SECONDS = 0.3  # of processor time; measured, 0.17 to 0.27 on a busy machine
 TRIES = 5
-HEAVY = ("torch", "numpy", "scipy", "matplotlib", "rich", "torchvision", "jaxtyping", "safetensors")
+HEAVY = ("torch", "numpy", "pandas", "scipy", "matplotlib", "rich", "torchvision", "jaxtyping", "safetensors")
 
 
 def seconds(*args: str) -> float:
@@ -30,7 +31,7 @@ def test_it_takes_little_processor_time(command: str) -> None:
     assert any(taken < SECONDS for taken in tries)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *ANALYSIS])
 def test_it_imports_nothing_heavy(command: str) -> None:
     code = f"""
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import mean, stdev
 
 LEVEL = 0.05
 
@@ -22,7 +22,7 @@ class Sample:
     def of(cls, values: Sequence[float]) -> Sample:
         """The summary of some values; without at least two, all finite, there is no deviation: it is NaN."""
         spread = len(values) > 1 and all(math.isfinite(value) for value in values)
-        return cls(fmean(values), stdev(values) if spread else math.nan, len(values))
+        return cls(mean(values), stdev(values) if spread else math.nan, len(values))
 
 
 def welch(a: Sample, b: Sample) -> float:

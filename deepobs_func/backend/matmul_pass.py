@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
-from deepobs_func.backend import onednn
+from deepobs_func.backend import members_pass, onednn
 from deepobs_func.backend.operators import opaque
 
 aten = torch.ops.aten
@@ -71,6 +71,7 @@ class Products(Zeros):
 
     def __call__(self, graph: Graph) -> None:
         super().__call__(graph)
+        members_pass.merge_products(graph)
         for node in graph.find_nodes(op="call_function", target=aten.mm.default):
             _once(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
@@ -85,7 +86,7 @@ class Products(Zeros):
 
     def uuid(self) -> Any:
         """What the compile cache tells this pass by."""
-        return get_hash_for_files((__file__, onednn.__file__), str(self._onednn))
+        return get_hash_for_files((__file__, onednn.__file__, members_pass.__file__), str(self._onednn))
 
 
 def _is_zero(node: Any) -> bool:

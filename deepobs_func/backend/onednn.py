@@ -1,25 +1,31 @@
 """Products of float32 matrices by oneDNN, instead of the BLAS library that torch was built with.
 
 torch computes matrix products on a CPU with MKL, which does not use the wide registers of processors that Intel did not
-make: there oneDNN, with which torch computes convolutions, is twice as fast. Both round in float32 and add up in an
-order of their own. `is_faster` says which is better here; then eager code calls `linear`, and compiled code has its
-products replaced (`backend/matmul_pass.py`).
+make: there oneDNN, with which torch computes convolutions, can be twice as fast. Both round in float32 and add up in an
+order of their own. `is_faster` says which is better for a net here; then eager code calls `linear`, and compiled code
+has its products replaced (`backend/matmul_pass.py`).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepobs_func.base import Params
+
 # Measured: 128 x 500 x 100 takes 0.6 times as long as by MKL, 128 x 100 x 100 as long, 128 x 100 x 10 longer.
 LEAST_MULTIPLICATIONS = 4_000_000
-LEAST_GAIN = 0.9
-TRIAL = (128, 784, 1000)  # examples, inputs, outputs
+# Where oneDNN's forward products take 0.9 to 0.95 of MKL's time, those of gradients take more, and an Adam step of
+# mnist_mlp took 1.1 times as long.
+LEAST_GAIN = 0.8
+TRIAL_EXAMPLES, TRIAL_SHAPE = 128, (1000, 784)  # a batch, and a matrix (outputs, inputs) where none is given
+LENGTHS = (8, 1024)  # of the sides of a matrix that is tried: longer ones have the ratio of this one
 TRIALS = 5
 
 
@@ -28,18 +34,38 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def is_faster(device: torch.device) -> bool:
-    """Whether a product of a middling size takes at most 0.9 times as long by oneDNN, with the threads torch has now.
+def is_faster(device: torch.device, params: Params | None = None) -> bool:
+    """Whether products with the matrices among some parameters take at most 0.8 times as long by oneDNN.
 
-    Measured in turns, 5 of each, about 20 ms in all; the fastest ones are compared.
+    With the threads that torch has now, on 128 examples, or as many more as make a product worth the way to oneDNN.
+    Measured in turns, 5 of each; the fastest ones are compared, a few ms for each shape. On one processor a product
+    with 10 outputs takes half as long as by MKL, one with 1,000 outputs 0.95 times as long: it depends on the net.
+
+    Args:
+        device: where the products are computed; only a CPU has both.
+        params: of the net; without them, or without a matrix among them, one of middling size is tried.
     """
     if device.type != "cpu" or not available():
         return False
-    examples, inputs, outputs = TRIAL
+    shapes = sorted({_cut(leaf.shape) for leaf in (params or {}).values() if leaf.ndim == 2}) or [TRIAL_SHAPE]
+    ours, theirs = (sum(seconds) for seconds in zip(*map(_trial, shapes), strict=True))
+    return ours <= LEAST_GAIN * theirs
+
+
+def _cut(shape: Sequence[int]) -> tuple[int, int]:
+    shortest, longest = LENGTHS
+    outputs, inputs = (min(max(side, shortest), longest) for side in shape)
+    return outputs, inputs
+
+
+def _trial(shape: tuple[int, int]) -> tuple[float, float]:
+    """Seconds of a product by oneDNN and by torch's own kernel."""
+    outputs, inputs = shape
+    examples = max(TRIAL_EXAMPLES, math.ceil(LEAST_MULTIPLICATIONS / (outputs * inputs)))
     x, weight = torch.ones(examples, inputs), torch.ones(outputs, inputs)
     turns = [(_seconds(product, x, weight), _seconds(F.linear, x, weight)) for _ in range(TRIALS)]
     ours, theirs = (min(seconds) for seconds in zip(*turns, strict=True))
-    return ours <= LEAST_GAIN * theirs
+    return ours, theirs
 
 
 def _seconds(way: Callable[..., Tensor], x: Tensor, weight: Tensor) -> float:

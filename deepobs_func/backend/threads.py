@@ -1,11 +1,15 @@
-"""The number of threads that torch shares an operation among."""
+"""The number of threads that torch shares an operation among, and of the cores that there are for them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import torch
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -14,6 +18,8 @@ def num_threads(count: int | None) -> Generator[None]:
 
     Compiled code is made for a number of threads: what is compiled here is called here.
     """
+    import torch  # not at the top: a study asks for the cores in a process that needs no torch
+
     before = torch.get_num_threads()
     try:
         if count is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepobs_func import optimizers, problems
-from deepobs_func.cli.types import Every, Names, Numbers, Value, Whole, complete
+from deepobs_func.cli.of_optimizer import OptimizerCommand, taken_hyperparams
+from deepobs_func.cli.options import shared
+from deepobs_func.cli.types import Every, Names, Numbers, Whole, complete, complete_list, files, folders
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 from deepobs_func.runner import signals
 from deepobs_func.runner.config import (
-    COMPILE,
     MEMORY_FORMATS,
-    PRECISIONS,
-    PROTOCOLS,
     SCHEDULES,
     TRACK_BN,
     RunConfig,
-    default_data,
     is_path,
     resolve,
-    unknown_optimizer,
 )
 
 if TYPE_CHECKING:
@@ -37,10 +33,9 @@ if TYPE_CHECKING:
 
 _LISTS = ("--lr-sched-epochs", "--lr-sched-factors", "--decay-epochs")
 _TRACK = "Quantities of some steps, with commas: grad_norm,norm_test or a preset, economy or full; see deepobs list."
-_PREFIX = "opt_"  # of the names under which hyperparameters are parsed
 
 
-class RunCommand(click.Command):
+class RunCommand(OptimizerCommand):
     """`deepobs run`, which takes an option for every hyperparameter of the optimizer that is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -51,28 +46,19 @@ class RunCommand(click.Command):
         ctx.with_resource(signals.caught())
         ctx.with_resource(signals.SHIELD.raised())
         try:
-            return self._parse(ctx, _join_lists(args))
+            return super().parse_args(ctx, _join_lists(args))
         except BaseException:  # click closes a context only once it is made
             ctx.close()
             raise
 
-    def _parse(self, ctx: click.Context, args: list[str]) -> list[str]:
-        optimizer = _named_optimizer(args)
-        ctx.meta["hyperparameters"] = _hyperparameter_options(optimizer, self.params, args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            taken = ", ".join(_hyperparameters(optimizer)) or "none beside --lr"
-            raise click.NoSuchOption(
-                error.option_name,
-                f"No such option {error.option_name!r}. Hyperparameters of {optimizer}: {taken}.",
-                error.possibilities,
-                ctx,
-            ) from error
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The fixed options and those of the optimizer."""
-        return [*super().get_params(ctx), *ctx.meta.get("hyperparameters", [])]
+    def named_optimizer(self, args: Sequence[str]) -> str | None:
+        """The value of `--optimizer`."""
+        for index, arg in enumerate(args):
+            if arg == "--optimizer" and index + 1 < len(args):
+                return args[index + 1]
+            if arg.startswith("--optimizer="):
+                return arg.partition("=")[2]
+        return None
 
 
 def _join_lists(args: Sequence[str]) -> list[str]:
@@ -97,56 +83,23 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _named_optimizer(args: Sequence[str]) -> str | None:
-    for index, arg in enumerate(args):
-        if arg == "--optimizer" and index + 1 < len(args):
-            return args[index + 1]
-        if arg.startswith("--optimizer="):
-            return arg.partition("=")[2]
-    return None
-
-
-def _hyperparameters(optimizer: str | None, args: Sequence[str] = ()) -> Mapping[str, Any]:
-    """By name, with their defaults; of an optimizer that takes any, also those that are given as `--opt.NAME`."""
-    if optimizer is None:
-        return {}
-    if optimizer in optimizers.FUNCTIONAL:
-        return optimizers.FUNCTIONAL[optimizer].defaults
-    if not is_path(optimizer):
-        raise ConfigError(unknown_optimizer(optimizer))
-    from deepobs_func.imports import load_object
-    from deepobs_func.optimizers.base import Optimizer
-    from deepobs_func.optimizers.factories import passes_on
-    from deepobs_func.runner.optimizing import factory_defaults
-
-    found = load_object(optimizer, "optimizer")
-    if not callable(found) or isinstance(found, Optimizer):
-        return {}
-    given = [arg.partition("=")[0].removeprefix("--opt.") for arg in args if arg.startswith("--opt.")]
-    return (dict.fromkeys(given) if passes_on(found) else {}) | factory_defaults(found)
-
-
-def _hyperparameter_options(
-    optimizer: str | None, fixed: Sequence[click.Parameter], args: Sequence[str]
-) -> list[click.Option]:
-    """One option for each hyperparameter, `--NAME` and `--opt.NAME`; only the latter where a flag has the name."""
-    taken = {name.replace("-", "_") for parameter in fixed for name in parameter.opts}
-    options = []
-    for name, default in _hyperparameters(optimizer, args).items():
-        flags = [f"--opt.{name}"] if f"__{name}" in taken else [f"--{name}", f"--opt.{name}"]
-        shown = "required" if default is inspect.Parameter.empty else f"default: {default}"
-        help = f"Hyperparameter of {optimizer}; {shown}."
-        options.append(click.Option([*flags, f"{_PREFIX}{name}"], type=Value(default), help=help, metavar="VALUE"))
-    return options
-
-
 def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
     """The options of what a run shows and when it ends, which `run` and `resume` share."""
     options = (
         click.option("--stop-at", metavar="QUANTITY=VALUE", help="End at a target: test_accuracy=0.9, valid_loss=0.1."),
         click.option("--max-seconds", type=float, help="End after so many seconds of training."),
-        click.option("--log-json", metavar="FILE", help="A line of JSON for each evaluation, at the end of the file."),
-        click.option("--tensorboard", metavar="DIR", help="Write losses, accuracies and what is tracked."),
+        click.option(
+            "--log-json",
+            metavar="FILE",
+            help="A line of JSON for each evaluation, at the end of the file.",
+            shell_complete=files(),
+        ),
+        click.option(
+            "--tensorboard",
+            metavar="DIR",
+            help="Write losses, accuracies and what is tracked.",
+            shell_complete=folders(),
+        ),
         click.option("--quiet", "-q", is_flag=True, help="Print nothing but the file's name."),
     )
     for option in reversed(options):
@@ -165,11 +118,15 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
     shell_complete=complete(optimizers.FUNCTIONAL),
 )
 @click.option("--lr", type=float, required=True, help="Learning rate.")
-@click.option("--epochs", "-N", type=int, help="Default: the problem's published value.")
-@click.option("--batch-size", "--bs", type=int, help="Default: the problem's published value.")
+@shared("epochs", "batch_size")
 @click.option("--seed", "-r", type=int, default=42, show_default=True)
-@click.option("--weight-decay", "--wd", type=float, help="The problem's L2 factor. Default: the problem's own.")
-@click.option("--schedule", metavar="NAME", help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+@shared("weight_decay")
+@click.option(
+    "--schedule",
+    metavar="NAME",
+    help=f"Of the learning rate: {', '.join(SCHEDULES)}.",
+    shell_complete=complete(SCHEDULES),
+)
 @click.option("--warm-up", type=float, default=0.0, metavar="EPOCHS", help="Linear growth before the schedule.")
 @click.option("--decay-epochs", type=Numbers(int), metavar="E1 E2 ...", help="Where --schedule steps decays.")
 @click.option("--decay-factor", type=float, default=0.1, show_default=True, help="Of --schedule steps, exponential.")
@@ -177,25 +134,40 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--lr-sched-factors", type=Numbers(float), metavar="F1 F2 ...", help="to lr times these factors.")
 @click.option("--clip-norm", type=float, help="The largest norm of the gradient.")
 @click.option("--clip-value", type=float, help="The largest magnitude of an element of the gradient.")
-@click.option("--protocol", default="default", show_default=True, help=f"{' or '.join(PROTOCOLS)}.")
+@shared("protocol")
 @click.option(
     "--valid", type=Whole(), is_flag=False, flag_value=True, default=0, metavar="[N]", help="Set examples aside."
 )
-@click.option("--data", default=default_data, metavar="DIR|synthetic", help="Data folder, or the stand-in.")
-@click.option("--output-dir", default="results", show_default=True, help="The results tree.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--compile", default="auto", show_default=True, help=f"{', '.join(COMPILE)}.")
-@click.option("--execution", "execution", metavar="FILE", help="Execute it as a record, or a file, says.")
-@click.option("--memory-format", default="auto", show_default=True, help=f"Of images: {', '.join(MEMORY_FORMATS)}.")
-@click.option("--precision", default="float32", show_default=True, help=f"{', '.join(PRECISIONS)}.")
-@click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
-@click.option("--on-divergence", metavar="stop|continue", help="At an objective that is not finite.")
-@click.option("--workers", type=int, help="Processes that read streamed data (ImageNet). Default: cores - 1, up to 16.")
+@shared("data", "output_dir", "device", "compile")
 @click.option(
-    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=complete(QUANTITIES, PRESETS)
+    "--execution", "execution", metavar="FILE", help="Execute it as a record, or a file, says.", shell_complete=files()
+)
+@click.option(
+    "--memory-format",
+    default="auto",
+    show_default=True,
+    help=f"Of images: {', '.join(MEMORY_FORMATS)}.",
+    shell_complete=complete(MEMORY_FORMATS),
+)
+@shared("precision")
+@click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
+@click.option(
+    "--on-divergence",
+    metavar="stop|continue",
+    help="At an objective that is not finite.",
+    shell_complete=complete(("stop", "continue")),
+)
+@click.option("--workers", type=int, help="Processes that read streamed data. Default: cores - 1, up to 16.")
+@click.option(
+    "--track", type=Names(), default=(), metavar="NAMES", help=_TRACK, shell_complete=complete_list(QUANTITIES, PRESETS)
 )
 @click.option("--track-every", type=Every(), default=10, show_default=True, metavar="N|log", help="Steps between two.")
-@click.option("--track-bn", metavar="MODE", help=f"On nets with batch norm: {', '.join(TRACK_BN)}.")
+@click.option(
+    "--track-bn",
+    metavar="MODE",
+    help=f"On nets with batch norm: {', '.join(TRACK_BN)}.",
+    shell_complete=complete(TRACK_BN),
+)
 @click.option(
     "--checkpoint-every", default="auto", show_default=True, metavar="N|Nsteps|auto|never", help="Epochs or steps."
 )
@@ -210,8 +182,7 @@ def run_command(execution: str | None, decay_epochs: tuple[int, ...] | None, res
     0.9,0.99, --nesterov True. One that has the name of a flag is --opt.NAME. With --optimizer NAME --help they are
     listed.
     """
-    given = {name: options.pop(name) for name in list(options) if name.startswith(_PREFIX)}
-    hyperparams = {name.removeprefix(_PREFIX): value for name, value in given.items() if value is not None}
+    hyperparams = taken_hyperparams(options)
     shown = {name: options.pop(name) for name in ("stop_at", "max_seconds", "log_json", "tensorboard", "quiet")}
     options["lr_sched_epochs"] = _decay_epochs(decay_epochs, options["schedule"], options["lr_sched_epochs"])
     config = RunConfig(**options, hyperparams=hyperparams)

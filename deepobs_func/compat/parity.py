@@ -21,7 +21,7 @@ from torch import Tensor
 from deepobs_func import problems
 from deepobs_func.base import Batch, ModelState, Params
 from deepobs_func.compat import tf_weights
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.problems.problem import Problem
 
 f32 = np.float32
@@ -64,12 +64,30 @@ def read_golden(name: str, folder: Path | None = None) -> dict[str, Any]:
 
     Raises:
         DataError: the folder has no such file.
+        ConfigError: without a folder, and the problem is not one of DeepOBS's.
     """
+    if folder is None:
+        refuse_others([name])
     source = resources.files("deepobs_func.compat").joinpath("golden") if folder is None else folder
     try:
         return json.loads(source.joinpath(f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: no readable golden file {name}.json ({error}).") from error
+        raise DataError(f"{source}: no readable golden file {name}.json ({error}).") from error
+
+
+def refuse_others(names: Sequence[str]) -> None:
+    """Refuses the problems of which the package has no golden file.
+
+    Raises:
+        ConfigError: one of the names is not one of DeepOBS's.
+    """
+    allowed = problems.SETS["deepobs"]
+    for name in names:
+        if name not in allowed:
+            raise ConfigError(
+                f"Problem {name!r}: the package holds the reference's figures of DeepOBS's {len(allowed)} problems "
+                "alone, which `deepobs list --set deepobs` shows. Name one of them, or figures of yours with --golden."
+            )
 
 
 def check(name: str, folder: Path | None = None) -> list[Figure]:
@@ -78,6 +96,9 @@ def check(name: str, folder: Path | None = None) -> list[Figure]:
     Args:
         name: of the problem.
         folder: where the golden files lie; by default the copy in the package.
+
+    Raises:
+        DataError, ConfigError: see `read_golden`.
     """
     case = _case(name, read_golden(name, folder))
     golden = case.golden

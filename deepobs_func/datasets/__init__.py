@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from deepobs_func.datasets.loading import Dataset as Dataset
     from deepobs_func.datasets.loading import Split as Split
     from deepobs_func.datasets.loading import load as load
+    from deepobs_func.datasets.torch_sets import from_torch as from_torch
 
 _IDX_FILES = tuple(
     f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
 
 
-def _mnist_like(name: str, title: str, torchvision_folder: str) -> DatasetSpec:
+def _mnist_like(name: str, title: str, torchvision_folder: str, digest: str) -> DatasetSpec:
     return DatasetSpec(
         name=name,
         title=title,
@@ -34,6 +35,7 @@ def _mnist_like(name: str, title: str, torchvision_folder: str) -> DatasetSpec:
         stand_in="deepobs_func.datasets.stand_in:images",
         prepare="deepobs_func.datasets.prepare:unit_interval",
         fake="deepobs_func.datasets.prepare:fake_images",
+        digest=digest,
     )
 
 
@@ -51,6 +53,7 @@ def _cifar(
         num_classes=classes,
         folders=(home, *unpacked, *(f"{home}/{folder}" for folder in unpacked)),
         files=(*batches, *(f"{name}.bin" for name in batches), f"{home}-python.tar.gz", f"{home}-binary.tar.gz"),
+        alternatives=True,
         reader="deepobs_func.datasets.cifar:read",
         download="deepobs_func.datasets.download:cifar",
         stand_in="deepobs_func.datasets.stand_in:images",
@@ -66,8 +69,13 @@ REGISTRY = Registry(
     "data set",
     DatasetSpec,
     (
-        _mnist_like("mnist", "MNIST", "MNIST"),
-        _mnist_like("fmnist", "Fashion-MNIST", "FashionMNIST"),
+        _mnist_like("mnist", "MNIST", "MNIST", "4142535bc9e8b9de0dc548fbc810cd4796a9278169c289c0c288ce2ddcbbae3c"),
+        _mnist_like(
+            "fmnist",
+            "Fashion-MNIST",
+            "FashionMNIST",
+            "47773364131f4e93235c55f9ab55deaff854c0b622e915c757a7b02f66c74919",
+        ),
         _cifar(
             10, ("batches-py", "batches-bin"), (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"), (10_000,) * 5
         ),
@@ -81,6 +89,7 @@ REGISTRY = Registry(
             num_classes=10,
             folders=("svhn",),
             files=("train_32x32.mat", "test_32x32.mat", "data_batch_0.bin"),  # CIFAR-10 has the other names too
+            alternatives=True,
             reader="deepobs_func.datasets.svhn:read",
             download="deepobs_func.datasets.download:svhn",
             stand_in="deepobs_func.datasets.stand_in:images",
@@ -124,6 +133,20 @@ REGISTRY = Registry(
             shuffle=False,
             arrange="deepobs_func.datasets.tolstoi:windows",
             sequence_length=50,
+            digest="00b5da5fb902ec327aed2ee24c99e53fd63836dfefcf1878cdead5f7a6594c2c",
+        ),
+        DatasetSpec(
+            name="digits",
+            title="digits (8 x 8)",
+            train_size=1_437,
+            test_size=360,
+            shape=(1, 8, 8),
+            num_classes=10,
+            reader="deepobs_func.datasets.digits:read",
+            prepare="deepobs_func.datasets.prepare:sixteenths",
+            fake="deepobs_func.datasets.prepare:fake_images",
+            source="package",
+            digest="8ec14fd566a23d41fea73aa191946fe29a6ce39c3252c0ac22cb35eba9640022",
         ),
         DatasetSpec(
             name="quadratic",
@@ -157,6 +180,7 @@ _PATHS = {
     "Dataset": "deepobs_func.datasets.loading:Dataset",
     "Split": "deepobs_func.datasets.loading:Split",
     "from_arrays": "deepobs_func.datasets.arrays:from_arrays",
+    "from_torch": "deepobs_func.datasets.torch_sets:from_torch",
     "load": "deepobs_func.datasets.loading:load",
 }
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _PATHS, also=["DatasetSpec", "names", "spec"])

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.errors import DataError
+from deepobs_func.errors import DataError, option
 
 _TORCHVISION = {"mnist": "MNIST", "fmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
@@ -85,7 +85,7 @@ def imagenet(spec: DatasetSpec, folder: Path) -> None:
         f"{spec.title} cannot be downloaded without an account. Get the training and validation images of ILSVRC 2012 "
         f"from https://image-net.org, and lay them out as DIR/{spec.folders[0]}/train/<wnid>/*.JPEG and "
         f"DIR/{spec.folders[0]}/val/<wnid>/*.JPEG, with 1000 folders <wnid> each, DIR being the data folder that you "
-        "name; or take the stand-in with 'synthetic'."
+        f"name; or take the stand-in: {option('data')} synthetic."
     )
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.base import Inputs, map_inputs
+from deepobs_func.datasets.at_hand import locate
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import as_stored, check
+from deepobs_func.datasets.stored import as_stored, check, inputs_as_stored
 from deepobs_func.errors import ConfigError, DataError, option
 from deepobs_func.files import publish
 
@@ -23,10 +26,18 @@ SYNTHETIC = "synthetic"
 
 
 class Split(NamedTuple):
-    """One split as it is stored on the device: `x`, `y` with a leading axis of examples, raw (images as uint8)."""
+    """One split as it is stored on the device: `x`, `y` with a leading axis of examples, raw (images as uint8).
 
-    x: Tensor
+    Several inputs are a tuple or a dict.
+    """
+
+    x: Inputs
     y: Tensor
+
+
+MOST_KEPT = 2  # data sets: those of two problems by turns
+_kept: dict[Any, Dataset] = {}
+_is_keeping = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,33 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
         raise ConfigError(
             f"{spec.title} is too large to hold on a device; `datasets.loading.stream` yields its batches."
         )
+    key = (spec, str(data), torch.device(device or "cpu"))
+    found = _kept.get(key) or _loaded(spec, data, device)
+    if _is_keeping:
+        _kept.pop(key, None)
+        _kept[key] = found
+        for oldest in list(_kept)[:-MOST_KEPT]:
+            del _kept[oldest]
+    return found
+
+
+@contextmanager
+def kept_in_memory() -> Generator[None]:
+    """Within it the data sets that were loaded last stay in memory, for the next run of a worker.
+
+    Yields:
+        Nothing; afterwards nothing is kept.
+    """
+    global _is_keeping
+    before, _is_keeping = _is_keeping, True
+    try:
+        yield
+    finally:
+        _is_keeping = before
+        _kept.clear()
+
+
+def _loaded(spec: DatasetSpec, data: str | Path, device: torch.device | str | None) -> Dataset:
     folder, synthetic = _folder(spec, data), _is_stand_in(spec, data)
     if synthetic:
         read = functools.partial(spec.function("stand_in"), spec)
@@ -95,10 +133,11 @@ def load(spec: DatasetSpec, data: str | Path, device: torch.device | str | None 
 
     def on_device(split: str) -> Split:
         x, y = read(split)
-        x = as_stored(spec.title, f"the inputs of {split}", x)
+        x = inputs_as_stored(spec.title, split, x)
         y = as_stored(spec.title, f"the targets of {split}", y, targets=True)
-        check(spec.title, split, x, y, spec.num_classes)
-        return Split(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
+        check(spec.title, split, x, y, spec.num_classes, spec.ignore_index)
+        placed = lambda array: torch.from_numpy(array).to(device)
+        return Split(map_inputs(placed, x), placed(y))
 
     return Dataset(spec, on_device("train"), on_device("test"), synthetic, source)
 
@@ -112,7 +151,7 @@ def stream(
     *,
     augment: bool,
     workers: int = 0,
-) -> Generator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Inputs, Tensor]]:
     """Yields the batches of a streamed data set, on the CPU. Closing the generator ends its workers.
 
     Args:
@@ -132,7 +171,7 @@ def stream(
     return _closable(read(spec, folder, split, rows, key, augment=augment, workers=workers))
 
 
-def _closable(batches: Iterable[tuple[Tensor, Tensor]]) -> Generator[tuple[Tensor, Tensor]]:
+def _closable(batches: Iterable[tuple[Inputs, Tensor]]) -> Generator[tuple[Inputs, Tensor]]:
     yield from batches
 
 
@@ -156,34 +195,44 @@ def _folder(spec: DatasetSpec, data: str | Path) -> Path | None:
     """Where the files are, downloaded on first use; None where none are needed."""
     if spec.generated or _is_stand_in(spec, data):
         return None
-    if not str(data):
-        raise DataError(f"The data folder is empty. Name a folder with {option('data')}, or 'synthetic'.")
-    data = Path(data).expanduser()
-    return locate(spec, data) or _fetch(spec, data)
+    folder = _named_folder(data)
+    return locate(spec, folder) or fetch(spec, folder)
 
 
-def locate(spec: DatasetSpec, data: Path) -> Path | None:
-    """The first folder that has a file of the set, or None. Whether all files are there is for the reader to say.
+def is_missing(spec: DatasetSpec, data: str | Path) -> bool:
+    """Whether files are needed and none of them is there, so that whoever loads the set downloads it first.
+
+    Args:
+        spec: of the data set.
+        data: as for `load`.
 
     Raises:
-        DataError: `data` exists and is not a folder.
+        DataError: `data` is no folder.
     """
-    if data.exists() and not data.is_dir():
-        raise DataError(f"{data} is no folder. Name the folder that holds {spec.folders[0]}/, or 'synthetic'.")
-    for folder in (*(data / name for name in spec.folders), data):
-        if any(_is_there(folder, name) for name in spec.files):
-            return folder
-    return None
+    if spec.generated or _is_stand_in(spec, data):
+        return False
+    return locate(spec, _named_folder(data)) is None
 
 
-def _is_there(folder: Path, name: str) -> bool:
-    if name.endswith("/"):
-        return (folder / name).is_dir()
-    return any((folder / f"{name}{suffix}").is_file() for suffix in ("", ".gz"))
+def _named_folder(data: str | Path) -> Path:
+    if not str(data):
+        raise DataError(f"The data folder is empty. Name a folder with {option('data')}, or 'synthetic'.")
+    return Path(data).expanduser()
 
 
-def _fetch(spec: DatasetSpec, data: Path) -> Path:
-    """Downloads into a folder of its own and moves each file into place when all are whole."""
+def fetch(spec: DatasetSpec, data: Path) -> Path:
+    """Downloads into a folder of its own and moves each file into place when all are whole.
+
+    Args:
+        spec: the data set, one with files.
+        data: the data folder.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        DataError: the download failed, or the set may not be downloaded.
+    """
     folder = data / spec.folders[0]
     existing = next(path for path in (data, *data.absolute().parents) if path.exists())
     try:
@@ -197,6 +246,6 @@ def _fetch(spec: DatasetSpec, data: Path) -> Path:
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"{spec.title} is not in {data}, and it could not be downloaded there ({error}). Put its files into "
-            f"{folder}, name another folder, or take the stand-in with 'synthetic'."
+            f"{folder}, name another folder, or take the stand-in: {option('data')} synthetic."
         ) from error
     return folder

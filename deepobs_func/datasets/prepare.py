@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.base import Inputs, map_inputs
 from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
 
@@ -17,13 +18,20 @@ def unit_interval(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) / 255
 
 
+def sixteenths(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whole numbers 0..16 to `[0, 1]`: `x / 16`."""
+    return x.to(dtype) / 16
+
+
 def standardized(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels 0..255, `(B, C, H, W)`, to mean 0 and standard deviation 1 per image; see `augment.standardize`."""
     return standardize(x.to(dtype))
 
 
-def as_it_is(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The stored values; whole numbers (token ids) stay whole."""
+def as_it_is(x: Inputs, dtype: torch.dtype) -> Inputs:
+    """The stored values; whole numbers (token ids) and truth values (masks) stay what they are."""
+    if not isinstance(x, Tensor):
+        return map_inputs(lambda each: as_it_is(each, dtype), x)
     return x.to(dtype) if x.is_floating_point() else x
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from deepobs_func.base import Inputs, inputs_by_name
 from deepobs_func.errors import DataError
 
-Arrays = tuple[np.ndarray, np.ndarray]
+Arrays = tuple[Any, np.ndarray]
+"""Inputs, one array or several in a tuple or a dict, and targets."""
 
 _COLUMNS = 8  # of many whole numbers an example, in which extremes are looked for
 
@@ -54,7 +57,49 @@ def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.
         return np.require(array, dtype.newbyteorder("="), ["C", "W"])
 
 
-def check(name: str, split: str, x: np.ndarray, y: np.ndarray, num_classes: int | None = None) -> None:
+def are_several(value: Any) -> bool:
+    """Whether a value is several inputs: a dict, or a tuple of arrays; a tuple of numbers or rows is one array."""
+    return isinstance(value, dict) or (
+        isinstance(value, tuple) and len(value) > 0 and all(hasattr(each, "shape") for each in value)
+    )
+
+
+TARGETS = "the targets"
+
+
+def by_name(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Inputs and targets by name, as `inputs_by_name` has the inputs; the targets come last."""
+    x, y = arrays
+    return {**inputs_by_name(x), TARGETS: y}
+
+
+def inputs_as_stored(name: str, split: str, value: Any) -> Inputs:
+    """One input or several, each by `as_stored`.
+
+    Raises:
+        DataError: as in `as_stored`; or there are none, or they differ in length.
+    """
+    what = f"the inputs of {split}"
+    if not are_several(value):
+        return as_stored(name, what, value)
+    named = {place: as_stored(name, f"{what}, {place!r},", each) for place, each in inputs_by_name(value).items()}
+    if not named:
+        raise DataError(f"{name}: expected arrays as {what}, found an empty dict.")
+    if len({len(each) for each in named.values()}) > 1:
+        lengths = {place: len(each) for place, each in named.items()}
+        raise DataError(f"{name}: expected as many examples in each of {what}, found {lengths}.")
+    return named if isinstance(value, dict) else tuple(named.values())
+
+
+def check(
+    name: str,
+    split: str,
+    x: Inputs,
+    y: np.ndarray,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    rows: Sequence[int] | None = None,
+) -> None:
     """Looks at one split, in one pass over what can be wrong.
 
     Args:
@@ -62,30 +107,39 @@ def check(name: str, split: str, x: np.ndarray, y: np.ndarray, num_classes: int 
         split: `"train"` or `"test"`.
         x, y: inputs and targets, as `as_stored` returns them.
         num_classes: whole numbers in `y` are ids below it; None where there are no classes.
+        ignore_index: a whole number in `y` that is no class id, and allowed.
+        rows: the numbers of the examples, for messages; by default they count from 0.
 
     Raises:
         DataError: `x` and `y` differ in length, a number is not finite, or a class id is none.
     """
-    if len(x) != len(y):
-        raise DataError(f"{name}: expected as many inputs as targets in {split}, found {len(x)} and {len(y)}.")
-    for what, array in (("inputs", x), ("targets", y)):
+    inputs = {f"inputs {place!r}" if place else "inputs": each for place, each in inputs_by_name(x).items()}
+    length = len(next(iter(inputs.values())))
+    if length != len(y):
+        raise DataError(f"{name}: expected as many inputs as targets in {split}, found {length} and {len(y)}.")
+    for what, array in {**inputs, "targets": y}.items():
         # A sum in double precision is finite where all float32 numbers are, and needs no array of truth values.
         if array.dtype.kind in "fc" and not np.isfinite(array.sum(dtype=np.result_type(array.dtype, np.float64))):
             wrong = ~np.isfinite(array)
             count = int(wrong.sum())
             examples = np.flatnonzero(wrong.reshape(len(array), -1).any(1))
+            first = examples[0] if rows is None else rows[examples[0]]
             raise DataError(
                 f"{name}: expected finite numbers in {split}, found {count} of {array.size} numbers of the {what} to "
-                f"be NaN or infinite in float32, in {len(examples)} examples, the first of them number {examples[0]}. "
+                f"be NaN or infinite in float32, in {len(examples)} examples, the first of them number {first}. "
                 "Leave these examples out, or fill in a finite value."
             )
-    if y.dtype.kind != "i" or y.size == 0 or (num_classes is None and y.min() >= 0):
+    if y.dtype.kind != "i":
+        return
+    y = y if ignore_index is None else y[y != ignore_index]
+    if y.size == 0 or (num_classes is None and y.min() >= 0):
         return
     if y.min() < 0 or (num_classes is not None and y.max() >= num_classes):
         allowed = "from 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         raise DataError(
             f"{name}: expected class ids {allowed} in {split}, found {y.min()} to {y.max()}. Whole numbers are class "
-            "ids; give what is no class id as floating-point numbers."
+            "ids; give what is no class id as floating-point numbers, and name an id that does not count, such as that "
+            "of padding, by ignore_index=."
         )
 
 

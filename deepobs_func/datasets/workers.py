@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from deepobs_func.errors import DataError
+from deepobs_func.errors import DataError, UserError
 
 Batch = TypeVar("Batch")
 
@@ -36,13 +36,34 @@ def read_ahead(read: Callable[[int], Batch], steps: int, workers: int) -> Iterat
     try:
         with _signals_held_back(), warnings.catch_warnings():
             batches = iter(_loader(_Steps(read, steps), workers))
-        for batch in batches:
-            if isinstance(batch, DataError):
+        for batch in _as_they_come(batches):
+            if isinstance(batch, UserError):
                 raise batch
             yield batch
     finally:
         if batches is not None:  # left to itself, it would keep its workers as long as a traceback keeps it
             batches._shutdown_workers()
+
+
+def _as_they_come(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of a loader.
+
+    Raises:
+        DataError: a worker is gone, e.g. killed since there was no memory left.
+    """
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (EOFError, ConnectionError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "worker" not in str(error):
+                raise
+            raise DataError(
+                f"A process that read items ahead has ended ({type(error).__name__}: {error}), as it does where it is "
+                "killed or memory runs out. Give fewer workers, or workers=0 to see what happens."
+            ) from error
+        yield batch
 
 
 def _loader(steps: _Steps, workers: int) -> DataLoader[Any]:
@@ -65,7 +86,7 @@ class _Steps(Dataset[Any]):
     def __getitem__(self, step: int) -> Any:
         try:
             return self.read(step)
-        except DataError as error:
+        except UserError as error:
             return error  # returned, since the loader would bury a worker's message under its traceback
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepobs_func.nets.layers import BatchNorm, Layer, Pass, name_layers
-from deepobs_func.nets.noise import Noise
+from deepobs_func.base import Inputs, map_inputs
+from deepobs_func.nets.layers import Layer, Pass, name_layers
+from deepobs_func.nets.noise import Noise, Place
 
-Call = Callable[[nn.Module, dict[str, Tensor], Tensor, Pass], Any]
+Call = Callable[[nn.Module, dict[str, Tensor], Inputs, Pass], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Description:
 
     Attributes:
         net: on the meta device: shapes and no data.
-        noises: the layers that read a draw from the batch, by the name of their entry in `batch.noise`.
+        noises: what reads a draw from the batch, by the name of their entry in `batch.noise`.
         shapes: of the trained parameters, by name. Frozen ones (`requires_grad=False`) are among the moments of the
             model state.
         layers: the layers that know their per-example gradients (`Layer.factors`), in the order of a pass, by path;
@@ -31,11 +32,17 @@ class Description:
     """
 
     net: nn.Module
-    noises: dict[str, Noise]
+    noises: dict[str, Noise | Place]
     shapes: dict[str, torch.Size]
     layers: dict[str, tuple[Layer, torch.Size]]
     normalizes: bool
-    of: tuple[Any, Any, tuple[int, ...]]
+    of: tuple[Any, Any, Any]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has moments: buffers and frozen parameters."""
+        frozen = any(not parameter.requires_grad for parameter in self.net.parameters())
+        return frozen or any(True for _ in self.net.buffers())
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -43,14 +50,12 @@ class Description:
         return {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
 
 
-def describe(
-    make_net: Callable[[], nn.Module], call: Call, shape: tuple[int, ...], x: Callable[[], Tensor]
-) -> Description:
+def describe(call: Call, make_net: Callable[[], nn.Module], shape: Any, x: Callable[[], Inputs]) -> Description:
     """Describes a net.
 
     Args:
+        call: how the net is called.
         make_net: makes it.
-        call: how it is called.
         shape: of one example.
         x: makes an input of two examples, of which the shape counts; asked for where the net has layers to listen to.
     """
@@ -62,12 +67,12 @@ def describe(
         noises={path: module for path, module in modules.items() if isinstance(module, Noise)},
         shapes={name: parameter.shape for name, parameter in trained.items()},
         layers=_heard(net, call, x) if any(isinstance(module, Layer) for module in modules.values()) else {},
-        normalizes=any(isinstance(module, BatchNorm) for module in modules.values()),
+        normalizes=any(isinstance(module, Layer) and module.normalizes for module in modules.values()),
         of=(make_net, call, shape),
     )
 
 
-def _heard(net: nn.Module, call: Call, x: Callable[[], Tensor]) -> dict[str, tuple[Layer, torch.Size]]:
+def _heard(net: nn.Module, call: Call, x: Callable[[], Inputs]) -> dict[str, tuple[Layer, torch.Size]]:
     """Sends shapes through the net, and listens."""
     heard: dict[str, tuple[Layer, torch.Size]] = {}
     twice = set()
@@ -79,5 +84,5 @@ def _heard(net: nn.Module, call: Call, x: Callable[[], Tensor]) -> dict[str, tup
         return y
 
     tensors = dict((*net.named_parameters(), *net.named_buffers()))
-    call(net, tensors, x().to("meta"), Pass(True, {}, {}, tap=tap))
+    call(net, tensors, map_inputs(lambda leaf: leaf.to("meta"), x()), Pass(True, {}, {}, tap=tap))
     return {path: found for path, found in heard.items() if path not in twice}

@@ -43,7 +43,7 @@ class Chain(nn.Module):
         for outputs, kernel, *stride in layers:
             made.append(ConvNorm(inputs, outputs, kernel, *stride, valid=bool(stride)))
             inputs = outputs
-        self.layers = nn.ModuleList(made)
+        self.layers: nn.ModuleList = nn.ModuleList(made)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         for layer in self.layers:
@@ -92,7 +92,8 @@ class Reduction(nn.Module):
 
     def __init__(self, branch1: Chain, branch2: Chain) -> None:
         super().__init__()
-        self.branch1, self.branch2 = branch1, branch2
+        self.branch1: Chain = branch1
+        self.branch2: Chain = branch2
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         return torch.cat((F.max_pool2d(x, 3, 2), self.branch1(x, p), self.branch2(x, p)), 1)

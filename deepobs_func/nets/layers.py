@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from deepobs_func.backend import onednn
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
-from deepobs_func.nets.patches import Patches
+from deepobs_func.nets.patches import Patches, of_groups
 
 ZEROS = constant(0.0)
 
@@ -38,9 +38,13 @@ class Pass:
             examples and moves no moments.
         tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients
             (`Layer.factors`); None where nobody listens.
+        shared: whether a net whose output is the same for all examples may return it once, without their axis, as the
+            measure of its problem takes it: nothing but the losses reads it.
         moments: what layers write down to replace `ModelState.moments`, by buffer name.
         batch_moments: the mean and the biased variance of this batch, by the same names.
         carry_in, carry: recurrent state before and after the pass.
+        calls: how often each place has drawn so far, or each batch norm of a user's normalised, by its name.
+        drawn: what is drawn at each place, for whoever listens; None where nobody does.
     """
 
     train: bool
@@ -50,9 +54,12 @@ class Pass:
     onednn: bool = False
     by_moments: bool = False
     tap: Callable[[Layer, Tensor, Tensor], Tensor] | None = None
+    shared: bool = False
     moments: dict[str, Tensor] = field(default_factory=dict)
     batch_moments: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    drawn: dict[str, Any] | None = None
 
     def tapped(self, layer: Layer, x: Tensor | Callable[[], Tensor], y: Tensor) -> Tensor:
         """Shows a layer's input and output to the tap; an input that costs something is given as a function."""
@@ -69,11 +76,15 @@ class Layer(nn.Module):
         constants: the names of buffers that are part of the problem, not a variable of the reference.
         carried: the shapes of the recurrent state that it reads and writes, one example's, by name.
         path: the dotted name of the layer in its net, set by `name_layers`.
+        normalizes: whether it is batch norm: couples the examples of a batch, which its moments take apart.
+        foreign: whether it is a layer of a user's module, whose code may change its output in place.
         tensorflow_axes: for each parameter that TensorFlow lays out differently, which of TensorFlow's axes becomes
             each of ours.
     """
 
     path: str = ""
+    normalizes: bool = False
+    foreign: bool = False
     tensorflow_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(self) -> None:
@@ -81,6 +92,11 @@ class Layer(nn.Module):
         self.initializers: dict[str, Initializer] = {}
         self.constants: set[str] = set()
         self.carried: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of its own parameters whose per-example gradients `factors` gives."""
+        return tuple(self.initializers)
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         """The per-example gradients of its parameters: as factors, or, where they are small, `(B, *shape)`.
@@ -161,7 +177,9 @@ class Conv(Layer):
         inputs, outputs: channels.
         kernel: its extent, or `(height, width)`.
         stride: in both directions.
-        padding: TensorFlow's `"same"` or `"valid"`.
+        padding: TensorFlow's `"same"` or `"valid"`, or so many zeros on each side, as torch has it.
+        groups: into how many parts the channels are cut, each of which sees itself alone; `inputs` of them make a
+            depthwise convolution. The weight is `(outputs, inputs / groups, *kernel)`.
         weight: the initial distribution of the kernel; Glorot's uniform by default.
         bias: that of the bias; None for a convolution without one.
     """
@@ -177,37 +195,46 @@ class Conv(Layer):
         kernel: int | tuple[int, int],
         stride: int = 1,
         *,
-        padding: Literal["same", "valid"] = "same",
+        padding: Literal["same", "valid"] | int = "same",
+        groups: int = 1,
         weight: Initializer | None = None,
         bias: Initializer | None = ZEROS,
     ) -> None:
         super().__init__()
         self.kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-        self.stride, self.padding = stride, padding
-        self.declare("weight", (outputs, inputs, *self.kernel), weight or glorot_uniform())
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.declare("weight", (outputs, inputs // groups, *self.kernel), weight or glorot_uniform())
         if bias is None:
             self.register_parameter("bias", None)
         else:
             self.declare("bias", (outputs,), bias)
 
     def stock(self) -> nn.Conv2d:
-        """`nn.Conv2d` without padding; TensorFlow's comes from a hook, before those of a library look at the input."""
+        """`nn.Conv2d`; TensorFlow's padding comes from a hook, before those of a library look at the input."""
         outputs, inputs = self.weight.shape[:2]
-        layer = nn.Conv2d(inputs, outputs, self.kernel, self.stride, bias=self.bias is not None, device="meta")
+        padding = self.padding if isinstance(self.padding, int) else 0
+        how: dict[str, Any] = {"groups": self.groups, "bias": self.bias is not None, "device": "meta"}
+        layer = nn.Conv2d(inputs * self.groups, outputs, self.kernel, self.stride, padding, **how)
         if self.padding == "same":
             layer.register_forward_pre_hook(lambda _, arguments: (pad_fully(arguments[0], self.kernel, self.stride),))
         return layer
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, ceil(H/s), ceil(W/s)): same
         padded, padding = self._padded(x)
-        return p.tapped(self, x, F.conv2d(padded, self.weight, self.bias, stride=self.stride, padding=padding))
+        y = F.conv2d(padded, self.weight, self.bias, stride=self.stride, padding=padding, groups=self.groups)
+        return p.tapped(self, x, y)
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
         x, padding = self._padded(x)
-        weight: dict[str, Outer | Tensor] = {"weight": Patches(g, x, self.kernel, self.stride, padding)}
-        return weight if self.bias is None else {**weight, "bias": g.sum((2, 3))}
+        if self.groups == 1:
+            weight: Outer | Tensor = Patches(g, x, self.kernel, self.stride, padding)
+        else:
+            weight = of_groups(x, g, self.weight.shape, self.stride, padding, groups=self.groups)
+        return {"weight": weight} if self.bias is None else {"weight": weight, "bias": g.sum((2, 3))}
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if isinstance(self.padding, int):
+            return x, (self.padding, self.padding)
         return pad_same(x, self.kernel, self.stride) if self.padding == "same" else (x, (0, 0))
 
 
@@ -262,6 +289,7 @@ class BatchNorm(Layer):
     bias: Tensor
     mean: Tensor
     variance: Tensor
+    normalizes = True
 
     def __init__(self, channels: int, momentum: float, epsilon: float) -> None:
         super().__init__()
@@ -280,8 +308,8 @@ class BatchNorm(Layer):
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
             self._write(p, x.numel() // x.shape[1], mean.detach(), variance.detach())
         inverse = torch.rsqrt(variance + self.epsilon)
-        scale = self.weight * inverse
-        y = x * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)
+        # Not `x scale + (bias - mean scale)`, whose terms cancel where a mean is large beside the deviation.
+        y = (x - mean.view(-1, 1, 1)) * (self.weight * inverse).view(-1, 1, 1) + self.bias.view(-1, 1, 1)
         return p.tapped(self, lambda: (x - mean.view(-1, 1, 1)) * inverse.view(-1, 1, 1), y)
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:

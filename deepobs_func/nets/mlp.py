@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepobs_func.nets.images import flatten
-from deepobs_func.nets.initializers import Initializer, constant, truncated_normal
+from deepobs_func.nets.initializers import Initializer, constant, he_normal, truncated_normal
 from deepobs_func.nets.layers import Dense, Pass
 
 
@@ -24,7 +24,7 @@ class MLP(nn.Module):
     def __init__(self, widths: Sequence[int], weight: Initializer) -> None:
         super().__init__()
         pairs = itertools.pairwise(widths)
-        self.dense = nn.ModuleList(Dense(inputs, outputs, weight) for inputs, outputs in pairs)
+        self.dense: nn.ModuleList = nn.ModuleList(Dense(inputs, outputs, weight) for inputs, outputs in pairs)
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:  # (B, C, H, W) -> (B, classes)
         x = flatten(x)
@@ -42,3 +42,8 @@ def logreg() -> MLP:
 def mlp() -> MLP:
     """784-1000-500-100-10, truncated normal of 0.03. Source: `_mlp.py` of DeepOBS 1.1.2."""
     return MLP((784, 1000, 500, 100, 10), truncated_normal(0.03))
+
+
+def digits() -> MLP:
+    """64-128-64-10 on images of 8x8, started as He et al., ICCV 2015, have it for ReLU."""
+    return MLP((64, 128, 64, 10), he_normal())

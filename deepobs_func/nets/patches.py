@@ -1,10 +1,16 @@
-"""Per-example gradients of a convolution's weight: outer products of its output gradients and patches of its input."""
+"""Per-example gradients of a convolution's weight: outer products of its output gradients and patches of its input.
+
+Those of a convolution of several groups are computed as they are: a depthwise kernel is small.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_weight, conv3d_weight
 
 from deepobs_func.base import Outer
 
@@ -15,18 +21,26 @@ class Patches(Outer):
     Args:
         g: the gradient of each example's loss by the output, `(B, outputs, H', W')`; `T = H' W'`.
         x: the input, `(B, C, H, W)`.
-        kernel, stride, padding: of the convolution.
+        kernel, stride, padding, dilation: of the convolution.
     """
 
-    def __init__(self, g: Tensor, x: Tensor, kernel: tuple[int, int], stride: int, padding: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        g: Tensor,
+        x: Tensor,
+        kernel: tuple[int, int],
+        stride: int | tuple[int, int],
+        padding: tuple[int, int],
+        dilation: int | tuple[int, int] = 1,
+    ) -> None:
         self._g, self._x = g, x
-        self._kernel, self._stride, self._padding = kernel, stride, padding
+        self._kernel, self._stride, self._padding, self._dilation = kernel, stride, padding, dilation
         self.rows = g.flatten(2)
 
     @property
     def columns(self) -> Tensor:
         """Computed at each access."""
-        return F.unfold(self._x, self._kernel, padding=self._padding, stride=self._stride)
+        return F.unfold(self._x, self._kernel, self._dilation, self._padding, self._stride)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -63,6 +77,36 @@ class Patches(Outer):
             self._g.flatten(0, 1).unsqueeze(0),
             self._stride,
             self._padding,
+            self._dilation,
             groups=count,
         )
         return grads.view(count, m, n)
+
+
+def of_groups(
+    x: Tensor, g: Tensor, shape: Sequence[int], stride: Any, padding: Any, dilation: Any = 1, *, groups: int
+) -> Tensor:
+    """The gradients of a weight, by one convolution with a group for each example and each group of its channels.
+
+    Args:
+        x: the input, `(B, C, H, W)`, or `(B, C, D, H, W)`.
+        g: the gradient of each example's loss by the output.
+        shape: of the weight.
+        stride, padding, dilation: of the convolution.
+        groups: of its channels.
+
+    Returns:
+        `(B, *shape)`.
+    """
+    size, extent = len(x), tuple(shape[2:]) if len(shape) == x.ndim else (1, *shape[2:])
+    of_weight = conv2d_weight if x.ndim == 4 else conv3d_weight
+    found = of_weight(
+        x.flatten(0, 1).unsqueeze(0),
+        (size * shape[0], shape[1], *extent),
+        g.flatten(0, 1).unsqueeze(0),
+        stride,
+        padding,
+        dilation,
+        groups=size * groups,
+    )
+    return found.view(size, *shape)

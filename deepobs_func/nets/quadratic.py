@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.base import Outer
-from deepobs_func.nets.initializers import constant
+from deepobs_func.nets.initializers import Initializer, constant
 from deepobs_func.nets.layers import Layer, Pass
 
 DIM = 100
@@ -58,7 +58,9 @@ class Quadratic(Layer):
     def __init__(self) -> None:
         super().__init__()
         self.declare("theta", (DIM,), constant(1.0))
-        self.declare_constant("hessian", (DIM, DIM), _hessian)
+        self.declare_constant(
+            "hessian", (DIM, DIM), Initializer("90 eigenvalues from U(0, 1), 10 from U(30, 60)", _hessian)
+        )
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         return p.tapped(self, x, self.theta - x)
@@ -69,6 +71,9 @@ class Quadratic(Layer):
 
 class Point(Layer):
     """The point `(u, v)` itself for each example, `(B, 2)`. Source: `two_d_*.py` of DeepOBS 1.1.2.
+
+    Where it may be shared (`Pass.shared`) it is returned once, as two 0-d tensors, so that nothing is stacked and
+    expanded on the way there and back.
 
     Args:
         u, v: where it starts.
@@ -82,7 +87,9 @@ class Point(Layer):
         self.declare("u", (), constant(u))
         self.declare("v", (), constant(v))
 
-    def forward(self, x: Tensor, p: Pass) -> Tensor:
+    def forward(self, x: Tensor, p: Pass) -> Tensor | tuple[Tensor, Tensor]:
+        if p.shared:
+            return self.u, self.v
         return p.tapped(self, x, torch.stack((self.u, self.v)).expand(x.shape[0], 2))
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepobs_func.base import Outer
-from deepobs_func.nets.initializers import glorot_uniform, uniform
+from deepobs_func.nets.initializers import Initializer, glorot_uniform, uniform
 from deepobs_func.nets.layers import Dense, Layer, Pass, positions_last
 from deepobs_func.nets.noise import Dropout
 
@@ -73,7 +73,7 @@ class LSTM(Layer):
         return torch.stack(outputs, dim=1), c, h
 
     def _fused(self, x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weight, bias = (_torch_order(tensor) for tensor in (self.weight, self.bias))
+        weight, bias = (torch_order(tensor) for tensor in (self.weight, self.bias))
         forget = torch.zeros_like(bias)
         forget[self.hidden : 2 * self.hidden] = FORGET_BIAS
         flat = (weight[:, : self.inputs], weight[:, self.inputs :], bias, forget)
@@ -83,7 +83,7 @@ class LSTM(Layer):
         return y, c[0], h[0]
 
 
-def _torch_order(tensor: Tensor) -> Tensor:
+def torch_order(tensor: Tensor) -> Tensor:
     """Gates i, j, f, o to torch's i, f, g (= j), o."""
     i, j, f, o = tensor.chunk(4)
     return torch.cat((i, f, j, o))
@@ -111,9 +111,9 @@ class Embedding(Layer):
 
     weight: Tensor
 
-    def __init__(self, entries: int, width: int) -> None:
+    def __init__(self, entries: int, width: int, weight: Initializer | None = None) -> None:
         super().__init__()
-        self.declare("weight", (entries, width), glorot_uniform())
+        self.declare("weight", (entries, width), weight or glorot_uniform())
 
     def forward(self, ids: Tensor, p: Pass) -> Tensor:
         return p.tapped(self, ids, self.weight[ids])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,16 @@ Made = Any
 Make = Callable[[list[tuple[str, nn.Parameter]]], Made]
 WRAPPED = ("optimizer", "base_optimizer")
 """Constructor arguments that are another optimizer class."""
+
+
+@dataclass(frozen=True)
+class AsGiven:
+    """A class or a factory of which a record holds the hyperparameters that are given, and none that it has by default.
+
+    DeepOBS's runner names a run by those that its caller declares.
+    """
+
+    make: Any
 
 
 def load_class(path: str) -> Class:
@@ -78,21 +89,34 @@ def construct(cls: Any, leaves: Leaves, lr: float, hyperparams: Mapping[str, Any
     return made
 
 
+class UnusedRateError(ConfigError):
+    """A learning rate that an optimizer does not use.
+
+    Attributes:
+        rates: those that it has.
+    """
+
+    def __init__(self, rates: Sequence[float], message: str) -> None:
+        self.rates: list[float] = list(rates)
+        super().__init__(message)
+
+
 def check_rate(made: Made, lr: float, called: str) -> None:
     """Makes sure that the learning rate of the configuration is one of those that the optimizers have.
 
     Optimizers whose groups have no learning rate, since they find their own, are left alone.
 
     Raises:
-        ConfigError: it is none of them.
+        UnusedRateError: it is none of them.
     """
     groups = [group for each in _flat(made) for group in getattr(each, "param_groups", ())]
     rates = dict.fromkeys(group["lr"] for group in groups if "lr" in group)
     if not rates or any(lr == value for group in groups for value in group.values() if isinstance(value, float | int)):
         return
-    raise ConfigError(
+    raise UnusedRateError(
+        list(rates),
         f"{option('lr')} {lr}: {called} does not use it; its parameter groups have the learning rates "
-        f"{', '.join(map(str, rates))}. Give one of these, or take an argument lr and use it."
+        f"{', '.join(map(str, rates))}. Give one of these, or take an argument lr and use it.",
     )
 
 

@@ -27,7 +27,9 @@ class Asked:
     """
 
     def __init__(self, oracle: Oracle, point: Params, calls: dict[str, int]) -> None:
-        self.oracle, self.point, self.calls = oracle, point, calls
+        self.oracle: Oracle = oracle
+        self.point: Params = point
+        self.calls: dict[str, int] = calls
         self._is_differentiated = False
 
     def move(self, leaves: Leaves) -> None:

@@ -33,6 +33,8 @@ class Range:
         return self.low <= value < self.high or (self.closed and value == self.high)
 
     def __str__(self) -> str:
+        if self == Range():
+            return "any number"
         if not math.isfinite(self.high):
             return f"at least {self.low:g}"
         return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
@@ -56,6 +58,9 @@ class Whole:
 
     low: int = 1
 
+    def __str__(self) -> str:
+        return f"a whole number from {self.low}"
+
     def checked(self, name: str, value: Any) -> int:
         """The value as an int.
 
@@ -63,7 +68,7 @@ class Whole:
             ConfigError: it is not a whole number, or below `low`; the message has the name of the hyperparameter.
         """
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < self.low:
-            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be a whole number from {self.low}.")
+            raise ConfigError(f"The hyperparameter {name} is {value!r}; it must be {self}.")
         return int(value)
 
 
@@ -72,6 +77,9 @@ class OneOf:
     """One of some names; None among them where there is no default, and a problem may need none."""
 
     values: tuple[str | None, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.values))}"
 
     def checked(self, name: str, value: Any) -> str | None:
         """The value as it is.
@@ -88,13 +96,28 @@ ANY, FRACTION, POSITIVE, SHARE = Range(), Range(0.0, 1.0), Range(0.0), Range(0.0
 """Any finite number; from 0 to below 1; from 0; from 0 to 1."""
 
 
+class Search(NamedTuple):
+    """Where tuning looks for a number, unless the user says otherwise.
+
+    Attributes:
+        low, high: the ends.
+        word: the distribution, one of `study.spaces.WORDS`.
+    """
+
+    low: float
+    high: float
+    word: str = "loguniform"
+
+
 class Hyperparameter(NamedTuple):
     """A hyperparameter of an optimizer.
 
     Attributes:
         default: its value where none is given.
         kind: what it may be.
+        search: where tuning looks for it; None where tuning leaves it at its default.
     """
 
     default: float | int | str | None
     kind: Kind = ANY
+    search: Search | None = None

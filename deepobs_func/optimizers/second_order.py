@@ -16,7 +16,7 @@ from deepobs_func import random, tree
 from deepobs_func.base import Params
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.conditional import only_if
-from deepobs_func.optimizers.first_order import average, zero_moments
+from deepobs_func.optimizers.first_order import average, power, zero_moments
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay
@@ -53,7 +53,7 @@ def _adahessian(
     direction: Params, moments: Moments, params: Params, hyper: Hyper, step: Tensor
 ) -> tuple[Params, Moments]:
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
-    correction1, correction2 = 1 - beta1**step, torch.sqrt(1 - beta2**step)
+    correction1, correction2 = 1 - power(beta1, step), torch.sqrt(1 - power(beta2, step))
     first = tree.map(lambda m, d: average(beta1, m, d), moments[0], direction)
 
     def rule(m: Tensor, v: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ QUANTITIES = Registry(
     listing="deepobs list",
 )
 
-PRESETS = {
+PRESETS: dict[str, tuple[str, ...]] = {
     "economy": (
         *("grad_norm", "distance", "update_size", "alpha", "norm_test", "inner_test", "ortho_test", "noise_scale"),
         *("cabs", "early_stopping", "mean_gsnr"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random, tree
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, Params, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.formulas import exactly
 from deepobs_func.tree import Tree
@@ -62,7 +62,7 @@ def loss_of(subject: LossOrProblem, batch: Any) -> Callable[[Params], Tensor]:
             raise ConfigError(NO_EXAMPLES)
         fits = result.ndim <= 1
         if isinstance(batch, Batch):
-            fits = result.shape in ((), batch.x.shape[:1])
+            fits = result.shape in ((), (size_of(batch),))
         if not fits:
             raise ConfigError(
                 f"The loss has the shape {tuple(result.shape)}; it must be (B,), one number for each example of the "
@@ -96,7 +96,7 @@ def check_batch(batch: Any) -> None:
     Raises:
         ConfigError: it has none.
     """
-    if isinstance(batch, Batch) and batch.x.shape[0] == 0:
+    if isinstance(batch, Batch) and size_of(batch) == 0:
         raise ConfigError(NO_EXAMPLES)
 
 

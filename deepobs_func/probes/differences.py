@@ -33,7 +33,8 @@ class Differences:
         self._function, self._point, self._direction = function, point, direction
         self._held = _Held()
         dtype = next(iter(point.values())).dtype
-        self._steps, self.tolerance = STEPS.get(dtype, STEPS[torch.float32]), TOLERANCES.get(dtype, 5e-2)
+        self._steps = STEPS.get(dtype, STEPS[torch.float32])
+        self.tolerance: float = TOLERANCES.get(dtype, 5e-2)
         self._found: list[Tensors] = []
 
     def __iter__(self) -> Iterator[Tensors]:

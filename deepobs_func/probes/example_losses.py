@@ -180,8 +180,8 @@ def check_batch_norm(loss: Loss, bn: str | None) -> None:
         )
     if bn != "coupled" and not problem.normalizes:
         raise ConfigError(
-            f"{problem.name} couples its examples by other means than this package's batch norm, so bn={bn!r} cannot "
-            "take them apart; bn='coupled' can."
+            f"{problem.name} couples its examples by other means than batch norms with running statistics that it "
+            f"calls once each, so bn={bn!r} cannot take them apart; bn='coupled' can."
         )
 
 
@@ -210,13 +210,15 @@ def _by_autograd(found: Examples, problem: Problem) -> OutputGradients:
     first = []  # outputs that depend on no other: the backward pass ends there
 
     def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
-        if layer.path in problem.layers:
-            if not y.requires_grad:
-                y = y.detach().requires_grad_()
-                first.append(y)
-            inputs[layer.path] = x.detach()
-            y.register_hook(functools.partial(grads.__setitem__, layer.path))
-        return y
+        if layer.path not in problem.layers:
+            return y
+        is_first = not y.requires_grad
+        if is_first:
+            y = y.detach().requires_grad_()
+            first.append(y)
+        inputs[layer.path] = x.detach()
+        y.register_hook(functools.partial(grads.__setitem__, layer.path))
+        return y.clone() if is_first and layer.foreign else y  # what follows may be in place, which no leaf allows
 
     with torch.enable_grad():
         losses = problem.criterion(problem.tapped_outputs(found.params, found.batch, tap), found.batch)

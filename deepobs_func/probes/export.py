@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deepobs_func import tree
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, Params, size_of
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.probes import contract
 from deepobs_func.probes.contract import LossOrProblem, checked_ggn
@@ -31,7 +31,7 @@ CLASSES = {
 class Problem(contract.Problem, Protocol):
     """A problem that can make an `nn.Module` of its net."""
 
-    def to_module(self, params: Params) -> nn.Module: ...
+    def batch_module(self, params: Params) -> nn.Module: ...
 
 
 def as_scipy(
@@ -124,7 +124,7 @@ def as_curvlinops(
         raise ConfigError("as_curvlinops needs curvlinops: pip install 'deepobs-func[curvlinops]'.") from error
     if matrix == "ggn":
         checked_ggn(problem, params, batch, "as_curvlinops")
-    module = problem.to_module(params)
+    module = problem.batch_module(params)
     if matrix in ("kfac", "ekfac"):
         criterion = _checked_loss(problem, params, batch, loss or nn.CrossEntropyLoss())
     else:
@@ -137,7 +137,7 @@ def as_curvlinops(
             parameters,
             [(batch, batch.y)],
             check_deterministic=False,  # a problem is a pure function
-            batch_size_fn=lambda each: each.x.shape[0],
+            batch_size_fn=size_of,
             **options,
         )
     except NotImplementedError as error:

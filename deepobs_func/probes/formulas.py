@@ -27,7 +27,18 @@ class _Exact(TorchFunctionMode):
     """Calls the formula of an operation in its place."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return FORMULAS.get(func, func)(*args, **(kwargs or {}))
+        return called(FORMULAS.get(func, func), args, kwargs or {})
+
+
+def called(function: Any, args: Any, kwargs: Any) -> Any:
+    """Calls a function inside of a mode, so that `torch.compile` can follow."""
+    return (_unflatten if function is Tensor.unflatten else function)(*args, **kwargs)
+
+
+def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """`Tensor.unflatten`, whose own code calls `super()`, which Dynamo cannot trace inside of a mode."""
+    dim = dim % x.ndim
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
 
 
 class Recorder(TorchFunctionMode):
@@ -260,13 +271,16 @@ def _attention(
     logits = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
-    if attn_mask is not None:
-        logits = logits.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-        blind = (logits == -math.inf).all(-1, keepdim=True)
-        weights = logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
-    else:
-        weights = logits.softmax(-1)
-    return F.dropout(weights, dropout_p) @ value
+    return F.dropout(attention_weights(logits, attn_mask), dropout_p) @ value
+
+
+def attention_weights(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """`softmax(logits + mask)`, of a mask of numbers or of truth values; a query that may look at nothing gets 0."""
+    if mask is None:
+        return logits.softmax(-1)
+    logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    blind = (logits == -math.inf).all(-1, keepdim=True)
+    return logits.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
 def _multi_head_attention(*args: Any, **kwargs: Any) -> Any:

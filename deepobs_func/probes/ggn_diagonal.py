@@ -11,7 +11,7 @@ from torch.func import vjp
 from torch.utils import _pytree as pytree
 
 from deepobs_func import random, tree
-from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params
+from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params, first_of, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.contract import LossOrProblem, Problem, checked_ggn
 from deepobs_func.probes.curvature import criterion_hessian
@@ -50,7 +50,7 @@ def ggn_diagonal(subject: LossOrProblem, params: Params, batch: Any) -> Tree:
         for columns in _identity(tensors):
             plain, weighted = many(pull, at_once=at_once)(columns)[0], many(weigh, at_once=at_once)(columns)
             total = tree.add(total, tree.map(lambda a, b: (a * b).sum(0), plain, weighted))
-        return tree.scale(float(piece.x.shape[0]), total)
+        return tree.scale(float(size_of(piece)), total)
 
     return _mean_over_examples(of_piece, problem, params, batch, 2 * COLUMNS)
 
@@ -82,7 +82,7 @@ def _mean_over_examples(
         raise ConfigError(
             f"The diagonal of a GGN takes a Batch, whose examples it can tell; not a {type(batch).__name__}."
         )
-    numbers = torch.arange(batch.x.shape[0], device=batch.x.device)
+    numbers = torch.arange(size_of(batch), device=first_of(batch.x).device)
     if not problem.separable:
         return tree.scale(1.0 / len(numbers), of_piece(batch, numbers[0]))
 

@@ -14,13 +14,13 @@ _FIRST = (
     "Hardswish Hardtanh Im2Col Index IndexSelect LeakyRelu Lerp LinalgMatrixExp LinalgVectorNorm Log Log1P "
     "LogSigmoid LogSoftmax Logaddexp Logsumexp MaskedFill Max MaxPool2DWithIndices MaxPool3DWithIndices MaxUnpool2D "
     "Maximum Mean Min Mish Mm MseLoss Mul Mv Neg NllLoss Permute PixelShuffle PixelUnshuffle Pow PreluKernel "
-    "Reciprocal ReflectionPad2D Relu Repeat ReplicationPad2D ReshapeAlias Roll RreluWithNoise Rsqrt SafeSoftmax "
+    "Reciprocal ReflectionPad2D Relu Repeat ReplicationPad2D ReshapeAlias Roll Rsqrt "
     "Select Sigmoid Sign Silu Sin Sinh Slice SmoothL1Loss Softmax Softplus Softshrink Sort Split SplitWithSizes "
     "Sqrt Stack Std Sub T Tanh Threshold Topk Transpose Tril Trilinear Triu Unbind Unfold UnsafeView Unsqueeze "
-    "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D Var Vdot View Where "
+    "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D Var VarMean Vdot View Where "
 )  # named ...Backward0: the only form of the operation, or its first
 _OTHERS = (
-    "AddBackward1 ClampBackward1 MeanBackward1 MedianBackward1 MulBackward1 NormBackward1 PowBackward2 "
+    "AddBackward1 ClampBackward1 MeanBackward1 MedianBackward1 NormBackward1 PowBackward2 "
     "SqueezeBackward1 SumBackward1 torch::autograd::AccumulateGrad "
 )
 

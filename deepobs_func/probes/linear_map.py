@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from deepobs_func import tree
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, Params, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes.contract import count_vectors
 from deepobs_func.probes.many import many
@@ -79,7 +79,7 @@ def examples(batch: Any) -> int:
         raise ConfigError(
             f"The examples of a {type(batch).__name__} cannot be counted; pass count=, a function that does."
         )
-    return batch.x.shape[0]
+    return size_of(batch)
 
 
 def over(

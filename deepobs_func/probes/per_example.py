@@ -309,7 +309,7 @@ def _there(found: Any) -> Any:
 
 def _parameters_of(path: str, layer: Any, params: Params) -> dict[str, str]:
     """The names of a layer's parameters in the net by those in the layer; a net that is one layer has the path ""."""
-    names = {name: f"{path}.{name}" if path else name for name in layer.initializers}
+    names = {name: f"{path}.{name}" if path else name for name in layer.known}
     return {name: full for name, full in names.items() if full in params}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepobs_func import random, tree
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, Params, size_of
 from deepobs_func.probes import quantities
 from deepobs_func.probes.catalog import QUANTITIES
 from deepobs_func.probes.estimators import diagonal, trace
@@ -69,7 +69,7 @@ class TrackedStep:
     @property
     def size(self) -> int:
         """B."""
-        return len(self.batch.x)
+        return size_of(self.batch)
 
     @functools.cached_property
     def line(self) -> tuple[Batch, str | None]:

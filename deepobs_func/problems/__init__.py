@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import functools
 import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deepobs_func import datasets, lazy
-from deepobs_func.problems import cifar, imagenet, mnist, synthetic, tolstoi
+from deepobs_func.problems import cifar, imagenet, mnist, modern, synthetic, tolstoi
 from deepobs_func.problems.spec import Deviation as Deviation
 from deepobs_func.problems.spec import ProblemSpec as ProblemSpec
+from deepobs_func.problems.spec import Recipe as Recipe
 from deepobs_func.registry import Registry
 
 if TYPE_CHECKING:
     from deepobs_func.problems.custom import from_module as from_module
     from deepobs_func.problems.problem import Problem as Problem
 
+_DEEPOBS = (*mnist.SPECS, *cifar.SPECS, *imagenet.SPECS, *tolstoi.SPECS, *synthetic.SPECS)
+SETS: Mapping[str, tuple[str, ...]] = {
+    "deepobs": tuple(spec.name for spec in _DEEPOBS),
+    "modern": tuple(spec.name for spec in modern.SPECS),
+}
+"""The problems of DeepOBS, and those that are this project's own, by name."""
+
 REGISTRY = Registry(
     "problem",
     ProblemSpec,
-    (*mnist.SPECS, *cifar.SPECS, *imagenet.SPECS, *tolstoi.SPECS, *synthetic.SPECS),
+    (*_DEEPOBS, *modern.SPECS),
     group="deepobs_func.problems",
     listing="deepobs list",
 )
 _PATHS = {"Problem": "deepobs_func.problems.problem:Problem", "from_module": "deepobs_func.problems.custom:from_module"}
 __getattr__, __dir__, __all__ = lazy.attach(
-    __name__, _PATHS, also=["Deviation", "ProblemSpec", "REGISTRY", "get", "names", "spec_of"]
+    __name__, _PATHS, also=["Deviation", "ProblemSpec", "REGISTRY", "Recipe", "SETS", "get", "names", "spec_of"]
 )
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from deepobs_func.backend.kernels import using
-from deepobs_func.base import BATCH_DIMS, Batch, Params
+from deepobs_func.base import BATCH_DIMS, Batch, Params, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Pass
+from deepobs_func.nets.ties import call_tied, names_of, places_of
 from deepobs_func.probes.catalog import MODES
 from deepobs_func.probes.differences import gradient, nodes, raised, relative_distance
 from deepobs_func.probes.examination import examine, moved
@@ -31,6 +31,7 @@ from deepobs_func.probes.formulas import Recorder, exactly
 from deepobs_func.probes.jacobians import TensorsOf
 from deepobs_func.probes.known import RIGHT
 from deepobs_func.probes.ways import Ways
+from deepobs_func.problems.conversion.phases import Phases
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.tree import Tree
 
@@ -52,7 +53,7 @@ def chosen(problem: Problem) -> Problem:
 
 def _examined(problem: Problem) -> Problem:
     """The problem with those ways left out that are not right."""
-    params, batch = _place(problem, torch.float32, torch.float64)
+    params, batch = place(problem, torch.float32, torch.float64)
     _check_gradient(problem, params, batch)
     faults = {} if _is_known(problem, params, batch) else _faults(problem)
     fault = fault_at_once(problem.loss, params, batch, BATCH_DIMS) if problem.separable else None
@@ -79,20 +80,13 @@ def _with_formulas(problem: Problem) -> Problem:
         with Recorder() as of_criterion:
             problem.criterion(outputs, batch)
     if of_net.called:
-        problem = replace(problem, call=_exact_call(problem.call))
+        assert isinstance(problem.call, Phases), "of a user's module"
+        call = replace(problem.call, exact=True)  # of the same net, as it is described
+        same = replace(problem.description, of=(problem.make_net, call, problem.dataset.shape))
+        problem = replace(problem, call=call, description=same)
     if of_criterion.called:
         problem = replace(problem, measure=problem.measure._replace(losses=_exact_losses(problem.measure.losses)))
     return problem
-
-
-def _exact_call(call: Callable[[nn.Module, Tensors, Tensor, Pass], Any]) -> Callable[..., Any]:
-    def exact_call(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
-        if p.fused:
-            return call(net, tensors, x, p)
-        with exactly():
-            return call(net, tensors, x, p)
-
-    return exact_call
 
 
 def _exact_losses(losses: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batch], Tensor]:
@@ -103,8 +97,12 @@ def _exact_losses(losses: Callable[[Any, Batch], Tensor]) -> Callable[[Any, Batc
     return exact_losses
 
 
-def _place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
-    """A point and a batch in the first of some types that the module goes with."""
+def place(problem: Problem, *dtypes: torch.dtype) -> tuple[Params, Batch]:
+    """A point near the initial one, and a batch, in the first of some types that the module goes with.
+
+    Raises:
+        ConfigError: the gradient cannot be computed in any of them.
+    """
     error: Exception | None = None
     for dtype, of_targets in itertools.product(dtypes, (torch.float32, torch.float64)):
         params, state = problem.init(dtype=dtype)
@@ -158,7 +156,7 @@ def _outputs_of(problem: Problem, batch: Batch) -> Callable[[Params], list[Tenso
 
 def _faults(problem: Problem) -> dict[str, str]:
     """The faults of all ways, in the losses and in the outputs."""
-    params, batch = _place(problem, torch.float64, torch.float32)
+    params, batch = place(problem, torch.float64, torch.float32)
     losses = lambda p: problem.loss(p, batch)
     outputs = _outputs_of(problem, batch)
     return examine(losses, lambda p: [losses(p), *outputs(p)], params)
@@ -166,7 +164,7 @@ def _faults(problem: Problem) -> dict[str, str]:
 
 def _culprit(problem: Problem, faults: dict[str, str]) -> str:
     """The smallest part of the module through which one of the ways is wrong, for a message."""
-    params, batch = _place(problem, torch.float64, torch.float32)
+    params, batch = place(problem, torch.float64, torch.float32)
     tensors = {**params, **batch.state.moments}
     calls: dict[str, tuple[Any, Any]] = {}
     net = copy.deepcopy(problem.net)
@@ -177,10 +175,20 @@ def _culprit(problem: Problem, faults: dict[str, str]) -> str:
     with torch.no_grad():
         problem.call(net, tensors, batch.x, Pass(True, {}, {}))
     for path, module in _inner_first(problem.net):
-        if path in calls and _is_at_fault(problem, module, path, tensors, calls[path], faults):
+        if path in calls and _is_at_fault(problem, module, tensors, calls[path], faults):
             kind = f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
             return f"the layer {path!r} ({kind})" if path else f"the module itself ({kind})"
-    return "the criterion"
+    return "the module's forward method" if _is_by_outputs(problem, params, batch) else "the criterion"
+
+
+def _is_by_outputs(problem: Problem, params: Params, batch: Batch) -> bool:
+    """Whether it is the outputs whose gradients `vmap` does not give example by example."""
+
+    def totals(params: Params, batch: Batch) -> Tensor:
+        parts = [part for part in pytree.tree_leaves(problem.outputs(params, batch)) if _is_floating(part)]
+        return torch.stack([part.reshape(size_of(batch), -1).sum(1) for part in parts]).sum(0)
+
+    return problem.separable and fault_at_once(totals, params, batch, BATCH_DIMS) is not None
 
 
 def _inner_first(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -189,11 +197,11 @@ def _inner_first(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_at_fault(
-    problem: Problem, module: nn.Module, path: str, tensors: Tensors, called: tuple[Any, Any], faults: dict[str, str]
+    problem: Problem, module: nn.Module, tensors: Tensors, called: tuple[Any, Any], faults: dict[str, str]
 ) -> bool:
     """Whether one of the faulty ways is wrong through a module alone, in its parameters and in its inputs."""
-    prefix = f"{path}." if path else ""
-    own = {name.removeprefix(prefix): leaf for name, leaf in tensors.items() if name.startswith(prefix)}
+    places, of_net = places_of(module), names_of(problem.net)
+    own = {name: tensors[of_net[leaf]] for leaf, name in names_of(module).items()}
     inputs, spec = pytree.tree_flatten(called)
     differentiable = {str(n): leaf for n, leaf in enumerate(inputs) if _is_floating(leaf)}
     trained = {f"own.{name}": leaf for name, leaf in own.items() if _is_floating(leaf)}
@@ -202,7 +210,7 @@ def _is_at_fault(
         args, kwargs = pytree.tree_unflatten([point.get(str(n), leaf) for n, leaf in enumerate(inputs)], spec)
         given = {name: point.get(f"own.{name}", leaf) for name, leaf in own.items()}
         with exactly():
-            found = functional_call(module, given, args, kwargs)
+            found = call_tied(module, places, given, args, kwargs)
         return [part for part in pytree.tree_leaves(found) if _is_floating(part)]
 
     def losses(point: Tree) -> Tensor:

@@ -27,6 +27,11 @@ class Description(NamedTuple):
     params: Tensors
     constants: Tensors
 
+    @property
+    def both(self) -> Tensors:
+        """All of them."""
+        return {**self.params, **self.constants}
+
 
 def describe(module: nn.Module) -> Description:
     """Copies a module's tensors, once each.

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, Inputs, Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Layer, Pass
 
-Call = Callable[[nn.Module, dict[str, Tensor], Tensor, Pass], Any]
+Call = Callable[[nn.Module, dict[str, Tensor], Inputs, Pass], Any]
 
 
 def copied(module: nn.Module, replaced: dict[int, Any]) -> nn.Module:
@@ -35,9 +35,23 @@ def copied(module: nn.Module, replaced: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise ConfigError(
-            f"{type(module).__name__} cannot be copied: {error}. A problem copies its module, so that the module is "
-            "not touched; hold nothing in it that copy.deepcopy does not copy, such as an open file or a lock."
+            f"{type(module).__name__} cannot be copied: {error}{_uncopied(module, memo)}. A problem copies its module, "
+            "which is not touched; hold nothing in it that copy.deepcopy does not copy, such as an open file or a lock."
         ) from error
+
+
+def _uncopied(module: nn.Module, memo: dict[int, Any]) -> str:
+    """The attribute that cannot be copied, and of which layer, for a message."""
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except (TypeError, RuntimeError, AttributeError):
+                owner = f" of the layer {path!r} ({type(part).__name__})" if path else ""
+                return f", which is in the attribute {name!r}{owner}"
+    return ""
 
 
 def held_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -73,7 +87,8 @@ class ProblemModule(nn.Module):
             for name, parameter in net.named_parameters()
             if name in params  # the frozen ones are among the moments
         }
-        self.net, self._call = copied(net, memo), call
+        self.net: nn.Module = copied(net, memo)
+        self._call = call
         for module in list(self.net.modules()):
             for name, child in module.named_children():
                 stock = child.stock() if isinstance(child, Layer) else None

@@ -63,19 +63,26 @@ def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> Valu
         problem: what is differentiated.
         sparse: whether a gradient that a layer makes sparse (`nn.Embedding(sparse=True)`) stays so.
     """
-    objective = _make_objective(problem)
 
     def value_and_grad(params: Params, batch: Batch) -> Value:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         with using(fused=True):
-            value, (metrics, state) = objective(leaves, batch)
-        grads = gradients(value, tuple(leaves.values()))
+            losses, state = problem.loss_and_state(leaves, batch)
+        penalty = problem.penalty(leaves)
+        # The mean's gradient is known, so that the mean itself is none of what is differentiated.
+        values, seen = [losses], losses.detach()
+        seeds = [torch.full_like(seen, 1 / seen.numel())]
+        if penalty.requires_grad:
+            values.append(penalty)
+            seeds.append(torch.ones_like(penalty))
+        grads = gradients(values, seeds, tuple(leaves.values()))
         if not sparse:
             grads = tuple([grad.to_dense() if grad.is_sparse else grad for grad in grads])
-        found = Metrics(metrics.loss.detach(), metrics.penalty.detach())
+        metrics = Metrics(seen.mean(), penalty.detach())
+        value = metrics.loss if problem.weight_decay is None else metrics.loss + metrics.penalty
         moments, carry = state
         state = ModelState(_detached(moments), _detached(carry))
-        return Value(value.detach(), dict(zip(leaves, grads, strict=True)), found, state)
+        return Value(value, dict(zip(leaves, grads, strict=True)), metrics, state)
 
     return value_and_grad
 

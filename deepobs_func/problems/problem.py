@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -13,13 +14,13 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import random
 from deepobs_func.backend import kernels as kernels_of
-from deepobs_func.base import Batch, Evaluation, ModelState, Params
+from deepobs_func.base import Batch, Evaluation, Inputs, ModelState, Params, first_of
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.calling import call
 from deepobs_func.nets.describe import Description, describe
 from deepobs_func.nets.layers import Layer, Pass
-from deepobs_func.nets.noise import Noise
+from deepobs_func.nets.noise import Noise, Place
 from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.probes.ways import ALL, Ways
 from deepobs_func.problems.measures import Measure
@@ -30,7 +31,7 @@ Tensors = dict[str, Tensor]
 Tap = Callable[[Layer, Tensor, Tensor], Tensor]
 
 
-def call_with_pass(net: nn.Module, tensors: Tensors, x: Tensor, p: Pass) -> Any:
+def call_with_pass(net: nn.Module, tensors: Tensors, x: Inputs, p: Pass) -> Any:
     """Calls one of this package's nets, which take the `Pass` besides their input."""
     return call(net, tensors, (x, p))
 
@@ -96,7 +97,7 @@ class Problem:
     batch_size: int
     deviations: tuple[Deviation, ...] = ()
     draw: Callable[[nn.Module, random.Key, torch.dtype], tuple[Params, Tensors]] = draw_declared
-    call: Callable[[nn.Module, Tensors, Tensor, Pass], Any] = call_with_pass
+    call: Callable[[nn.Module, Tensors, Inputs, Pass], Any] = call_with_pass
     regularize: Callable[[str, Tensor], bool] = kernels
     compile_step: bool = True
     hvp_mode: HVPMode = "reverse-over-forward"
@@ -109,9 +110,8 @@ class Problem:
         if self.weight_decay is not None:
             checked_weight_decay(self.weight_decay)
         if self.description is None or self.description.of != (self.make_net, self.call, self.dataset.shape):
-            object.__setattr__(
-                self, "description", describe(self.make_net, self.call, self.dataset.shape, self._two_inputs)
-            )
+            described = getattr(self.call, "describe", functools.partial(describe, self.call))
+            object.__setattr__(self, "description", described(self.make_net, self.dataset.shape, self._two_inputs))
         trained = self.description.trained
         regularized = tuple(name for name, parameter in trained.items() if self.regularize(name, parameter))
         object.__setattr__(self, "regularized", regularized)
@@ -125,7 +125,7 @@ class Problem:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "description"}
         return _rebuilt, (values,)
 
-    def _two_inputs(self) -> Tensor:
+    def _two_inputs(self) -> Inputs:
         return self.dataset.function("fake")(self.dataset, random.key(0), 2, torch.get_default_dtype())[0]
 
     @property
@@ -134,8 +134,8 @@ class Problem:
         return self.description.net
 
     @property
-    def noises(self) -> dict[str, Noise]:
-        """The layers that read a draw from the batch, by the name of their entry in `batch.noise`."""
+    def noises(self) -> dict[str, Noise | Place]:
+        """What reads a draw from the batch, by the name of their entry in `batch.noise`."""
         return self.description.noises
 
     @property
@@ -189,8 +189,8 @@ class Problem:
         Returns:
             The losses `(B,)`, without the penalty, and the state.
         """
-        outputs, state = self._forward(params, batch, train=True)
-        return self._losses(outputs, batch), state
+        losses, _, state = self._losses_and_state(params, batch, train=True)
+        return losses, state
 
     def loss(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """The training-phase loss of each example, without the penalty.
@@ -261,9 +261,8 @@ class Problem:
         Returns:
             The evaluation, and the state after the batch: it carries an LSTM on; moments stay.
         """
-        outputs, state = self._forward(params, batch, train=False)
+        losses, outputs, state = self._losses_and_state(params, batch, train=False)
         correct = self.measure.correct
-        losses = self._losses(outputs, batch)
         return Evaluation(losses, None if correct is None else correct(outputs, batch)), state
 
     def test_outputs_and_state(self, params: Params, batch: Batch) -> tuple[Any, ModelState]:
@@ -334,7 +333,9 @@ class Problem:
         Returns:
             A draw for each layer that reads one, by its path.
         """
-        wanted = {path: layer for path, layer in self.noises.items() if train or layer.in_evaluation}
+        wanted = {
+            path: layer for path, layer in self.noises.items() if (layer.in_training if train else layer.in_evaluation)
+        }
         if not wanted:  # a hash of nothing takes 0.2 ms too
             return {}
         keys = dict(
@@ -384,7 +385,7 @@ class Problem:
         x_key, noise_key = random.split(random.key(seed, device))
         x, y = self.dataset.function("fake")(self.dataset, x_key, batch_size, dtype)
         state = ModelState({}, {})
-        if self.draw is not draw_declared or any(True for _ in self.net.buffers()):  # else there are no moments to draw
+        if self.description.remembers:  # else there are no moments to draw
             _, state = self.init(seed, dtype=dtype, device=device)
         return Batch(x, y, self.draw_noise(noise_key, batch_size), state)
 
@@ -406,34 +407,54 @@ class Problem:
             raise ConfigError(f"{self.name} has no L2 penalty, so it takes no weight decay (given: {weight_decay}).")
         return replace(self, weight_decay=weight_decay)
 
-    def to_module(self, params: Params) -> nn.Module:
-        """A module at these parameters with torch's own layers, `batch -> outputs`; see `problems.modules`."""
+    def to_module(self, params: Params, state: ModelState | None = None) -> nn.Module:
+        """An ordinary module at these parameters, whose memory it shares.
+
+        Args:
+            params: the trainable parameters, as `init` returns them.
+            state: where batch norm and the like have their running statistics from; the initial one by default.
+
+        Returns:
+            Of a problem made of a module: that module, `x -> outputs`, in the layout of its own `state_dict`. Of one of
+            this package's: its net with torch's layers, `batch -> outputs`, as `batch_module`.
+        """
+        rebuild = getattr(self.call, "rebuilt", None)
+        return self.batch_module(params) if rebuild is None else rebuild(params, (state or self.init()[1]).moments)
+
+    def batch_module(self, params: Params) -> nn.Module:
+        """The training-phase outputs at these parameters as a module, `batch -> outputs`; see `problems.modules`."""
         return ProblemModule(self.net, self.call, params)
 
-    def _pass(self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None) -> Pass:
+    def _pass(
+        self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None, shared: bool = False
+    ) -> Pass:
         how = kernels_of.current()
-        return Pass(train, batch.noise, batch.state.carry, how.fused, how.onednn, by_moments, tap)
+        return Pass(train, batch.noise, batch.state.carry, how.fused, how.onednn, by_moments, tap, shared)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         tensors = {**params, **batch.state.moments}
         autocast = kernels_of.current().autocast
         if autocast is None:
             return self.call(self.net, tensors, batch.x, p)
-        with torch.autocast(batch.x.device.type, autocast, cache_enabled=False):  # a cache outlives a transform
+        device = first_of(batch.x).device.type
+        with torch.autocast(device, autocast, cache_enabled=False):  # a cache outlives a transform
             outputs = self.call(self.net, tensors, batch.x, p)
         dtype = next(iter(params.values())).dtype
-        outputs, p.moments, p.carry = pytree.tree_map(lambda leaf: leaf.to(dtype), (outputs, p.moments, p.carry))
+        widened = lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        outputs, p.moments, p.carry = pytree.tree_map(widened, (outputs, p.moments, p.carry))
         return outputs
 
-    def _losses(self, outputs: Any, batch: Batch) -> Tensor:
-        how = kernels_of.current()
-        by_onednn = self.measure.by_onednn if how.fused and how.onednn else None
-        return (by_onednn or self.measure.losses)(outputs, batch)
-
-    def _forward(self, params: Params, batch: Batch, *, train: bool) -> tuple[Any, ModelState]:
-        p = self._pass(batch, train=train)
+    def _forward(self, params: Params, batch: Batch, *, train: bool, shared: bool = False) -> tuple[Any, ModelState]:
+        p = self._pass(batch, train=train, shared=shared)
         outputs = self._called(params, batch, p)
         return outputs, ModelState({**batch.state.moments, **p.moments}, p.carry)
+
+    def _losses_and_state(self, params: Params, batch: Batch, *, train: bool) -> tuple[Tensor, Any, ModelState]:
+        """The losses, the outputs as they were made for them, and the state after the batch."""
+        fused = self.measure.fused if kernels_of.current().fused else None
+        shared = fused is not None and (train or self.measure.correct is None)
+        outputs, state = self._forward(params, batch, train=train, shared=shared)
+        return (fused or self.measure.losses)(outputs, batch), outputs, state
 
 
 def _registered(name: str, weight_decay: float | None) -> Problem:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from deepobs_func.base import Batch, ModelState, Params
+from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params, map_inputs, size_of
 from deepobs_func.errors import ConfigError
+from deepobs_func.probes.many import sliced
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.problems.results import Found, Functions, is_close, leaves_of, said
 from deepobs_func.problems.watch import attributes, is_same
@@ -54,13 +55,14 @@ def _edge(problem: Problem, state: ModelState) -> Batch:
     x, y = batch.x, batch.y
     if spec.extremes:
         more_x, more_y = spec.function("extremes")(spec, torch.float32)
-        x, y = torch.cat([x, more_x]), torch.cat([y, more_y])
+        x, y = pytree.tree_map(lambda *parts: torch.cat(parts), (x, y), (more_x, more_y))
     elif spec.num_classes is not None:
         ids = (spec.num_classes - 1) * (torch.arange(4) % 2)
-        x, y = (
-            part if part.is_floating_point() else ids.view(4, *[1] * (part.ndim - 1)).expand_as(part) for part in (x, y)
+        x, y = pytree.tree_map(
+            lambda part: part if part.is_floating_point() else ids.view(4, *[1] * (part.ndim - 1)).expand_as(part),
+            (x, y),
         )
-    return _plain(Batch(x.contiguous(), y.contiguous(), {}, state), state)
+    return _plain(Batch(map_inputs(Tensor.contiguous, x), y.contiguous(), {}, state), state)
 
 
 def _check_memory(problem: Problem, again: Problem, params: Params, batch: Batch, found: Found) -> None:
@@ -136,8 +138,8 @@ def _is_separable(problem: Problem, params: Params, batch: Batch, found: Found) 
     Raises:
         ConfigError: one example alone has no loss, or it is the criterion or `correct` that mixes examples.
     """
-    size = len(batch.x)
-    examples = [batch._replace(x=batch.x[n : n + 1], y=batch.y[n : n + 1]) for n in range(size)]
+    size = size_of(batch)
+    examples = [sliced(batch, BATCH_DIMS, slice(n, n + 1)) for n in range(size)]
     parts = []
     try:
         alone = [problem.loss(params, example) for example in examples]

@@ -25,12 +25,41 @@ class Deviation(NamedTuple):
     deepobs: str
 
 
+class Recipe(NamedTuple):
+    """Settings to train a problem with, from the literature or from a sweep.
+
+    Attributes:
+        optimizer: its name.
+        lr: the learning rate.
+        source: who trained with it: a citation, or what was measured here.
+        hyperparams: of the optimizer, where not its defaults.
+        schedule: of the learning rate, as `RunConfig.schedule`; None for a constant one.
+        warm_up: epochs, as `RunConfig.warm_up`.
+    """
+
+    optimizer: str
+    lr: float
+    source: str
+    hyperparams: Mapping[str, float] = {}
+    schedule: str | None = None
+    warm_up: float = 0.0
+
+    @property
+    def options(self) -> str:
+        """The same as options of `deepobs run`."""
+        given = {"optimizer": self.optimizer, "lr": f"{self.lr:g}"}
+        given |= {f"opt.{name}": f"{value:g}" for name, value in self.hyperparams.items()}
+        given |= {} if self.schedule is None else {"schedule": self.schedule}
+        given |= {"warm-up": f"{self.warm_up:g}"} if self.warm_up else {}
+        return " ".join(f"--{name} {value}" for name, value in given.items())
+
+
 @dataclass(frozen=True)
 class ProblemSpec:
     """One test problem: a data set, a net and a loss, each by name.
 
     Attributes:
-        name: DeepOBS's name.
+        name: DeepOBS's name, or our own.
         dataset: the name of the data set.
         net: the import path of a function or class that makes the net; `net_args` are its arguments.
         measure: the import path of a `problems.measures.Measure`.
@@ -45,6 +74,7 @@ class ProblemSpec:
         hvp_mode: the way to a Hessian-vector product that was measured to be the fastest, eager on a CPU at the
             default batch size or what fits.
         deviations: quirks of the reference that concern this problem.
+        recipe: settings to train it with, where DeepOBS has published none.
     """
 
     name: str
@@ -64,6 +94,7 @@ class ProblemSpec:
     compile_step: bool = True
     hvp_mode: HVPMode = "reverse-over-forward"
     deviations: tuple[Deviation, ...] = ()
+    recipe: Recipe | None = field(default=None, hash=False)
 
 
 FIXED_ORDER = Deviation(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepobs_func.backend.generators import generators, restore
 from deepobs_func.errors import ConfigError
 
 Result = TypeVar("Result")
@@ -40,20 +38,21 @@ def watched(
     before = {name: (tensor._version, tensor.detach().clone()) for name, tensor in given.items()}
     rebound: list[str] = []
     hook = None if net is None else net.register_forward_hook(lambda net, *_: rebound.extend(_foreign(net, given)))
-    generators = _generators()
+    before_all = generators()
     try:
         result = function()
-        drew = [name for name, state in _generators().items() if state != generators[name]]
+        drew = [name for name, state in generators().items() if state != before_all[name]]
     finally:
-        _restore(generators)
+        restore(before_all)
         if hook is not None:
             hook.remove()
     if drew:
         raise ConfigError(
-            f"The {who} draws random numbers of its own, from the generator of {', '.join(drew)}, so the loss would be "
-            "another function at each call. "
+            f"The {who} draws random numbers of its own{_where(net, function)}, from the generator of "
+            f"{', '.join(drew)}, so the loss would be another function at each call. "
             + (
-                "Call module.eval() first, or leave out layers such as nn.Dropout."
+                "Use a layer whose draws are known, such as nn.Dropout or F.dropout; declare the draw by methods "
+                "draw_noise(key, shape) and forward_with_noise(x, noise) of the layer; or call eval() on it."
                 if who == "module"
                 else "Leave them out, or draw them once and keep them."
             )
@@ -65,6 +64,29 @@ def watched(
     ]
     _check_changed(who, changed, rebound, set(params))
     return result
+
+
+def _where(net: nn.Module | None, function: Callable[[], Any]) -> str:
+    """The innermost part of a module in whose call the generators move; nothing of the module itself."""
+    if net is None:
+        return ""
+    before, began, found = generators(), dict[str, dict[str, bytes]](), list[tuple[str, nn.Module]]()
+    hooks = []
+    for path, part in net.named_modules():
+        hooks.append(part.register_forward_pre_hook(lambda *_, path=path: began.update({path: generators()})))
+        hooks.append(
+            part.register_forward_hook(
+                lambda part, *_, path=path: found.append((path, part)) if began[path] != generators() else None
+            )
+        )
+    try:
+        function()
+    finally:
+        restore(before)
+        for hook in hooks:
+            hook.remove()
+    path, part = found[0] if found else ("", net)
+    return f" in the layer {path!r} ({type(part).__name__})" if path else ""
 
 
 def _check_changed(who: str, changed: list[str], rebound: list[str], params: set[str]) -> None:
@@ -84,7 +106,8 @@ def _check_changed(who: str, changed: list[str], rebound: list[str], params: set
     if changed:
         raise ConfigError(
             f"The {who} changes its buffers {changed} in a forward pass, so its loss would depend on what was "
-            "computed before. Call module.eval() first, or use a layer without running statistics (e.g. GroupNorm)."
+            "computed before, and it is none of the layers of which this is known, such as nn.BatchNorm2d. Use one of "
+            "these or a layer without running statistics (e.g. nn.GroupNorm), or call eval() on the layer."
         )
     if rebound:
         raise ConfigError(
@@ -119,18 +142,3 @@ def attributes(net: nn.Module) -> dict[str, Any]:
             elif isinstance(value, list | dict | set | deque):
                 found[f"{path}.{name}".lstrip(".")] = len(value)
     return found
-
-
-def _generators() -> dict[str, bytes]:
-    """The states of the global generators."""
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "NumPy": pickle.dumps(np.random.get_state(legacy=False)),
-        "Python": pickle.dumps(random.getstate()),
-    }
-
-
-def _restore(states: dict[str, bytes]) -> None:
-    torch.set_rng_state(torch.frombuffer(bytearray(states["torch"]), dtype=torch.uint8))
-    np.random.set_state(pickle.loads(states["NumPy"]))
-    random.setstate(pickle.loads(states["Python"]))

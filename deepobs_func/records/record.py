@@ -38,7 +38,8 @@ class RunRecord:
             oracle after each epoch, by kind (`optimizers.counting`), where that is known. `timings` are seconds:
             `warm_up`, once; `train`, of each epoch; `evaluate`, of each evaluation; with streamed data `data_wait`, the
             part of each `train` in
-            which the device had nothing to do because its next batch was not there.
+            which the device had nothing to do because its next batch was not there. `study`, what a study says of the
+            run, such as its role and its budget (docs/tuning.md).
         path: the file that it was read from or written to; not part of the file.
         note: why it was written elsewhere than it should be, or ""; not part of the file.
     """

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from deepobs_func import random
 from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
+from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.order import epoch_orders, evaluation_chunk
 from deepobs_func.runner.plan import Plan
@@ -43,8 +44,11 @@ class Batches(abc.ABC):
     streamed: bool = False
 
     def __init__(self, plan: Plan, key: random.Key) -> None:
-        self.plan, self.key, self.spec = plan, key, plan.problem.dataset
-        self._block = max(1, ROWS_AT_ONCE // self.spec.train_size)
+        self.plan: Plan = plan
+        self.key: random.Key = key
+        self.spec: DatasetSpec = plan.problem.dataset
+        blocks = -(-plan.epochs // max(1, ROWS_AT_ONCE // self.spec.train_size))
+        self._block = -(-plan.epochs // max(1, blocks))  # no more epochs than there are
         self._drawn: tuple[int, Tensor] = (-1, torch.empty(0))  # the number of a block of epochs, and its rows
 
     @property
@@ -54,12 +58,12 @@ class Batches(abc.ABC):
 
     def epoch(self, epoch: int, steps_per_call: int, start: int = 0) -> Generator[StepInput]:
         """What each call of an epoch takes, from a step of it on. To be closed when it is left early."""
-        calls = tree_map(lambda part: part[start:].unflatten(0, (-1, steps_per_call)), self._order(epoch))
+        calls = tree_map(lambda part: part[start:].unflatten(0, (-1, steps_per_call)), self.order(epoch))
         return self._calls(epoch, *calls)
 
     def first(self, steps_per_call: int) -> StepInput:
         """What the first call of the run takes, for warming up."""
-        with closing(self._calls(0, *tree_map(lambda part: part[None, :steps_per_call], self._order(0)))) as calls:
+        with closing(self._calls(0, *tree_map(lambda part: part[None, :steps_per_call], self.order(0)))) as calls:
             return next(calls)
 
     @abc.abstractmethod
@@ -81,7 +85,7 @@ class Batches(abc.ABC):
             augment: whether they are.
         """
 
-    def _order(self, epoch: int) -> tuple[Tensor, Tensor, Any]:
+    def order(self, epoch: int) -> tuple[Tensor, Tensor, Any]:
         """The rows `(steps, B)`, the keys of noise `(steps, 2)` and the draws of the augmentation `(steps, B)`.
 
         They are few, and drawn for a whole epoch at once they cost nothing: batch by batch, half a millisecond each.
@@ -185,10 +189,10 @@ class Streamed(Batches):
                 with wait or nullcontext(), SHIELD.raised(False):
                     batch = next(batches, None)
                     if batch is not None and device.type == "cuda":  # which copies by itself from pinned memory
-                        batch = batch[0].pin_memory(), batch[1].pin_memory()
+                        batch = tree_map(Tensor.pin_memory, batch)
                 if batch is None:
                     return
-                yield Split(*(tensor.to(device, non_blocking=True) for tensor in batch))
+                yield Split(*tree_map(lambda tensor: tensor.to(device, non_blocking=True), batch))
 
 
 class _Wait:
@@ -223,8 +227,13 @@ class _Wait:
         return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000  # of milliseconds
 
 
-def make_batches(plan: Plan, key: random.Key) -> Batches:
+def make_batches(plan: Plan, key: random.Key, dataset: Dataset | None = None) -> Batches:
     """The kind that the data set asks for.
+
+    Args:
+        plan: the run.
+        key: the run's.
+        dataset: the data, as `resident` loads them, where several runs share them.
 
     Raises:
         DataError: the data are not there or cannot be read.
@@ -232,4 +241,13 @@ def make_batches(plan: Plan, key: random.Key) -> Batches:
     spec = plan.problem.dataset
     if spec.streamed:
         return Streamed(plan, key)
-    return Resident(plan, key, load(spec, plan.config.data, plan.device).arranged(plan.batch_size))
+    return Resident(plan, key, dataset or resident(plan))
+
+
+def resident(plan: Plan) -> Dataset:
+    """The data of a run on its device, laid out for its batches.
+
+    Raises:
+        DataError: the data are not there or cannot be read.
+    """
+    return load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)

@@ -57,6 +57,7 @@ Answer = Stop | Mapping[str, float] | None
 Callback = Callable[[Event], Answer]
 """`event -> answer`. An object may have more methods: `start(plan)`, called before anything is loaded, where a
 `ConfigError` says what cannot be; `watches(step) -> bool`, which steps it wants to see one by one as `Stepped` events;
+`written(record)`, called when the record was written;
 and `close()`, called when the run ends, however it does."""
 
 

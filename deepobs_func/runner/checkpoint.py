@@ -71,9 +71,9 @@ class Checkpoint:
 
     def carry(self, plan: Plan) -> Carry:
         """Parameters, optimizer state and model state, on the device of a plan."""
-        tree, key = _to(self.tree, plan.device), random.key(plan.config.seed, plan.device)
+        tree, key = to_device(self.tree, plan.device), random.key(plan.config.seed, plan.device)
         template = plan.optimizer.save(plan.optimizer.init(tree["params"], key))
-        opt_state = plan.optimizer.load(_like(template, tree["opt_state"]), tree["params"], key)
+        opt_state = plan.optimizer.load(like(template, tree["opt_state"]), tree["params"], key)
         return Carry(tree["params"], opt_state, ModelState(tree["moments"], tree["carry"]))
 
 
@@ -90,7 +90,7 @@ def pack(plan: Plan, state: TrainState) -> tuple[dict[str, Any], dict[str, Tenso
         "moments": carry.state.moments,
         "carry": carry.state.carry,
     }
-    return _packed(tree, tensors, plan.config.optimizer), tensors
+    return packed(tree, tensors, plan.config.optimizer), tensors
 
 
 def save(path: Path, training: Training, state: TrainState) -> None:
@@ -122,6 +122,15 @@ def save(path: Path, training: Training, state: TrainState) -> None:
         "log": state.log.as_plain_data(),
         "tree": tree,
     }
+    write(path, head, tensors)
+
+
+def write(path: Path, head: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Writes tensors with a JSON head, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{uuid.uuid4().hex}{_DRAFT}")
     try:
@@ -155,6 +164,20 @@ def read(path: str | Path) -> Checkpoint:
         DataError: the file is not there, is truncated, or is not a checkpoint of this package.
     """
     path = Path(path).expanduser()
+    head, tree = read_whole(path, _KEYS)
+    return Checkpoint(path, head, tree)
+
+
+def read_whole(path: Path, keys: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The head of a file and the tree that it holds, on the CPU.
+
+    Args:
+        path: the file.
+        keys: what the head must have.
+
+    Raises:
+        DataError: the file is not there, is truncated, or is not a checkpoint of this package.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -169,13 +192,13 @@ def read(path: str | Path) -> Checkpoint:
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise DataError(f"{path} is no checkpoint of this version of deepobs_func: it has no head of format {FORMAT}.")
     try:
-        lacking = [name for name in _KEYS if name not in head]
-        tree = {} if lacking else _unpacked(head.pop("tree"), tensors)
+        lacking = [name for name in keys if name not in head]
+        tree = {} if lacking else unpacked(head.pop("tree"), tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no whole checkpoint: {type(error).__name__} {error} in its tree.") from error
     if lacking:
         raise DataError(f"{path} is no whole checkpoint: its head lacks {', '.join(lacking)}.")
-    return Checkpoint(path, head, tree)
+    return head, tree
 
 
 def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -190,10 +213,19 @@ def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
             f"{checkpoint.path} is of another run: {_differences(theirs['identity'], plan.identity)}. Give the same "
             "configuration, or start anew: without resuming, or in another output folder."
         )
-    there, here = theirs["machine"], machine(plan.device)
+    check_same_machine(checkpoint.path, theirs["machine"], plan)
+
+
+def check_same_machine(path: Path, there: Mapping[str, Any], plan: Plan) -> None:
+    """Checks that a checkpoint was written on this machine, by these versions.
+
+    Raises:
+        ConfigError: it was not; the message says what differs.
+    """
+    here = machine(plan.device)
     if there != here:
         raise ConfigError(
-            f"{checkpoint.path} was written elsewhere: {_differences(there, here)}. Its numbers would not be those of "
+            f"{path} was written elsewhere: {_differences(there, here)}. Its numbers would not be those of "
             "one run: go on there, or start anew, without resuming."
         )
 
@@ -239,18 +271,22 @@ def _modified(path: Path) -> float:
         return time.time()
 
 
-def _packed(value: Any, tensors: dict[str, Tensor], optimizer: str) -> Any:
-    """A tree as JSON, with its tensors put aside under numbers; what it was is written beside each part."""
+def packed(value: Any, tensors: dict[str, Tensor], optimizer: str) -> Any:
+    """A tree as JSON, with its tensors put aside under numbers; what it was is written beside each part.
+
+    Raises:
+        ConfigError: it holds something that is neither tensor nor plain data.
+    """
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         as_it_lies = _is_dense(value) and value.stride() != tensors[name].stride()
         return {"tensor": name, **({"strides": list(value.stride())} if as_it_lies else {})}
     if isinstance(value, Mapping):
-        return {"dict": [[_packed(each, tensors, optimizer) for each in pair] for pair in value.items()]}
+        return {"dict": [[packed(each, tensors, optimizer) for each in pair] for pair in value.items()]}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_packed(part, tensors, optimizer) for part in value]}
+        return {kind: [packed(part, tensors, optimizer) for part in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(
@@ -259,16 +295,17 @@ def _packed(value: Any, tensors: dict[str, Tensor], optimizer: str) -> Any:
     )
 
 
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `packed`; named tuples come back as tuples."""
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         tensor = tensors[value["tensor"]]
         return _laid(tensor, value["strides"]) if "strides" in value else tensor
     if "dict" in value:
-        return {_unpacked(key, tensors): _unpacked(each, tensors) for key, each in value["dict"]}
+        return {unpacked(key, tensors): unpacked(each, tensors) for key, each in value["dict"]}
     (kind,) = value
-    parts = [_unpacked(part, tensors) for part in value[kind]]
+    parts = [unpacked(part, tensors) for part in value[kind]]
     return tuple(parts) if kind == "tuple" else parts
 
 
@@ -288,22 +325,22 @@ def _laid(tensor: Tensor, strides: list[int]) -> Tensor:
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
-def _like(template: Any, value: Any) -> Any:
+def like(template: Any, value: Any) -> Any:
     """The value with named tuples where the template has them: a file knows tuples alone."""
     if isinstance(template, tuple) and isinstance(value, tuple) and len(template) == len(value):
-        parts = [_like(*pair) for pair in zip(template, value, strict=True)]
+        parts = [like(*pair) for pair in zip(template, value, strict=True)]
         return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
     if isinstance(template, Mapping) and isinstance(value, dict):
-        return {key: _like(template.get(key), part) for key, part in value.items()}
+        return {key: like(template.get(key), part) for key, part in value.items()}
     return value
 
 
-def _to(value: Any, device: torch.device) -> Any:
+def to_device(value: Any, device: torch.device) -> Any:
     """A tree on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: _to(each, device) for key, each in value.items()}
+        return {key: to_device(each, device) for key, each in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_to(each, device) for each in value)
+        return type(value)(to_device(each, device) for each in value)
     return value

@@ -151,7 +151,7 @@ def names(field: str, value: Any) -> tuple[str, ...]:
         return tuple(value.replace(",", " ").split())
     found = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(name, str) for name in found):
-        raise _refused(field, value, "it must be several names, such as ('grad_norm', 'alpha'), or ()")
+        raise _refused(field, value, "it must be several names, such as ['grad_norm', 'alpha'], or []")
     return tuple(found)
 
 

@@ -7,6 +7,7 @@ and the package's version. Comments, docstrings, line numbers and names of files
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import enum
 import functools
@@ -32,7 +33,10 @@ _OPAQUE = (logging.Logger, types.GeneratorType, weakref.ref, type(NotImplemented
 _NOT_OF_A_CLASS = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__abstractmethods__"),
     *("__firstlineno__", "__static_attributes__", "_abc_impl"),
+    "__slotnames__",  # which copyreg leaves on a class when an object of it is first pickled or reduced
 }
+_CACHES = ("_flat_weights", "_flat_weight_refs")  # of nn.LSTM and its like: a call by torch.func leaves others there
+BLOCK = 2**24  # bytes of an array that are read at a time
 _FLAGS = 0xFFF  # of code, without what `from __future__ import` sets
 _LOADS, _STORES = ("LOAD_GLOBAL", "LOAD_NAME"), ("STORE_GLOBAL", "DELETE_GLOBAL")
 
@@ -89,7 +93,9 @@ class _Walk:
         if value.dtype == object:
             self._items(value.ravel().tolist())
         else:
-            self.say(np.ascontiguousarray(value).tobytes())
+            self.sha.update(value.nbytes.to_bytes(8, "little"))
+            for block in _blocks(value):
+                self.sha.update(block.tobytes())
 
     def _scalar(self, value: np.generic) -> None:
         self.say(str(value.dtype), repr(value.item()))
@@ -179,13 +185,19 @@ class _Walk:
         self._class(type(value))
         if isinstance(value, _OPAQUE):
             return
+        fingerprint = getattr(value, "_fingerprint", None)
+        if isinstance(fingerprint, str):  # of a Hugging Face data set: of its content and what was done to it
+            self.say(fingerprint)
+            return
         state = _state(value)
         if state is None:
             self.say(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)))
         elif isinstance(value, nn.Module):  # hooks are kept by numbers that a process counts up
-            self._mapping({name: list(v.values()) if "_hooks" in name and v else v for name, v in state.items()})
+            kept = {name: item for name, item in state.items() if name not in _CACHES}
+            self._mapping({name: list(v.values()) if "_hooks" in name and v else v for name, v in kept.items()})
         else:
-            self._mapping(state)
+            left_out = _left_out(type(value))
+            self._mapping({name: item for name, item in state.items() if name not in left_out})
 
 
 _METHODS: tuple[tuple[Any, Any], ...] = (
@@ -206,6 +218,15 @@ _METHODS: tuple[tuple[Any, Any], ...] = (
     (types.ModuleType, _Walk._module),
     (type, _Walk._class),
 )
+
+
+def _blocks(value: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in its order, some rows at a time: one on disk need not fit into memory."""
+    rows = BLOCK * len(value) // max(1, value.nbytes) if value.ndim else 0
+    if value.nbytes <= BLOCK:
+        yield value
+    else:
+        yield from (value[start : start + max(1, rows)] for start in range(0, len(value), max(1, rows)))
 
 
 def _sort_key(value: Any) -> str:
@@ -261,6 +282,12 @@ def _state(value: Any) -> dict[str, Any] | None:
     except Exception:  # whatever an object that cannot be pickled raises
         return None
     return {"reduced": reduced if isinstance(reduced, str) else [p for p in reduced if not isinstance(p, Iterator)]}
+
+
+def _left_out(cls: type) -> set[str]:
+    """The fields of a dataclass of which it says that they change no number: `metadata={"in_digest": False}`."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.name for field in fields if not field.metadata.get("in_digest", True)}
 
 
 def _slots(cls: type) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Event:
 
     @property
     def log(self) -> Log:
-        """The results so far. The log is the run's own and grows: read it, do not keep it."""
+        """The results so far. The log is the run's own and grows. Read it, do not keep it."""
         return self.iteration.log
 
     @property

@@ -25,6 +25,8 @@ from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.runner.identity import machine
 
 MOST_STEPS_PER_CALL = 1024  # that a file may ask for
+MOST_MEMBERS = 2**20
+WAYS = ("vmap", "loop", "alone")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Execution:
         channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
         threads: the number for training and evaluation on a CPU; None for torch's own setting.
         onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
+        way: of a population, `"vmap"` (one step of all members), `"loop"` (one member after the other in a call) or
+            `"alone"` (each run by itself, as outside of a population).
+        members: how many members are in a call, by `"loop"`; how many train together at most, by `"vmap"`.
+        repack: how many steps must be left before compiled steps of fewer members, after divergences, are worth their
+            compilation; 0 where nothing is compiled.
         reason: why, in words; no part of the identity.
     """
 
@@ -47,6 +54,9 @@ class Execution:
     channels_last: bool = False
     threads: int | None = None
     onednn: bool = False
+    way: str = "alone"
+    members: int = 1
+    repack: int = 0
     reason: str = dataclasses.field(default="", compare=False)
 
     @contextmanager
@@ -65,13 +75,18 @@ class Execution:
         with num_threads(self.threads), precision(precision_name, device), by:
             yield
 
+    @property
+    def alone(self) -> Execution:
+        """The same of a run by itself."""
+        return dataclasses.replace(self, way="alone", members=1, repack=0)
+
     def kernels(self, precision_name: str) -> Kernels:
         """The kernels that `apply` selects."""
         return Kernels(onednn=self.onednn, autocast=torch.bfloat16 if precision_name == "bf16" else None)
 
     def as_plain_data(self) -> dict[str, Any]:
         """The fields as plain data, as record and checkpoint hold them."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))  # all are plain
 
     def id(self, device: torch.device) -> str:
         """The `execution_id` on this machine: runs of equal `run_id` and equal `execution_id` have equal numbers."""
@@ -124,6 +139,9 @@ _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {
     **dict.fromkeys(("compile", "compile_batch", "channels_last", "onednn"), _WHETHER),
     "steps_per_call": f"a whole number from 1 to {MOST_STEPS_PER_CALL}",
+    "way": f"one of {', '.join(WAYS)}",
+    "members": f"a whole number from 1 to {MOST_MEMBERS}",
+    "repack": "a whole number from 0",
     "threads": "a whole number from 1, or null",
     "reason": _TEXT,
 }
@@ -134,10 +152,14 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, bool)
     if _FIELDS[name] == _TEXT:
         return isinstance(value, str)
+    if name == "way":
+        return value in WAYS
     if value is None:
         return name == "threads"
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and 1 <= value <= MOST_STEPS_PER_CALL
+    if name == "repack":
+        return whole and value >= 0
+    return whole and 1 <= value <= (MOST_MEMBERS if name == "members" else MOST_STEPS_PER_CALL)
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import platform
 import types
@@ -79,6 +80,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def processor() -> str:
     """The name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,14 @@ class Checkpoints:
             checkpoint.prune(self._folder, [])
 
 
-def finished(plan: Plan, record: RunRecord, output_dir: str | Path) -> RunRecord | None:
-    """The record of the same run that is finished, with all that is asked of it; None where there is none."""
+def finished(record: RunRecord, output_dir: str | Path, track: Iterable[str] = ()) -> RunRecord | None:
+    """The record of the same run that is finished, with all that is asked of it; None where there is none.
+
+    Args:
+        record: of the run before it began.
+        output_dir: the results tree.
+        track: what is to be tracked.
+    """
     folder = records.folder_of(record, output_dir)
     for path in sorted(folder.glob(f"random_seed__{record.random_seed}__*.json")) if folder.is_dir() else []:
         try:
@@ -132,6 +139,6 @@ def finished(plan: Plan, record: RunRecord, output_dir: str | Path) -> RunRecord
         except DataError:
             continue
         same = found.extra.get("run_id") == record.extra["run_id"]
-        if same and set(plan.config.track) <= set(found.extra.get("configuration", {}).get("track", ())):
+        if same and set(track) <= set(found.extra.get("configuration", {}).get("track", ())):
             return found
     return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from deepobs_func.runner.keeping import Checkpoints, checkpoint_folder, finished
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.recording import make_record
+from deepobs_func.runner.series import ALONE, Series
 from deepobs_func.runner.signals import SHIELD
 from deepobs_func.runner.tracking import Tracker
 from deepobs_func.runner.training import Iteration, Training, TrainState
@@ -82,7 +84,8 @@ class RunInterrupted(KeyboardInterrupt):
 
     def __init__(self, record: RunRecord, checkpoint: Path | None = None) -> None:
         super().__init__(f"interrupted after {max(len(record.train_losses) - 1, 0)} of {record.num_epochs} epochs")
-        self.record, self.checkpoint = record, checkpoint
+        self.record: RunRecord = record
+        self.checkpoint: Path | None = checkpoint
 
 
 def run(
@@ -93,6 +96,8 @@ def run(
     *,
     execution: Execution | None = None,
     resume: bool | str | Path = False,
+    about: Mapping[str, Any] | None = None,
+    series: Series = ALONE,
 ) -> Run:
     """Trains a problem and records it, as DeepOBS does: evaluated before training and after every epoch.
 
@@ -108,6 +113,9 @@ def run(
         execution: how to execute it, e.g. `Execution.read(record)`; by default measured.
         resume: whether to go on from the last checkpoint of the same run, to start where there is none, and to return
             the record where it is finished; or the checkpoint to go on from.
+        about: what a study says of this run, as JSON can hold it, such as its budget and the number of the trial. It
+            stands under `extra["study"]` in the record that is written, and decides nothing: it is not in the `run_id`.
+        series: the study that it is part of, for what is decided once for all its runs.
 
     Returns:
         Record, parameters, last state and problem; the status is `"finished"`, `"diverged"` or `"stopped"`.
@@ -131,10 +139,10 @@ def run(
         if output_dir is not None:
             empty = make_record(plan, Log())
             records.check_writable(records.folder_of(empty, output_dir), output_dir)
-            if resume and (done := finished(plan, empty, output_dir)) is not None:
+            if resume and (done := finished(empty, output_dir, plan.config.track)) is not None:
                 return Run(done, plan)
             checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
-        return _Running(plan, callbacks, checkpoints).run(execution, resume)
+        return _Running(plan, callbacks, checkpoints, about, series).run(execution, resume)
 
 
 def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:
@@ -146,8 +154,16 @@ def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:
 class _Running:
     """A run under way, and what is kept of it."""
 
-    def __init__(self, plan: Plan, callbacks: Sequence[Callback], checkpoints: Checkpoints | None) -> None:
-        self.plan, self.callbacks, self.checkpoints = plan, callbacks, checkpoints
+    def __init__(
+        self,
+        plan: Plan,
+        callbacks: Sequence[Callback],
+        checkpoints: Checkpoints | None,
+        about: Mapping[str, Any] | None,
+        series: Series,
+    ) -> None:
+        self.plan, self.callbacks, self.checkpoints, self.about = plan, callbacks, checkpoints, about
+        self.series = series
         self.iteration: Iteration | None = None
         self.found: Checkpoint | None = None  # what the run goes on from
         self.whole = False  # whether the state is one that a checkpoint may hold, whatever comes
@@ -166,7 +182,7 @@ class _Running:
                 raise  # it could not start
             with signals.ignored():
                 self._kept()
-                record = self._written("failed", f"{type(error).__name__}: {error}")
+                record = self._written("failed", error)
             if record.path is not None:
                 error.add_note(f"The run failed; what it did so far is in {record.path}. {record.note}".rstrip())
             raise
@@ -189,6 +205,7 @@ class _Running:
                 execution or (kept.execution if kept else None),
                 watch=watching(callbacks),
                 measuring=lambda: _announce(self.callbacks, "measuring"),
+                series=self.series,
             )
         _announce(self.callbacks, "chosen", training.execution)
         self.iteration = training(kept.state(training) if kept else training.start())
@@ -213,7 +230,7 @@ class _Running:
             kept = self.checkpoints.latest()
         if kept is not None:
             checkpoint.check_same_run(kept, self.plan)
-            if execution not in (None, kept.execution):
+            if execution is not None and execution.alone != kept.execution:
                 raise ConfigError(
                     f"{kept.path} was executed otherwise ({kept.execution}) than {option('execution')} says "
                     f"({execution}); give none to go on with it."
@@ -228,16 +245,20 @@ class _Running:
             return None
         return self.checkpoints.save(self.iteration)
 
-    def _written(self, status: str = "", error: str = "") -> RunRecord:
+    def _written(self, status: str = "", error: BaseException | None = None) -> RunRecord:
         """Writes the record of what was done so far."""
         record = self._record()
         record.extra |= {"status": status} if status else {}
-        record.extra |= {"error": error} if error else {}
+        if error is not None:
+            words = "".join(traceback.format_exception(error))
+            record.extra |= {"error": f"{type(error).__name__}: {error}", "traceback": words}
+        record.extra |= {"study": dict(self.about)} if self.about else {}
         if self.checkpoints and self.checkpoints.failure:
             record.extra["checkpoint_failed"] = self.checkpoints.failure
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         if self.plan.config.output_dir is not None:
             record.path, record.note = records.write_anywhere(record, self.plan.config.output_dir)
+        _announce(self.callbacks, "written", record)
         return record
 
     def _record(self) -> RunRecord:

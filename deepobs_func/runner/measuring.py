@@ -6,7 +6,9 @@ arithmetic. Another machine, or an empty cache, may measure another one; the rec
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 import platformdirs
 import torch
+from filelock import FileLock
 
 import deepobs_func
 from deepobs_func.backend import onednn
@@ -28,6 +31,7 @@ from deepobs_func.optimizers.base import report_nothing
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.identity import processor
 from deepobs_func.runner.plan import Plan, has_compiler
+from deepobs_func.runner.series import ALONE, Series
 
 # Before anything is compiled, this is what is hoped for: that it takes so many seconds and saves this share of a step
 # that is short or long. Measured on two cores: 8 to 40 s; 50 to 90 % of steps under 2 ms, 5 to 30 % of others.
@@ -39,9 +43,8 @@ COMPILE_PER_RUN = 0.4
 COMPILE_BATCH_FROM_STEPS = 2_000
 # A call costs 50 to 100 microseconds beside its steps; the time to compile grows with the steps in it, slowly up to 6.
 SHORT_STEP = 2e-3
-# After a pause a second thread is woken, which now and then takes a scheduler's 4 ms: an epoch of quadratic_deep takes
-# 0.69 ms by two threads as a median, 1.4 ms on average, and 0.88 ms by one. In a longer epoch there are few pauses.
-SHORT_EPOCH = 20e-3
+# Where other programs have the cores, threads wait for each other: quadratic_deep's step, 0.35 ms, took 16 ms by two.
+PERHAPS_SHORT_STEP = 0.1
 MOST_STEPS_PER_CALL = 7
 LEAST_GAIN = 0.95  # another order of the axes, or another number of threads, is taken from here on
 
@@ -53,63 +56,90 @@ class Timing(NamedTuple):
     step: float
 
 
-def timing(call: Callable[[], None], steps: int) -> Timing:
+def timing(call: Callable[[], None], steps: int, device: torch.device) -> Timing:
     """Times a function that makes some steps and waits for them: the fastest of the calls of a tenth of a second.
 
-    Another program on the machine can only slow a call down, and the choice is kept when it is gone.
+    Another program on the machine can only slow a call down, and the choice is kept when it is gone. One thread is
+    timed by the processor's clock, which stands still while another program has the core: the workers of a study are
+    measured while others run. Compiling, in the first call, takes processes of its own, and is timed by the wall. The
+    function has its batches: the wait for a streamed one is in no timing, and is the same by every execution.
     """
-    seconds = [_seconds(call)]
-    while len(seconds) < 4 or (sum(seconds[1:]) < 0.1 and len(seconds) < 50):
-        seconds.append(_seconds(call))
-    return Timing(seconds[0], min(seconds[1:]) / steps)
+    first = _seconds(call, time.perf_counter)
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds) < 0.1 and len(seconds) < 49):
+        seconds.append(_seconds(call, clock))
+    return Timing(first, min(seconds) / steps)
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def _seconds(call: Callable[[], None], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 Measure = Callable[[Execution], Timing]
 
 
-def choose(plan: Plan, params: Params, measure: Measure) -> Execution:
+def choose(plan: Plan, params: Params, measure: Measure, series: Series = ALONE) -> Execution:
     """Decides how a run is executed, by measuring, unless that was done before for this machine and configuration.
 
     Args:
         plan: the run.
         params: its parameters: their shapes tell apart problems of one name.
         measure: times some steps of the run; it raises what compiling raises.
+        series: the study that the run is part of: it has choices of its own, made for all its runs.
 
     Raises:
         ConfigError: `compile="on"`, and the step cannot be compiled.
     """
-    path = _folder() / f"{_identity(plan, params)}.json"
-    kept = _read(path)
-    if kept is not None:
-        return dataclasses.replace(kept, reason=f"{kept.reason} (decided in an earlier run)")
-    execution = _decide(plan, params, measure)
-    _keep(path, execution)
-    return _read(path) or execution  # that of another run that came first
+    decide = functools.partial(_decide, plan, params, measure, series.runs)
+    return decided(plan, params, decide, series=series)
 
 
-def _decide(plan: Plan, params: Params, measure: Measure) -> Execution:
+def decided(plan: Plan, params: Params, decide: Callable[[], Execution], *more: Any, series: Series) -> Execution:
+    """What was decided before for this machine and configuration, or what is decided now, which is kept.
+
+    Args:
+        plan: the run, or one of a population.
+        params: its parameters.
+        decide: called if nothing was decided before.
+        more: what the decision depends on besides.
+        series: the study that the run is part of, whose runs are all executed alike, however many are added.
+    """
+    if series.choices is None and series.runs > 1:
+        more = (*more, series.runs)
+    path = (series.choices or choices_dir()) / f"{_identity(plan, params, *more)}.json"
+    with _alone(path) if series.choices else contextlib.nullcontext():
+        kept = _read(path)
+        if kept is not None:
+            return dataclasses.replace(kept, reason=f"{kept.reason} (decided in an earlier run)")
+        execution = decide()
+        _keep(path, execution)
+        return _read(path) or execution  # that of another run that came first
+
+
+def _alone(path: Path) -> FileLock:
+    """Two runs of a study that start at once would measure each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_suffix(".lock"))
+
+
+def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Execution:
     """The execution, measured."""
     eager = Execution(
         compile_batch=_compile_batch(plan),
         channels_last=plan.config.memory_format == "channels_last",
-        onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device),
+        onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device, params),
     )
     seconds = measure(eager).step
     if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
         eager, seconds = _if_faster(measure, eager, seconds, channels_last=True)
-    if seconds <= SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
-        if seconds * plan.steps_per_epoch < SHORT_EPOCH:
-            eager = dataclasses.replace(eager, threads=1)
-        else:
-            eager, seconds = _if_faster(measure, eager, seconds, threads=1)
+    if seconds <= PERHAPS_SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
+        eager, seconds = _if_faster(measure, eager, seconds, threads=1)
     compiled = dataclasses.replace(
-        eager, compile=True, compile_batch=True, steps_per_call=_steps_per_call(plan, seconds)
+        eager, compile=True, compile_batch=True, steps_per_call=steps_per_call(plan, seconds)
     )
     if plan.config.compile == "on":
         return _as_asked(compiled, measure)
@@ -118,7 +148,8 @@ def _decide(plan: Plan, params: Params, measure: Measure) -> Execution:
     if not (plan.problem.compile_step and has_compiler()):
         missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
         return dataclasses.replace(eager, reason=f"not compiled: {missing}")
-    return _by_cost(plan.steps_per_epoch * plan.epochs, eager, seconds, compiled, measure)
+    steps = plan.steps_per_epoch * plan.epochs
+    return _by_cost(steps, eager, seconds, compiled, measure, runs)
 
 
 def _as_asked(compiled: Execution, measure: Measure) -> Execution:
@@ -127,13 +158,14 @@ def _as_asked(compiled: Execution, measure: Measure) -> Execution:
         measure(compiled)
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds
         raise ConfigError(
-            f"--compile on: the step cannot be compiled ({_first_line(error)}). Use --compile off, or auto, which then "
+            f"--compile on: the step cannot be compiled ({first_line(error)}). Use --compile off, or auto, which then "
             "runs eager code."
         ) from error
     return dataclasses.replace(compiled, reason="--compile on")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The type of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -145,24 +177,27 @@ def _if_faster(measure: Measure, execution: Execution, seconds: float, **changes
     return (other, other_seconds) if other_seconds < LEAST_GAIN * seconds else (execution, seconds)
 
 
-def _by_cost(steps: int, eager: Execution, seconds: float, compiled: Execution, measure: Measure) -> Execution:
+def _by_cost(
+    steps: int, eager: Execution, seconds: float, compiled: Execution, measure: Measure, runs: int
+) -> Execution:
     """Compiles where that can pay: a trial, and then the faster one."""
-    total = f"{steps} steps of {1e3 * seconds:.3g} ms"
-    cost = COMPILE_PER_RUN * EXPECTED_COMPILE
+    total = f"{steps} steps of {1e3 * seconds:.3g} ms" + (f" in each of {runs} runs" if runs > 1 else "")
+    steps, share = steps * runs, 1.0 if runs > 1 else COMPILE_PER_RUN
+    cost = share * EXPECTED_COMPILE
     if steps * seconds * EXPECTED_SAVING[seconds <= SHORT_STEP] < cost:
         reason = f"not compiled: {total} are too few for the {cost:.0f} s that compiling costs"
         return dataclasses.replace(eager, reason=reason)
     try:
         trial = measure(compiled)
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds; eager code has just run
-        return dataclasses.replace(eager, reason=f"not compiled: the trial failed ({_first_line(error)})")
+        return dataclasses.replace(eager, reason=f"not compiled: the trial failed ({first_line(error)})")
     measured = f"{1e3 * trial.step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
-    if steps * (seconds - trial.step) > COMPILE_PER_RUN * trial.first:
+    if steps * (seconds - trial.step) > share * trial.first:
         return dataclasses.replace(compiled, reason=f"compiled: {measured}")
     return dataclasses.replace(eager, reason=f"not compiled: {measured}")
 
 
-def _steps_per_call(plan: Plan, seconds: float) -> int:
+def steps_per_call(plan: Plan, seconds: float) -> int:
     """The most, up to a limit, that divides an epoch evenly; one where nothing is gained or every step is looked at."""
     watched = plan.config.track or plan.optimizer.report is not report_nothing
     if watched or seconds > SHORT_STEP or plan.workers is not None or not plan.optimizer.compiles:
@@ -177,12 +212,12 @@ def _compile_batch(plan: Plan) -> bool:
     return drawn and plan.steps_per_epoch * plan.epochs >= COMPILE_BATCH_FROM_STEPS
 
 
-def _folder() -> Path:
-    """`$DEEPOBS_CACHE`, or the user's folder for what may be deleted."""
+def choices_dir() -> Path:
+    """Where they are kept: in `$DEEPOBS_CACHE`, or the user's folder for what may be deleted."""
     return Path(os.environ.get("DEEPOBS_CACHE") or platformdirs.user_cache_dir("deepobs_func")) / "choices"
 
 
-def _identity(plan: Plan, params: Params) -> str:
+def _identity(plan: Plan, params: Params, *more: Any) -> str:
     """A hash of all that the fastest way depends on: the machine, versions, the problem's shapes, the optimizer."""
     config = plan.config
     known = {
@@ -192,6 +227,7 @@ def _identity(plan: Plan, params: Params) -> str:
         "optimizer": [config.optimizer, sorted(config.hyperparams), config.lr_sched_epochs is not None],
         "steps": [plan.batch_size, plan.steps_per_epoch, plan.epochs],
         "options": [config.compile, config.memory_format, config.precision, bool(config.track), has_compiler()],
+        **({"more": more} if more else {}),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 

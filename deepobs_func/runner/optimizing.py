@@ -18,7 +18,7 @@ from deepobs_func.imports import cause, load_object
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.clipping import clipped
 from deepobs_func.optimizers.counting import counted
-from deepobs_func.optimizers.factories import check_rate, constructor_defaults, passes_on
+from deepobs_func.optimizers.factories import AsGiven, check_rate, constructor_defaults, passes_on
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.torch_optim import from_class, from_factory
 from deepobs_func.optimizers.transforms import Transform, clip_by_global_norm, clip_by_value
@@ -56,7 +56,8 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
     Args:
         config: resolved.
         given: an optimizer of the user's own: a functional one, a class of torch optimizers, or a callable from named
-            parameters to a torch optimizer; None for the one that the configuration names.
+            parameters to a torch optimizer, or one of the last two `AsGiven`; None for the one that the configuration
+            names.
         schedule: the factor of the learning rate by step; None for a constant one.
         shapes: of the parameters.
 
@@ -64,6 +65,7 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
         ConfigError: there is no such optimizer, or it does not take what the configuration has.
     """
     before = _clipping(config)
+    is_as_given, given = isinstance(given, AsGiven), given.make if isinstance(given, AsGiven) else given
     if given is None and config.optimizer in optimizers.FUNCTIONAL:
         make: Any = pkgutil.resolve_name(optimizers.FUNCTIONAL[config.optimizer].make)
         taken = {"before": before} if before and "before" in inspect.signature(make).parameters else {}
@@ -83,7 +85,7 @@ def choose_optimizer(config: RunConfig, given: Any, schedule: Schedule | None, s
         )
     defaults = factory_defaults(found)
     _check_hyperparams(config, found, defaults)
-    hyperparams, as_default = _all_hyperparams(config.hyperparams, defaults)
+    hyperparams, as_default = _all_hyperparams(config.hyperparams, {} if is_as_given else defaults)
     made = counted(clipped(_made(found, config, schedule, shapes), before))
     called = records.class_name(found) if isinstance(found, type | types.FunctionType) else path
     return ChosenOptimizer(made, name or called, hyperparams, as_default, found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,9 +12,10 @@ import torch
 
 import deepobs_func
 from deepobs_func import problems, records
+from deepobs_func.backend.threads import cores
 from deepobs_func.datasets.loading import SYNTHETIC
 from deepobs_func.errors import ConfigError, UserError, option
-from deepobs_func.imports import cause, load_object
+from deepobs_func.imports import FRAMES, cause, load_object
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.schedules import Schedule
@@ -36,6 +36,7 @@ from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
 from deepobs_func.runner.order import train_steps
 from deepobs_func.runner.tracked_names import tracked_names
 
+COMPILERS = ("g++", "clang++", "cl")  # of C++, one of which torch compiles CPU code with
 MOST_WORKERS = 16  # unless more are asked for: each has two batches ready in shared memory
 
 
@@ -172,7 +173,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         if value is not None:
             source[what] = "value"
     if problem is None and is_path(config.problem):
-        source["problem"], problem = config.problem, _problem_at(config.problem)
+        source["problem"], problem = config.problem, problem_at(config.problem)
         config = replace(config, problem=problem.name)
     config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
@@ -197,8 +198,15 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     )
 
 
-def _problem_at(path: str) -> Problem:
-    """The problem of an import path: the problem itself, or what a function makes when it is called."""
+def problem_at(path: str) -> Problem:
+    """The problem of an import path: the problem itself, or what a function makes when it is called.
+
+    Args:
+        path: `package.module:name`.
+
+    Raises:
+        ConfigError: nothing is there, the function raises, or it is no problem.
+    """
     found = load_object(path, "problem")
     if callable(found) and not isinstance(found, Problem):
         try:
@@ -206,7 +214,7 @@ def _problem_at(path: str) -> Problem:
         except UserError:
             raise
         except Exception as error:  # whatever a function of the user's raises
-            raise ConfigError(f"{option('problem')} {path}: it raised {cause(error)}.") from error
+            raise ConfigError(f"{option('problem')} {path}: it raised {cause(error, FRAMES)}.") from error
     if not isinstance(found, Problem):
         raise ConfigError(
             f"{option('problem')} {path}: it is {found!r}; it must be a Problem, such as problems.from_module makes, "
@@ -258,7 +266,7 @@ def _schedule(config: RunConfig, steps_per_epoch: int) -> Schedule | None:
 
 def has_compiler() -> bool:
     """Whether `torch.compile` finds what it needs for CPU code."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "cl"))
+    return any(map(shutil.which, COMPILERS))
 
 
 def _check_execution(config: RunConfig, device: torch.device) -> None:
@@ -277,8 +285,7 @@ def _workers(choice: int | None) -> int:
     """Resolves `--workers`: one for each core but this process's own, up to a limit."""
     if choice is not None:
         return choice
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), MOST_WORKERS)
+    return min(max(cores() - 1, 1), MOST_WORKERS)
 
 
 def _device(name: str) -> torch.device:

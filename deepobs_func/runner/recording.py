@@ -55,6 +55,7 @@ def _about(plan: Plan, execution: Execution | None) -> dict[str, Any]:
         "defaults": list(plan.chosen.defaults),
         "code": dict(plan.code),
         "run_id": plan.run_id,
+        "steps_per_epoch": plan.steps_per_epoch,
         "source": dict(plan.source),
         "environment": plan.environment,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +12,16 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend.compiling import compiled
 from deepobs_func.backend.kernels import Kernels, using
-from deepobs_func.base import Batch, ModelState, Params
+from deepobs_func.base import Batch, Inputs, ModelState, Params, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.problems.oracle import Metrics, Oracle, make_plain_value_and_grad, make_value_and_grad
+from deepobs_func.problems.oracle import (
+    Metrics,
+    Oracle,
+    ValueAndGrad,
+    make_plain_value_and_grad,
+    make_value_and_grad,
+)
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.runner.execution import Execution
 
@@ -56,11 +62,21 @@ def at(draws: Any, index: int) -> Any:
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
 Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
 TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
-Gather = Callable[[Split, Tensor, Any], tuple[Tensor, Tensor]]
-Evaluate = Callable[[Params, ModelState, Split, Tensor, dict[str, Tensor], random.Key], tuple[Any, dict[str, Tensor]]]
+Gather = Callable[[Split, Tensor, Any], tuple[Inputs, Tensor]]
+Evaluated = tuple[Any, dict[str, Tensor]]
+Evaluate = Callable[
+    [Sequence[tuple[Params, ModelState]], Split, Tensor, dict[str, Tensor], random.Key], list[Evaluated]
+]
 
 
-def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, plain: bool = False) -> Step:
+def make_step(
+    problem: Problem,
+    optimizer: Optimizer,
+    *,
+    compile: bool = False,
+    plain: bool = False,
+    value_and_grad: ValueAndGrad | None = None,
+) -> Step:
     """Makes one training step, `(carry, batch) -> (carry, metrics)`.
 
     The model state of the carry replaces that of the batch. For a functional optimizer the step is pure and can be
@@ -72,6 +88,7 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
         compile: whether to compile the gradient of a torch optimizer's step.
         plain: whether the gradient is `torch.autograd`'s, through fused kernels; then the step goes through neither
             `vmap` nor `compile`.
+        value_and_grad: the gradient, where several steps share one; by default made as `make_gradient` does.
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
@@ -84,20 +101,26 @@ def make_step(problem: Problem, optimizer: Optimizer, *, compile: bool = False, 
     >>> metrics.loss.shape, int(carry.opt_state.step)
     (torch.Size([]), 1)
     """
-    sparse = not optimizer.compiles  # a class of torch's may want it so
-    value_and_grad = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
-    if compile and not optimizer.compiles:
-        value_and_grad = compiled(value_and_grad, problem, ahead=False)
+    differentiate = value_and_grad or make_gradient(problem, optimizer, compile=compile, plain=plain)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         before, opt_state, state = carry
         batch = Batch(batch.x, batch.y, batch.noise, state)
-        oracle = Oracle(problem, value_and_grad, before, batch)
+        oracle = Oracle(problem, differentiate, before, batch)
         params, opt_state = optimizer.update(oracle, opt_state, before)
         value = oracle.all()
         return Carry(params, opt_state, value.state), value.metrics
 
     return step
+
+
+def make_gradient(
+    problem: Problem, optimizer: Optimizer, *, compile: bool = False, plain: bool = False
+) -> ValueAndGrad:
+    """Makes the gradient that a step of an optimizer asks for; the arguments are those of `make_step`."""
+    sparse = not optimizer.compiles  # a class of torch's may want it so
+    made = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
+    return compiled(made, problem, ahead=False) if compile and not optimizer.compiles else made
 
 
 def make_train_step(
@@ -148,16 +171,24 @@ def _make_train_step(
     together = compiled(steps, problem, onednn=kernels.onednn, ahead=is_short) if whole else steps
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        split, rows, keys, draws = given
-        count, batch_size = rows.shape
-        noises: list[Tensors] = [{}] * count
-        if problem.noises:
-            with random.compiled_draws(compile_batch):
-                noises = [problem.draw_noise(key, batch_size) for key in keys.unbind()]
-        drawn = [(noise, at(draws, index)) for index, noise in enumerate(noises)]
-        return together(carry, split, rows, drawn)
+        return together(carry, given.split, given.rows, drawn_for(problem, given, compile_batch))
 
     return train_step
+
+
+def drawn_for(problem: Problem, given: StepInput, compile_batch: bool) -> list[Drawn]:
+    """What each of the k steps needs besides its rows: its noise, and the numbers of its augmentation.
+
+    Args:
+        problem: whose noise it is.
+        given: what the steps take.
+        compile_batch: whether long draws are hashed by compiled code.
+    """
+    noises: list[Tensors] = [{}] * len(given.rows)
+    if problem.noises:
+        with random.compiled_draws(compile_batch):
+            noises = [problem.draw_noise(key, given.rows.shape[1]) for key in given.keys.unbind()]
+    return [(noise, at(given.draws, index)) for index, noise in enumerate(noises)]
 
 
 def make_batch(problem: Problem) -> Callable[[ModelState, StepInput], Batch]:
@@ -180,25 +211,33 @@ def make_evaluate(
     *,
     augment: bool,
     channels_last: bool = False,
+    keep: int = 0,
     function: Callable[[Params, Batch], tuple[Any, ModelState]] | None = None,
 ) -> Evaluate:
-    """Makes the evaluation of some examples, `(params, state, split, rows, noise, key) -> (Evaluation, carry)`.
+    """Makes the evaluation of examples: `(points, split, rows, noise, key) -> [(Evaluation, carry), ...]`.
 
-    The carry is that after these examples; with `augment`, the inputs are those of training, drawn from the key. It is
-    eager code, in chunks that are large enough: compiled, it was no faster. Another `function` of parameters and batch,
-    with the state after the batch, replaces the problem's own evaluation.
+    A point is `(params, state)`; all see the same inputs. The carry is that after these examples; with `augment`, the
+    inputs are those of training, drawn from the key. It is eager code, in chunks that are large enough: compiled, it
+    was no faster. Another `function` of parameters and batch, with the state after the batch, replaces the problem's
+    own evaluation. Up to `keep` bytes of inputs are kept prepared from call to call, of splits that do not change.
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
+    if keep:
+        gather = kept(gather, keep)
     draw = problem.dataset.function("draw") if augment and problem.dataset.augment else None
     evaluate_and_state = function or problem.evaluate_and_state
 
     def evaluate(
-        params: Params, state: ModelState, split: Split, rows: Tensor, noise: dict[str, Tensor], key: random.Key
-    ) -> tuple[Any, dict[str, Tensor]]:
+        points: Sequence[tuple[Params, ModelState]],
+        split: Split,
+        rows: Tensor,
+        noise: dict[str, Tensor],
+        key: random.Key,
+    ) -> list[Evaluated]:
         x, y = gather(split, rows, draw(key, len(rows), torch.float32) if draw else ())
         with using(fused=True):
-            evaluation, after = evaluate_and_state(params, Batch(x, y, noise, state))
-        return evaluation, after.carry
+            found = [evaluate_and_state(params, Batch(x, y, noise, state)) for params, state in points]
+        return [(evaluation, after.carry) for evaluation, after in found]
 
     return evaluate
 
@@ -208,16 +247,42 @@ def make_gather(problem: Problem, *, augment: bool, channels_last: bool = False)
 
     With `augment`, the inputs are augmented as training inputs are, where the data set has an augmentation.
     """
-    spec = problem.dataset
-    prepare = spec.function("prepare")
-    distort = spec.function("augment") if augment and spec.augment else None
+    prepare = make_prepare(problem, augment=augment)
 
-    def gather(split: Split, rows: Tensor, draws: Any) -> tuple[Tensor, Tensor]:
-        x, y = split.x.index_select(0, rows), split.y.index_select(0, rows)
-        x = prepare(x, torch.float32) if distort is None else distort(x, draws)
-        return laid_out(x) if channels_last else x, y
+    def gather(split: Split, rows: Tensor, draws: Any) -> tuple[Inputs, Tensor]:
+        x = prepare(map_inputs(lambda each: each.index_select(0, rows), split.x), draws)
+        return map_inputs(laid_out, x) if channels_last else x, split.y.index_select(0, rows)
 
     return gather
+
+
+def make_prepare(problem: Problem, *, augment: bool) -> Callable[[Inputs, Any], Inputs]:
+    """Makes `(x, draws) -> x`: the inputs of some examples as the model takes them; the rest is as in `make_gather`."""
+    spec = problem.dataset
+    prepare = spec.function("prepare")
+    if augment and spec.augment:
+        return spec.function("augment")
+    return lambda x, draws: prepare(x, torch.float32)
+
+
+def kept(gather: Gather, most: int) -> Gather:
+    """The same, of rows that do not change: what was gathered is kept, up to so many bytes."""
+    found: dict[tuple[int, int, torch.Size], tuple[Split, Tensor, Inputs, Tensor]] = {}
+    left = most
+
+    def gather_once(split: Split, rows: Tensor, draws: Any) -> tuple[Inputs, Tensor]:
+        nonlocal left
+        place = first_of(split.x).data_ptr(), rows.data_ptr(), rows.shape
+        if place in found:
+            return found[place][2:]
+        x, y = gather(split, rows, draws)
+        size = y.nbytes + sum(each.nbytes for each in inputs_by_name(x).values())
+        if size <= left:
+            left -= size
+            found[place] = split, rows, x, y  # which stay alive, so that nothing else comes to lie there
+        return x, y
+
+    return gather_once
 
 
 def laid_out(tensor: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.backend.memory import keep_freed_memory
-from deepobs_func.base import Batch, Params
+from deepobs_func.base import Batch, ModelState, Params
+from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.counting import calls_so_far
 from deepobs_func.problems.oracle import Metrics
 from deepobs_func.records import RunRecord
-from deepobs_func.runner.batches import make_batches
+from deepobs_func.runner.batches import Batches, make_batches
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.execution import Execution, synchronize
@@ -37,8 +38,9 @@ from deepobs_func.runner.log import Log
 from deepobs_func.runner.measuring import Timing, choose, timing
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.recording import make_record
+from deepobs_func.runner.series import ALONE, Series
 from deepobs_func.runner.signals import SHIELD
-from deepobs_func.runner.step import Carry, StepInput, laid_out, make_batch, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, TrainStep, laid_out, make_batch, make_train_step
 
 Watch = Callable[[int], bool]
 E = TypeVar("E", bound=Event)
@@ -74,6 +76,7 @@ class Training:
         watch: `step -> bool`, which steps, counted over the whole run, are shown one by one as `Stepped` events. Then a
             call makes one step, so it is part of what an execution is measured for.
         measuring: called once before steps are timed to find the execution; not called if it is known.
+        series: the study that the run is part of, which decides what compiling may cost.
 
     Raises:
         DataError: (from the constructor) the data are not there or cannot be read.
@@ -98,11 +101,13 @@ class Training:
         *,
         watch: Watch | None = None,
         measuring: Callable[[], None] = lambda: None,
+        series: Series = ALONE,
     ) -> None:
         keep_freed_memory()
-        self.plan, self.watch = plan, watch or watch_nothing
-        self.key = random.key(plan.config.seed, plan.device)
-        self.batches = make_batches(plan, self.key)
+        self.plan: Plan = plan
+        self.watch: Watch = watch or watch_nothing
+        self.key: random.Key = random.key(plan.config.seed, plan.device)
+        self.batches: Batches = make_batches(plan, self.key)
         start, first = time.perf_counter(), functools.cache(self.batches.first)
         initial = self._initial()
         announce = functools.cache(measuring)
@@ -111,10 +116,12 @@ class Training:
             announce()
             return self._timing(initial, first(execution.steps_per_call), execution)
 
-        self.execution = execution or choose(plan, initial.params, measure)
-        self.train_step = make_train_step(plan.problem, plan.optimizer, self.execution, plan.config.precision)
-        self.evaluator = Evaluator(plan, self.batches, self.key, self.execution)
-        self.make_batch = make_batch(plan.problem)
+        self.execution: Execution = (execution or choose(plan, initial.params, measure, series)).alone
+        self.train_step: TrainStep = make_train_step(
+            plan.problem, plan.optimizer, self.execution, plan.config.precision
+        )
+        self.evaluator: Evaluator = Evaluator(plan, self.batches, self.key, self.execution)
+        self.make_batch: Callable[[ModelState, StepInput], Batch] = make_batch(plan.problem)
         self._warm_up(initial, first(self.execution.steps_per_call))
         self._setting_up = time.perf_counter() - start
 
@@ -179,7 +186,7 @@ class Training:
             metrics.loss.sum().item()
 
         with execution.apply(self.plan.config.precision, self.plan.device):
-            return timing(call, execution.steps_per_call)
+            return timing(call, execution.steps_per_call, self.plan.device)
 
     def _warm_up(self, carry: Carry, inputs: StepInput) -> None:
         """Makes a step and an evaluation that are thrown away: compiling and first calls are off the clock."""
@@ -216,9 +223,12 @@ class Iteration(Iterator[Event]):
     """
 
     def __init__(self, training: Training, state: TrainState) -> None:
-        self.training, self.plan = training, training.plan
-        self.carry, self.log = state.carry._replace(opt_state=self._own(state)), state.log.copy()
-        self.epoch, self.step = state.epoch, state.step
+        self.training: Training = training
+        self.plan: Plan = training.plan
+        self.carry: Carry = state.carry._replace(opt_state=self._own(state))
+        self.log: Log = state.log.copy()
+        self.epoch: int = state.epoch
+        self.step: int = state.step
         self.columns: list[Metrics] = []  # of the steps that are not in the log yet, on the device
         self.reports: list[dict[str, Tensor]] = []  # likewise
         self._events = self._run()
@@ -275,7 +285,7 @@ class Iteration(Iterator[Event]):
         """Evaluates every split, into the log."""
         start, log = time.perf_counter(), self.log
         with SHIELD.raised(False):  # nothing changes yet
-            params = self.eval_params()
+            params = self._checked(self.eval_params())
             penalty = float(self.plan.problem.penalty(params))
             results = self.training.evaluator(self.epoch, self.carry._replace(params=params))
         for split, result in results.items():
@@ -285,6 +295,18 @@ class Iteration(Iterator[Event]):
         if not all(math.isfinite(column[-1]) for column in log.losses.values()):
             log.diverge(self.epoch, None)
         return self._event(Evaluated)
+
+    def _checked(self, params: Params) -> Params:
+        """The same, after it was seen that they are parameters of the problem: others may broadcast, and train on."""
+        shapes = self.plan.problem.shapes
+        for name, shape in shapes.items():
+            if name not in params or params[name].shape != shape:
+                found = tuple(params[name].shape) if name in params else "none"
+                raise ConfigError(
+                    f"The optimizer {self.plan.chosen.name} made {name} of shape {found}; the problem's has "
+                    f"{tuple(shape)}. An update keeps names and shapes."
+                )
+        return params
 
     def _train_epoch(self) -> Generator[Event]:
         """Trains from the step that was reached to the end of the epoch."""

@@ -20,9 +20,13 @@ def test_the_gradient_is_that_of_torch_autograd_bit_for_bit(size: int, unused: i
     def value(of: list[torch.Tensor]) -> torch.Tensor:
         return (of[0].sin() * of[1] ** 2).mean() + of[1].sum()
 
+    def parts(of: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return [value(of), of[0].exp()], [torch.ones((), dtype=dtype), torch.linspace(1, 2, 3 * size, dtype=dtype)]
+
     expected, given_leaves = leaves(), leaves()
-    wanted = torch.autograd.grad(value(expected), expected, allow_unused=True, materialize_grads=True)
-    found = gradients(value(given_leaves), given_leaves)
+    values, seeds = parts(expected)
+    wanted = torch.autograd.grad(values, expected, seeds, allow_unused=True, materialize_grads=True)
+    found = gradients(*parts(given_leaves), given_leaves)
     assert len(found) == len(wanted)
     for ours, torchs in zip(found, wanted, strict=True):
         assert ours.dtype == torchs.dtype
@@ -32,12 +36,12 @@ def test_the_gradient_is_that_of_torch_autograd_bit_for_bit(size: int, unused: i
 
 def test_a_value_that_depends_on_no_leaf_is_refused_as_by_torch_autograd() -> None:
     with pytest.raises(RuntimeError, match="does not require grad"):
-        gradients(torch.ones(()), [torch.ones(2, requires_grad=True)])
+        gradients([torch.ones(())], [torch.ones(())], [torch.ones(2, requires_grad=True)])
 
 
 def test_a_gradient_can_be_changed_in_place() -> None:
     leaf = torch.ones((), requires_grad=True)
-    (first,) = gradients(leaf + 0, [leaf])
+    (first,) = gradients([leaf + 0], [torch.ones(())], [leaf])
     first.zero_()
-    (second,) = gradients(leaf + 0, [leaf])
+    (second,) = gradients([leaf + 0], [torch.ones(())], [leaf])
     assert second.item() == 1

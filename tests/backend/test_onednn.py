@@ -89,14 +89,34 @@ def test_other_devices_have_products_of_their_own() -> None:
     assert not onednn.is_faster(torch.device("meta"))
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((0.5, 1.0), True), ((0.95, 1.0), False), ((2.0, 1.0), False)])
-def test_it_is_taken_from_a_tenth_on(
+@pytest.mark.parametrize(("seconds", "expected"), [((0.5, 1.0), True), ((0.85, 1.0), False), ((2.0, 1.0), False)])
+def test_it_is_taken_from_a_fifth_on(
     monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], expected: bool
 ) -> None:
     taken = dict(zip((onednn.product, F.linear), seconds, strict=True))
     monkeypatch.setattr(onednn, "_seconds", lambda way, x, weight: taken[way])
     monkeypatch.setattr(onednn, "available", lambda: True)
     assert onednn.is_faster(CPU) == expected
+
+
+def test_it_is_asked_about_the_matrices_of_the_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By sides of 8 to 1,024, on as many examples as are worth it; the seconds of all are compared."""
+    tried = []
+
+    def taken(way: Callable[..., torch.Tensor], x: torch.Tensor, weight: torch.Tensor) -> float:
+        tried.append((len(x), *weight.shape))
+        narrow = len(weight) < 100
+        return (0.5 if narrow else 1.0) if way is onednn.product else (1.0 if narrow else 0.9)
+
+    monkeypatch.setattr(onednn, "_seconds", taken)
+    monkeypatch.setattr(onednn, "available", lambda: True)
+    shaped = {name: torch.zeros(shape) for name, shape in {"a": (10, 784), "b": (10, 784), "bias": (10,)}.items()}
+    assert onednn.is_faster(CPU, shaped)
+    assert set(tried) == {(511, 10, 784)}
+    assert onednn.is_faster(CPU, {"long": torch.zeros(4096, 9000), "thin": torch.zeros(1, 1000)})
+    assert set(tried[10:]) == {(128, 1024, 1024), (500, 8, 1000)}
+    assert not onednn.is_faster(CPU, {"bias": torch.zeros(3)})
+    assert set(tried[30:]) == {(128, 1000, 784)}
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp", "mnist_2c2d", "mnist_vae", "quadratic_deep"])

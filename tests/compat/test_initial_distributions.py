@@ -18,7 +18,7 @@ from deepobs_func.compat import parity
 from tests.problems.test_registry import table
 
 RATE = 0.01
-CASES = table()
+CASES = table(problems.SETS["deepobs"])
 
 
 def bounds(size: int, tests: int) -> tuple[float, float, float]:

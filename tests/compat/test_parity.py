@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from deepobs_func import problems
-from deepobs_func.cli import cli
+from deepobs_func.cli import cli, main
 from deepobs_func.compat import parity
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 from tests.problems.test_registry import LARGE_NAMES, NAMES
 
 # fmnist has the nets and the recipe of mnist
-CASES = [n for n in NAMES if not n.startswith("fmnist")]
-CASES += [pytest.param(n, marks=pytest.mark.large) for n in LARGE_NAMES]
+DEEPOBS = problems.SETS["deepobs"]
+SLOW = ("cifar100_allcnnc", "mnist_vae", "svhn_wrn164", *(n for n in DEEPOBS if n in LARGE_NAMES))
+CASES = [n for n in DEEPOBS if n in NAMES and not n.startswith("fmnist") and n not in SLOW]
+CASES += [pytest.param(n, marks=pytest.mark.large) for n in SLOW]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -34,7 +37,7 @@ def test_fashion_mnist_has_the_figures_of_mnist() -> None:
 
 
 def test_there_are_figures_for_every_problem() -> None:
-    for name in problems.names():
+    for name in DEEPOBS:
         golden = parity.read_golden(name)
         assert golden["num_trainable_params"] == problems.spec_of(name).parameters
         assert golden["eval"]["weight_decay_default"] == problems.spec_of(name).weight_decay
@@ -43,25 +46,43 @@ def test_there_are_figures_for_every_problem() -> None:
         assert regularized == (0 if problem.weight_decay is None else len(problem.regularized))
 
 
-@pytest.mark.parametrize(
-    ("change", "figure"),
-    [
-        (lambda golden: golden["eval"]["losses"].__setitem__(0, golden["eval"]["losses"][0] * 1.0001), "eval"),
-        (lambda golden: golden["grad"][3].__setitem__("l2", golden["grad"][3]["l2"] * 1.001), "grad"),
-        (lambda golden: golden["train_nodropout"]["updated_state"][1].__setitem__("l2", 4.0), "moments"),
-        (lambda golden: golden["eval"].__setitem__("regularizer", 0.5), "penalty"),
-    ],
-)
-def test_a_difference_is_seen(tmp_path: Path, change, figure: str) -> None:
+@pytest.mark.large
+def test_each_difference_is_seen(tmp_path: Path) -> None:
+    """And nothing else: what was not changed still holds."""
     golden = parity.read_golden("svhn_wrn164")
-    change(golden)
+    golden["eval"]["losses"][0] *= 1.0001
+    golden["eval"]["regularizer"] = 0.5
+    golden["train_nodropout"]["updated_state"][1]["l2"] = 4.0
+    golden["grad"][3]["l2"] *= 1.001
     (tmp_path / "svhn_wrn164.json").write_text(json.dumps(golden))
-    assert [f.name for f in parity.check("svhn_wrn164", tmp_path) if not f.holds] == [figure]
+    differ = [f.name for f in parity.check("svhn_wrn164", tmp_path) if not f.holds]
+    assert differ == ["eval", "penalty", "moments", "grad"]
 
 
 def test_a_missing_golden_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no readable golden file mnist_mlp\.json"):
         parity.check("mnist_mlp", tmp_path)
+
+
+@pytest.mark.parametrize("names", [["digits_mlp"], ["two_d_beale", "mnist_convnext"]])
+def test_a_problem_without_figures_is_refused_before_any_is_computed(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["deepobs", "check-parity", *args])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        assert (end.value.code, told.out) == (2, "")
+        return told.err
+
+    told = refused(*names)
+    assert f"Problem '{names[-1]}': the package holds the reference's figures of DeepOBS's 26 problems" in told
+    assert "deepobs list --set deepobs" in told
+    with pytest.raises(ConfigError, match="--golden"):
+        parity.check(names[-1])
+    told = refused(names[-1], "--golden", str(tmp_path))
+    assert f"{tmp_path}: no readable golden file {names[-1]}.json" in told
 
 
 def test_the_command_prints_a_line_a_problem_and_fails_on_a_difference(tmp_path: Path) -> None:

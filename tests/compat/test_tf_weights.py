@@ -12,7 +12,7 @@ from deepobs_func.errors import DataError
 from tests.problems.test_registry import table
 
 
-@pytest.mark.parametrize("name", table())
+@pytest.mark.parametrize("name", table(problems.SETS["deepobs"]))
 def test_there_and_back(name: str) -> None:
     problem = problems.get(name)
     params, state = problem.init(3)

@@ -73,3 +73,13 @@ def test_class_ids_count_from_zero() -> None:
 def test_there_must_be_examples() -> None:
     with pytest.raises(DataError, match="mine: there are no examples in test"):
         datasets.from_arrays("mine", arrays(6), arrays(0))
+
+
+def test_an_id_that_does_not_count_is_no_class() -> None:
+    x, y = np.zeros((4, 3), np.float32), np.array([0, 1, 2, 255])
+    spec = datasets.from_arrays("mine", (x, y), (x, y), ignore_index=255)
+    assert spec.num_classes == 3
+    assert set(spec.function("extremes")(spec, torch.float32)[1].tolist()) == {0, 2, 255}
+    assert datasets.from_arrays("mine", (x, y * 0 - 100), (x, y * 0 - 100), ignore_index=-100).num_classes is None
+    with pytest.raises(DataError, match="class ids from 0 to 1 in train"):
+        datasets.from_arrays("mine", (x, y), (x, y), ignore_index=255, classes=2)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deepobs_func import datasets
 from deepobs_func.datasets import cifar
-from deepobs_func.datasets.loading import load, locate
+from deepobs_func.datasets.at_hand import locate
+from deepobs_func.datasets.loading import load
 from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 from deepobs_func.errors import DataError
 from tests.datasets import cifar_files

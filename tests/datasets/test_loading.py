@@ -9,7 +9,8 @@ import torch
 
 from deepobs_func import datasets
 from deepobs_func.datasets import DatasetSpec
-from deepobs_func.datasets.loading import load, locate
+from deepobs_func.datasets.at_hand import locate
+from deepobs_func.datasets.loading import load
 from deepobs_func.errors import DataError
 from tests.datasets.idx_files import snapshot, tiny_arrays, tiny_spec, write_files
 
@@ -115,7 +116,7 @@ def test_failed_download_leaves_nothing_behind(tmp_path: Path, data: str, error:
     with pytest.raises(DataError) as caught:
         load(with_download(download), tmp_path / data)
     message = str(caught.value)
-    assert all(part in message for part in ("MNIST", str(tmp_path / data), str(error), "mnist", "'synthetic'"))
+    assert all(part in message for part in ("MNIST", str(tmp_path / data), str(error), "mnist", "data synthetic"))
     assert snapshot(tmp_path) == {}
 
 

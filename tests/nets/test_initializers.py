@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from deepobs_func import random
-from deepobs_func.nets.initializers import constant, glorot_uniform, truncated_normal
+from deepobs_func.nets.initializers import constant, glorot_uniform, he_normal, normal, truncated_normal
 
 RATE = 1e-4
 SHAPES = [(200, 300), (40, 20, 5, 5)]
@@ -53,7 +53,19 @@ def test_glorot_uniform_has_the_bound_of_its_fans(dtype, shape, fans):
     assert abs(values).max() <= bound * (1 + torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("initializer", [truncated_normal(0.1), glorot_uniform()])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fan", ["in", "out"])
+def test_he_normal_has_the_variance_of_its_fan(shape, fan):
+    connections = {("in", 2): 300, ("in", 4): 20 * 25, ("out", 2): 200, ("out", 4): 40 * 25}[fan, len(shape)]
+    values = sample(he_normal(fan), shape, torch.float32)
+    assert_distribution(values, stats.norm(0.0, math.sqrt(2.0 / connections)))
+
+
+def test_normal_has_its_deviation():
+    assert_distribution(sample(normal(0.02), SHAPES[0], torch.float64), stats.norm(0.0, 0.02))
+
+
+@pytest.mark.parametrize("initializer", [truncated_normal(0.1), glorot_uniform(), normal(0.1), he_normal()])
 def test_draws_follow_from_the_key(initializer):
     first, again, other = (sample(initializer, SHAPES[0], torch.float32, seed) for seed in (1, 1, 2))
     assert (first == again).all()

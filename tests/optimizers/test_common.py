@@ -99,7 +99,8 @@ def test_members_with_keys_of_their_own_equal_separate_runs(name):
         )
 
 
-LONG_TO_COMPILE = ("newton_cg", "sophia_h")  # whose compiled steps test_second_order has in the quick suite
+# Their compiled steps are in the quick suite elsewhere, or are Adam's and SGD's with a term more.
+LONG_TO_COMPILE = ("newton_cg", "sophia_h", "adahessian", "adamw", "rmsprop", "nesterov", "sgd_cabs")
 
 
 @pytest.mark.parametrize(

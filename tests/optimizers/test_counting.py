@@ -107,7 +107,7 @@ def test_newton_s_products_follow_its_conjugate_gradients():
     assert all(3 <= number <= 8 for number in steps)
 
 
-@pytest.mark.parametrize("name", ["sophia_h", "newton_cg"])
+@pytest.mark.parametrize("name", ["sophia_h", pytest.param("newton_cg", marks=pytest.mark.large)])
 def test_compiled_code_counts_what_it_computes(name):
     """A graph holds all steps of conjugate gradients, and runs only one branch of a condition."""
     optimizer, seen = make(name, **({"cg_steps": 2} if name == "newton_cg" else {})), []

@@ -31,6 +31,14 @@ MAKE = {
 }
 
 
+LARGE = pytest.mark.large  # the compiler takes long for the loop of conjugate gradients, and for AdaHessian's vectors
+
+
+def slow(*names):
+    """All optimizers; those named are `large`."""
+    return [pytest.param(name, marks=LARGE) if name in names else name for name in MAKE]
+
+
 UNROLLED = {"newton_cg": {"cg_steps": 3}}  # in a graph, whose size grows with every step of the loop
 
 
@@ -410,7 +418,7 @@ def test_each_reduces_the_loss_of_a_logistic_regression(name):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", slow("newton_cg"))
 @pytest.mark.parametrize(
     "make_problem", [partial(problems.get, "quadratic_deep"), convex_problem], ids=["deep", "small"]
 )
@@ -438,7 +446,7 @@ def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, mak
     assert (graphs[-1] > 0) == (problem.name == "small")
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", slow("newton_cg", "adahessian", "sophia_h"))
 def test_a_population_of_two_is_its_members(name):
     """Two seeds and two learning rates in one call, 20 steps in float64; in eager code and compiled."""
     problem, rates = problems.get("quadratic_deep"), (0.01, 0.02)
@@ -482,7 +490,7 @@ def small_text():
     return replace(problem, dataset=replace(problem.dataset, **TEXT))
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", slow("newton_cg"))
 @pytest.mark.parametrize(
     ("make_problem", "changes"),
     [

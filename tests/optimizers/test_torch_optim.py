@@ -260,7 +260,7 @@ def test_a_path_that_leads_to_no_class_is_refused(path, message):
 def test_a_module_that_fails_when_imported_is_named_with_its_place(tmp_path, monkeypatch):
     (tmp_path / "broken_optimizer_module.py").write_text("\n\nraise RuntimeError('not today')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"RuntimeError: not today \(.*broken_optimizer_module.py:3\)"):
+    with pytest.raises(ConfigError, match=r"RuntimeError: not today \(.*broken_optimizer_module.py:3: raise"):
         load_class("broken_optimizer_module.Adam")
 
 

@@ -86,6 +86,7 @@ INDEXING = (
     *(lambda x: x[:, [0, 2]], lambda x: x.gather(1, torch.tensor([[1, 3]]).expand(len(x), 2)), lambda x: x[..., 1:4]),
     *(lambda x: x.index_select(1, torch.tensor([4, 0])), lambda x: x.sort(1).values, lambda x: x.topk(2, 1).values),
     *(lambda x: x.masked_fill(x > 0.3, 0.1), lambda x: x.repeat(1, 2), lambda x: x.narrow(1, 1, 2), lambda x: x.T.T),
+    *(lambda x: x.select(1, 2), lambda x: x.split([2, 4], 1)[1]),
     *(lambda x: torch.where(x > 0, x, x.square()), lambda x: x.unfold(1, 3, 1), lambda x: x.flip(1)),
 )
 PRODUCTS = (

@@ -20,7 +20,7 @@ from deepobs_func.probes.per_example import Statistics, explain, statistics
 from deepobs_func.problems.problem import Problem
 from tests.probes.oracles import Tree, flat, one_at_a_time, rows_of_the_jacobian
 from tests.problems.small_nets import narrow_resnet, short_text
-from tests.problems.test_registry import LARGE_NAMES, NAMES, perturbed, table
+from tests.problems.test_registry import LARGE_NETS, NAMES, perturbed, table
 
 B = 3
 SEPARABLE = [name for name in NAMES if problems.spec_of(name).separable]
@@ -136,7 +136,7 @@ def test_dots_variance_and_the_names_of_the_single_probes(name: str) -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", LARGE_NAMES)
+@pytest.mark.parametrize("name", LARGE_NETS)
 def test_the_layers_of_the_largest_nets_agree_with_vmap(name: str) -> None:
     """float32, two examples; squared norms and products by the layers beside gradients by `vmap(grad)`."""
     problem = problems.get(name)

@@ -11,7 +11,7 @@ from deepobs_func import probes, problems, tree
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from tests.probes.toys import F64, vector
-from tests.problems.test_registry import LARGE_NAMES, NAMES, table
+from tests.problems.test_registry import LARGE_NETS, NAMES, table
 
 B = 3
 STEP = 1e-6  # along unit directions in float64: too short to cross many kinks
@@ -94,7 +94,7 @@ def test_batched_products_are_a_loop_of_single_ones(point: Point) -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", LARGE_NAMES)
+@pytest.mark.parametrize("name", LARGE_NETS)
 def test_products_on_the_largest_nets(name: str) -> None:
     problem = problems.get(name)
     params, batch = problem.init(0)[0], problem.fake_batch(2, seed=1)

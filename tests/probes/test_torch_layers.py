@@ -23,6 +23,7 @@ from deepobs_func.probes.catalog import MODES
 from deepobs_func.probes.differences import nodes
 from deepobs_func.probes.known import RIGHT
 from deepobs_func.problems import measures
+from deepobs_func.problems.conversion.table import TABLE
 from deepobs_func.problems.oracle import Oracle as ObjectiveOracle
 from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.problems.problem import Problem
@@ -213,7 +214,44 @@ def page() -> str:
     for name in LAYERS:
         words = [outcome(name)[column].split(":")[0] for column in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(words) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *conversions()]) + "\n"
+
+
+def conversions() -> list[str]:
+    """The section on what becomes of each layer."""
+    lines = [
+        "## What becomes of a layer",
+        "",
+        "A problem holds a copy of the module, in which each of these layers gets another `forward`; subclasses with",
+        "a `forward` of their own keep it. `noise`: its draws are in `batch.noise`, as is what `F.dropout` and its",
+        "like draw in a module's own `forward`. `state`: its buffers are in `batch.state`, those after a batch in the",
+        "result of `loss_and_state`. Any other layer computes what it did, and is refused by its name where it draws",
+        "or remembers.",
+        "",
+        "| layer | semantics | what becomes of it | its per-example gradient |",
+        "|---|---|---|---|",
+    ]
+    for row in TABLE:
+        name = row.stock.rpartition(".")[2] if isinstance(row.stock, str) else row.stock.__name__
+        words = NAMES.get(name, name), row.semantics, row.becomes, row.per_example
+        lines.append(f"| {' | '.join(words)} |")
+    return [*lines, "", *DECLARED]
+
+
+NAMES = {
+    "_BatchNorm": "BatchNorm1d, 2d, 3d",
+    "_InstanceNorm": "InstanceNorm1d, 2d, 3d",
+    "_SpectralNorm": "parametrizations.spectral_norm",
+    "StochasticDepth": "torchvision.ops.StochasticDepth",
+}
+DECLARED = [
+    "A layer of your own that draws declares how: `draw_noise(key, shape)` returns the draw for an input of that",
+    "shape, by functions of `deepobs_func.random`; `forward_with_noise(x, noise)` is its training phase.",
+]
+
+
+def test_the_page_says_what_becomes_of_each_layer() -> None:
+    assert PAGE.read_text(encoding="utf-8").endswith("\n".join(conversions()) + "\n")
 
 
 @pytest.mark.large

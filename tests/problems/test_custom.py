@@ -18,8 +18,8 @@ from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.problems import measures
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner import RunConfig, run
-from deepobs_func.runner.evaluation import _is_class_zero
+from deepobs_func.runner import RunConfig, Training, make_plan, run
+from deepobs_func.runner.step import Carry
 from tests.problems.user_functions import LABELS, X, data, problem_of
 
 HVP_MODES = get_args(HVPMode)
@@ -68,21 +68,6 @@ def test_accuracy_where_correct_is_given() -> None:
     problem = problems.from_module(small_net(), cross_entropy, "mnist", correct=lambda out, y: out.argmax(1) == y)
     assert problem.has_accuracy
     assert problem.evaluate(problem.init()[0], problem.fake_batch(4)).correct.shape == (4,)
-
-
-@pytest.mark.parametrize(
-    ("layer", "words"),
-    [
-        (nn.Dropout(0.5), "draws random numbers"),
-        (nn.BatchNorm1d(784), "changes its buffers"),
-        (nn.AlphaDropout(0.5), "draws random numbers"),
-    ],
-)
-def test_layers_with_hidden_state_or_noise_are_refused(layer: nn.Module, words: str) -> None:
-    net = nn.Sequential(nn.Flatten(), layer, nn.Linear(784, 10))
-    with pytest.raises(ConfigError, match=words):
-        problems.from_module(net, cross_entropy, "mnist")
-    assert problems.from_module(net.eval(), cross_entropy, "mnist").fake_batch(2).x.shape == (2, 1, 28, 28)
 
 
 def test_a_criterion_that_averages_is_refused() -> None:
@@ -301,6 +286,35 @@ def test_accuracies_of_labels_as_rows_are_those_of_ids() -> None:
     for y in (LABELS, F.one_hot(LABELS, 3).double()):
         problem = problem_of(net, measures.cross_entropy, data(y=y))
         records.append(run(RunConfig("linear", "sgd", lr=1.0, epochs=2, output_dir=None, compile="off"), problem))
-        assert _is_class_zero(torch.as_tensor(y)).tolist() == (LABELS == 0).tolist()
     assert records[0].test_accuracies == records[1].test_accuracies
     assert records[0].train_accuracies == records[1].train_accuracies
+
+
+def _padded() -> datasets.DatasetSpec:
+    y = torch.tensor([[0, 1, -100], [2, -100, -100], [1, 0, 0], [-100, -100, -100]] * 5)
+    return datasets.from_arrays("toy", (X, y), (X, y), ignore_index=-100)
+
+
+@pytest.mark.parametrize(
+    ("net", "measure", "spec", "expected"),
+    [
+        (lambda: nn.Linear(6, 3), measures.cross_entropy, data(), 7 / 20),
+        (lambda: nn.Linear(6, 3), measures.cross_entropy, data(y=F.one_hot(LABELS, 3).double()), 7 / 20),
+        (lambda: nn.Linear(6, 3), measures.labels((1.0, 2.0, 1.0)), data(y=F.one_hot(LABELS, 3).double()), 2 / 3),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 9), nn.Unflatten(1, (3, 3))),
+            measures.tokens(-100),
+            _padded(),
+            (1 / 2 + 0 + 2 / 3 + 1) / 4,
+        ),
+    ],
+    ids=["ids", "rows", "labels", "tokens"],
+)
+def test_accuracies_after_divergence_are_those_of_outputs_that_are_nan(net, measure, spec, expected) -> None:
+    problem = problem_of(net(), measure, spec)
+    config = RunConfig(problem.name, "sgd", lr=0.1, epochs=1, batch_size=20, output_dir=None, compile="off")
+    evaluator = Training(make_plan(config, problem)).evaluator
+    params, state = problem.init(0)
+    broken = {name: leaf * torch.nan for name, leaf in params.items()}
+    whole, diverged = (evaluator(0, Carry(each, None, state))["test"] for each in (params, broken))
+    assert whole.class_zero == diverged.accuracy == pytest.approx(expected)

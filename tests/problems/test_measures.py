@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deepobs_func import probes, random
+from deepobs_func import datasets, probes, problems, random
+from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems import measures
@@ -43,6 +50,44 @@ def test_labels_as_probabilities_are_evaluated_by_the_most_probable() -> None:
     assert by_ids.correct.any()
 
 
+numbers = st.sampled_from([0.0, -1.5, 3.0, 88.0, -200.0, 1e30, -1e30, 3e38, math.inf, -math.inf, math.nan])
+
+
+@given(st.data(), st.integers(1, 3), st.sampled_from([1, 2, 3, 10, 15, 16, 17]), st.sampled_from([torch.float32, F64]))
+def test_the_cross_entropy_of_few_classes_is_torch_s_at_every_logit(drawn, size: int, classes: int, dtype) -> None:
+    rows = drawn.draw(st.lists(st.lists(numbers, min_size=classes, max_size=classes), min_size=size, max_size=size))
+    y = torch.tensor(drawn.draw(st.lists(st.integers(0, classes - 1), min_size=size, max_size=size)))
+    logits, others = (torch.tensor(rows, dtype=dtype, requires_grad=True) for _ in range(2))
+    losses = measures.cross_entropy.fused(logits, Batch.of(logits, y))
+    expected = F.cross_entropy(others, y, reduction="none")
+    torch.testing.assert_close(losses, expected, equal_nan=True)
+    losses.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(logits.grad, others.grad, equal_nan=True)
+
+
+def test_the_cross_entropy_of_few_classes_serves_probabilities_too() -> None:
+    logits, y = torch.randn(2, 4, 3, dtype=F64)
+    batch = Batch.of(logits, y.softmax(-1))
+    torch.testing.assert_close(
+        measures.cross_entropy.fused(logits, batch), measures.cross_entropy.losses(logits, batch)
+    )
+
+
+@pytest.mark.parametrize("name", ["two_d_rosenbrock", "two_d_beale", "two_d_branin"])
+def test_only_the_losses_of_a_test_function_are_of_a_point_that_all_examples_share(name: str) -> None:
+    problem = problems.get(name)
+    params, batch = problem.init(dtype=F64)[0], problem.fake_batch(4, dtype=F64)
+    expected = problem.loss(params, batch)
+    of_columns = problem.measure._replace(fused=None)  # as a measure of one's own is
+    with using(fused=True):
+        outputs, _ = problem.test_outputs_and_state(params, batch)
+        found = [each.loss(params, batch) for each in (problem, replace(problem, measure=of_columns))]
+    assert outputs.shape == problem.outputs(params, batch).shape == (4, 2)
+    for losses in (*found, problem.measure.fused(outputs, batch)):
+        torch.testing.assert_close(losses, expected)
+
+
 def test_samples_for_probabilities_have_the_covariance_of_the_hessian() -> None:
     """Also where the targets do not sum to one."""
     logits, y = torch.randn(1, 3, dtype=F64), torch.tensor([[0.5, 1.0, 0.25]], dtype=F64)
@@ -60,3 +105,69 @@ def test_the_ggn_of_probabilities_is_that_of_the_loss() -> None:
     product, expected = probes.ggnvp(problem, params, batch, v), probes.hvp(problem, params, batch, v)
     for name in params:  # of a linear model they are the same
         torch.testing.assert_close(product[name], expected[name])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3)])
+def test_binary_is_the_mean_over_labels(shape: tuple[int, ...]) -> None:
+    logits, y = torch.randn(shape, dtype=F64), (torch.rand(shape) < 0.5).double()
+    losses = measures.binary.losses(logits, Batch.of(logits, y))
+    p = logits.sigmoid()
+    expected = -(y * p.log() + (1 - y) * (1 - p).log()).reshape(4, -1).mean(1)
+    torch.testing.assert_close(losses, expected)
+    right = ((p > 0.5) == (y > 0.5)).double().reshape(4, -1).mean(1)
+    torch.testing.assert_close(measures.binary.correct(logits, Batch.of(logits, y)), right)
+
+
+@pytest.mark.parametrize("weight", [None, (1.0, 0.5, 2.0), (0.1, 0.05, 0.2)])
+def test_tokens_leaves_padding_out(weight: tuple[float, ...] | None) -> None:
+    measure = measures.tokens(ignore_index=-1, weight=weight)
+    logits, y = torch.randn(3, 4, 3, dtype=F64), torch.tensor([[0, 1, 2, -1], [2, -1, -1, -1], [-1, -1, -1, -1]])
+    losses = measure.losses(logits, Batch.of(logits, y))
+    given = None if weight is None else torch.tensor(weight, dtype=F64)
+    for n in (0, 1):
+        torch.testing.assert_close(losses[n], F.cross_entropy(logits[n], y[n], given, ignore_index=-1))
+    assert losses[2] == 0
+    right = (logits.argmax(-1) == y)[0, :3].double().mean()
+    torch.testing.assert_close(measure.correct(logits, Batch.of(logits, y))[0], right)
+    with pytest.raises(ConfigError, match="finite and at least 0"):
+        measures.tokens(weight=(1.0, -1.0))
+    for wrong in ((1.0, 2.0), (1.0, 2.0, 3.0, 4.0)):
+        with pytest.raises(ConfigError, match=rf"weight= has {len(wrong)} numbers for logits of 3 classes"):
+            measures.tokens(weight=wrong).losses(logits, Batch.of(logits, y))
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array, list, tuple])
+def test_weights_come_as_any_numbers(make) -> None:
+    numbers, logits = [1.0, 0.5, 2.0], torch.randn(2, 4, 3, dtype=F64)
+    batch = Batch.of(logits, torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]]))
+    expected = measures.tokens(weight=(1.0, 0.5, 2.0)).losses(logits, batch)
+    torch.testing.assert_close(measures.tokens(weight=make(numbers)).losses(logits, batch), expected)
+    with pytest.raises(ConfigError, match=r"weight=.*give a number for each class"):
+        measures.tokens(weight=make([[1.0, 2.0], [3.0, 4.0]]))
+
+
+def test_shapes_that_measures_do_not_take_are_named() -> None:
+    logits, y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(ConfigError, match=r"logits \(B, ..., V\) of ids \(B, ...\), not \(4, 3\) of \(4,\)"):
+        measures.tokens().losses(logits, Batch.of(logits, y))
+    with pytest.raises(ConfigError, match=r"pos_weight= has 1 number for logits of 3 labels"):
+        measures.labels((2.0,)).losses(logits, Batch.of(logits, torch.zeros(4, 3)))
+    with pytest.raises(ConfigError, match=r"measures.labels takes logits \(B, labels\), not \(4,\)"):
+        measures.labels((2.0,)).losses(logits[:, 0], Batch.of(logits, torch.zeros(4)))
+
+
+def test_an_example_of_padding_alone_counts_as_right() -> None:
+    y = torch.tensor([[0, 1], [-1, -1]])
+    logits = F.one_hot(y.clamp(min=0), 3).double()
+    assert measures.tokens(ignore_index=-1).correct(logits, Batch.of(logits, y)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("measure", [measures.tokens(), measures.tokens(-1), measures.cross_entropy, measures.sequence])
+def test_a_measure_leaves_out_what_the_data_set_says(measure) -> None:
+    y = torch.tensor([0, 1, 2, -100] * 5)
+    named = datasets.from_arrays("toy", (X, y), (X, y), ignore_index=-100)
+    said = rf"ignore_index=-100, and the measure has ignore_index={measure.ignore_index}.*tokens\(ignore_index=-100\)"
+    with pytest.raises(ConfigError, match=said):
+        problem_of(torch.nn.Linear(6, 3), measure, named)
+    own = measures.Measure(lambda z, b: F.cross_entropy(z, b.y, reduction="none"), ignore_index=-100)
+    assert problem_of(torch.nn.Linear(6, 3), own, named).measure.ignore_index == -100

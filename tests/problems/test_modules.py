@@ -32,7 +32,7 @@ def test_tied_parameters_stay_tied() -> None:
     net = nn.Sequential(nn.Flatten(), first, nn.Tanh(), second, nn.Linear(784, 10))
     problem = problems.from_module(net, nn.CrossEntropyLoss(reduction="none"), "mnist")
     params, batch = problem.init()[0], problem.fake_batch(3)
-    module = problem.to_module(params)
+    module = problem.batch_module(params)
     torch.testing.assert_close(module(batch), problem.outputs(params, batch))
     assert module.net[1].weight is module.net[3].weight
 
@@ -42,4 +42,4 @@ def test_frozen_parameters_come_with_the_batch() -> None:
     net[1].requires_grad_(False)
     problem = problems.from_module(net, nn.CrossEntropyLoss(reduction="none"), "mnist")
     params, batch = problem.init()[0], problem.fake_batch(3)
-    torch.testing.assert_close(problem.to_module(params)(batch), problem.outputs(params, batch))
+    torch.testing.assert_close(problem.batch_module(params)(batch), problem.outputs(params, batch))

@@ -26,6 +26,10 @@ from tests.problems.small_nets import short_text
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.spec_of(n).parameters > LARGE and not n.endswith("_vae")]
 NAMES = [n for n in problems.names() if n not in LARGE_NAMES]
+# Of the large nets of one class, which differ in depth and classes, the first has every property tested, two minutes
+# each; the others have what differs tested: draws, golden figures, five epochs.
+FIRST_OF_A_NET = {(problems.spec_of(n).net, problems.spec_of(n).separable): n for n in reversed(LARGE_NAMES)}
+LARGE_NETS = [n for n in LARGE_NAMES if n in FIRST_OF_A_NET.values()]
 
 
 def structure(name: str) -> tuple[Any, ...]:
@@ -41,17 +45,21 @@ def structure(name: str) -> tuple[Any, ...]:
 TWINS = [n for i, n in enumerate(NAMES) if structure(n) in map(structure, NAMES[:i])]
 
 
+MODERN = [n for n in problems.SETS["modern"] if n != "digits_mlp"]  # which stands for them in the quick suite
+
+
 def table(names: Sequence[str] = problems.names()) -> list[Any]:
-    """Problems as parameters of tests: the largest, and those whose functions are another's, are for `test-large`."""
+    """Problems as parameters of tests: the largest, those whose functions are another's, ours are for `test-large`."""
     marks = {True: pytest.mark.large, False: ()}
-    return [pytest.param(name, marks=marks[name in LARGE_NAMES or name in TWINS]) for name in names]
+    late = {*LARGE_NAMES, *TWINS, *MODERN}
+    return [pytest.param(name, marks=marks[name in late]) for name in names]
 
 
 # Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
 INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
 
 
-@pytest.fixture(scope="module", params=table())
+@pytest.fixture(scope="module", params=table([*NAMES, *LARGE_NETS]))
 def problem(request: pytest.FixtureRequest) -> Iterator[Problem]:
     """All tests of one problem come in a row and share what is dear; a VGG's parameters are a gigabyte in float64."""
     yield problems.get(request.param)
@@ -127,14 +135,21 @@ def test_another_default_dtype_is_no_obstacle(name: str) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def test_every_large_net_is_in_the_table() -> None:
+    assert [n for n in LARGE_NAMES if n not in LARGE_NETS] == [
+        *("cifar10_vgg19", "cifar100_vgg16", "cifar100_vgg19", "imagenet_vgg16", "imagenet_vgg19")
+    ]
+
+
 def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Unknown problem 'mnist_mpl'\. Did you mean 'mnist_mlp'\?"):
         problems.get("mnist_mpl")
 
 
-def test_get_returns_one_hashable_value(problem: Problem) -> None:
-    assert problems.get(problem.name) is problem
-    assert hash(problem) == hash(problems.get(problem.name))
+@pytest.mark.parametrize("name", problems.names())
+def test_get_returns_one_hashable_value(name: str) -> None:
+    assert problems.get(name) is problems.get(name)
+    assert hash(problems.get(name)) == hash(problems.get(name))
 
 
 def test_row_says_what_the_problem_is(problem: Problem) -> None:
@@ -346,8 +361,9 @@ def test_a_problem_without_penalty_refuses_a_weight_decay(problem: Problem) -> N
         assert problem.with_weight_decay(0.1).weight_decay == 0.1
 
 
-def test_deviations_are_complete_sentences(problem: Problem) -> None:
-    for deviation in problem.deviations:
+@pytest.mark.parametrize("name", problems.names())
+def test_deviations_are_complete_sentences(name: str) -> None:
+    for deviation in problems.get(name).deviations:
         assert all(len(part) > 5 for part in deviation)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -165,3 +166,64 @@ def test_other_arguments(words: str, options: dict[str, Any]) -> None:
 
     with pytest.raises(ConfigError, match=words):
         problems.from_module(nn.Linear(6, 3), options.pop("criterion", cross_entropy), data(), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda net, x: net.layer(x[:, :4]),
+            r"cannot be multiplied .* in the layer 'block.layer' \(Linear\)\. The module",
+        ),
+        (lambda net, x: net.layer(x.half()), r"in the layer 'block.layer' \(Linear\)\. A run is in float32"),
+        (lambda net, x: x.nowhere, r"no attribute 'nowhere' in the layer 'block' \(Net\)"),
+    ],
+)
+def test_what_a_layer_raises_names_the_layer(change: Any, words: str) -> None:
+    net = nn.Sequential()
+    net.add_module("block", Net(change))
+    with pytest.raises(ConfigError, match=words):
+        problem_of(net)
+
+
+def test_what_cannot_be_copied_is_named() -> None:
+    net = nn.Sequential(nn.Linear(6, 3), Net(lambda net, x: x, held=threading.Lock()))
+    with pytest.raises(ConfigError, match=r"which is in the attribute 'held' of the layer '1' \(Net\)"):
+        problem_of(net)
+
+
+IDS = torch.stack((torch.zeros(20), torch.full((20,), 6), torch.arange(20) % 7), 1).long()
+
+
+class Words(nn.Module):
+    """Ids through an embedding, then a function of vectors `(B, 3, 4)`; a second input through one of its own."""
+
+    def __init__(self, function: Any, rows: int = 7) -> None:
+        super().__init__()
+        self.embedding, self.other, self.function = nn.Embedding(7, 4), nn.Embedding(rows, 4), function
+
+    def forward(self, x: torch.Tensor, kinds: torch.Tensor | None = None) -> Any:
+        vectors = self.embedding(x)
+        return self.function(vectors if kinds is None else vectors + self.other(kinds))
+
+
+def test_the_ids_of_a_message_are_those_of_all_examples() -> None:
+    x = torch.full((200, 3), 7)
+    x[150, 1] = 30
+    dataset = data(x, torch.arange(200) % 3)
+    refused("ids from 7 to 30, which need 31 rows", Words(lambda vectors: vectors[:, 0]), dataset=dataset)
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "x"),
+    [
+        ("let its layers fit their shape", nn.Linear(5, 3), IDS),
+        ("Dimension out of range.*let its layers fit their shape", lambda vectors: vectors.sum(7), IDS),
+        (r"Give ids as whole numbers: x.astype\('int64'\)", lambda vectors: vectors[:, 0], IDS.to(torch.int16)),
+        (r"Give ids as whole numbers: x.astype\('int64'\)", lambda vectors: vectors[:, 0], IDS.to(torch.uint8)),
+        ("ids x from 0 to 6, kinds from 0 to 6, which need 7 and 7 rows", nn.Identity(), {"x": IDS, "kinds": IDS}),
+        ("ids from 3 to 9, which need 10 rows", lambda vectors: vectors[:, 0], IDS + 3),
+    ],
+)
+def test_what_is_wrong_with_ids_is_told_apart(words: str, function: Any, x: Any) -> None:
+    refused(words, Words(function, rows=2), dataset=data(x))

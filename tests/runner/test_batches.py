@@ -45,7 +45,9 @@ def numbers(record: RunRecord) -> list[Any]:
 # The numbers
 
 
-@pytest.mark.parametrize("name", ["cifar10_3c3d", "mnist_vae"])  # augmented on the device; noise in every phase
+@pytest.mark.parametrize(  # augmented on the device; noise in every phase
+    "name", ["cifar10_3c3d", pytest.param("mnist_vae", marks=pytest.mark.large)]
+)
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_streamed_data_give_the_numbers_of_resident_ones(name: str, protocol: str) -> None:
     problem = kinds.small(name, **ONE_BATCH, file_sizes=())
@@ -64,7 +66,7 @@ def test_more_than_one_batch_is_evaluated() -> None:
     assert held.test_accuracies == streamed.test_accuracies
 
 
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+@pytest.mark.parametrize("protocol", ["default", pytest.param("deepobs-1.1.2", marks=pytest.mark.large)])
 def test_who_reads_changes_no_number(folder: Path, protocol: str) -> None:
     """Bit for bit, also from one run to the next; and another seed gives others."""
     runs = [recorded(config(folder, protocol=protocol, workers=workers), pictures()) for workers in (0, 2, 2)]

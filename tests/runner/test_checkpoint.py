@@ -249,7 +249,7 @@ def layouts() -> st.SearchStrategy[Tensor]:
 def test_a_tensor_comes_back_with_its_layout(tensor: Tensor) -> None:
     """Kernels are chosen by it, so that another one rounds otherwise."""
     tensors: dict[str, Tensor] = {}
-    back = checkpoint._unpacked(json.loads(json.dumps(checkpoint._packed(tensor, tensors, "x"))), tensors)
+    back = checkpoint.unpacked(json.loads(json.dumps(checkpoint.packed(tensor, tensors, "x"))), tensors)
     assert torch.equal(back, tensor)
     assert (back.dtype, back.stride()) == (tensor.dtype, tensor.stride())
     assert all(each.is_contiguous() for each in tensors.values())
@@ -258,13 +258,13 @@ def test_a_tensor_comes_back_with_its_layout(tensor: Tensor) -> None:
 def test_channels_last_comes_back_where_there_is_one_channel() -> None:
     tensor = torch.randn(8, 1, 5, 5).to(memory_format=torch.channels_last)
     tensors: dict[str, Tensor] = {}
-    back = checkpoint._unpacked(checkpoint._packed(tensor, tensors, "x"), tensors)
+    back = checkpoint.unpacked(checkpoint.packed(tensor, tensors, "x"), tensors)
     assert back.stride() == tensor.stride()
 
 
 def test_what_is_no_data_is_refused_by_the_optimizer_s_name() -> None:
     with pytest.raises(ConfigError, match=r"The state of the optimizer mine holds a function, .*never"):
-        checkpoint._packed({"a": [lambda: 0]}, {}, "mine")
+        checkpoint.packed({"a": [lambda: 0]}, {}, "mine")
 
 
 def test_memory_of_a_read_tensor_is_its_own(tmp_path: Path) -> None:

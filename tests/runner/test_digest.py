@@ -305,6 +305,32 @@ def test_a_class_is_the_same_after_its_first_use(load: Load) -> None:
         assert digest(cls) == before
 
 
+def test_an_object_is_the_same_after_it_was_pickled(load: Load) -> None:
+    """`copyreg` leaves a note on the class of an object without attributes, which pickling, or a digest, asks for."""
+    data = load("class Own:\n    def __getitem__(self, index):\n        return index\n").Own()
+    before = digest(data)
+    assert digest(data) == before
+    copy.copy(data)
+    assert digest(data) == before
+
+
+def test_a_data_set_that_keeps_what_it_read_may_name_its_content(load: Load) -> None:
+    text = "class Own:\n    def __init__(self, name):\n        self._fingerprint, self.kept = name, {}\n"
+    cls = load(text).Own
+    data, before = cls("v1"), digest(cls("v1"))
+    data.kept[0] = "an item"
+    assert digest(data) == before != digest(cls("v2"))
+
+
+def test_a_long_array_counts_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = [np.arange(60).reshape(5, 4, 3), np.asfortranarray(np.arange(60.0).reshape(20, 3)), np.zeros((0, 3))]
+    whole = [digest(array) for array in arrays]
+    monkeypatch.setattr("deepobs_func.runner.digest.BLOCK", 64)
+    assert [digest(array) for array in arrays] == whole
+    arrays[0][-1, -1, -1] += 1
+    assert digest(arrays[0]) != whole[0]
+
+
 SCRIPT = """
 import numpy as np, torch
 from torch import nn
@@ -333,3 +359,30 @@ def test_packages() -> None:
     assert installed(hvp.__module__) == installed("deepobs_func")
     assert installed("deepobs_func").startswith("deepobs_func ")
     assert [installed(name) for name in ("__main__", __name__, "no_such_module", None)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.LSTM(3, 2, batch_first=True),
+        nn.GRU(3, 2, num_layers=2, batch_first=True),
+        nn.RNN(3, 2, batch_first=True, bidirectional=True),
+        nn.TransformerEncoderLayer(3, 1, 4, 0.0, batch_first=True),
+        nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.LayerNorm(2)),
+        nn.Conv1d(4, 2, 3),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_a_net_that_was_used_is_the_same(module: nn.Module) -> None:
+    """A call of torch.func puts tensors in place of parameters, and takes them away again."""
+    before, x = digest(module), torch.ones(5, 4, 3)
+    params = dict(module.named_parameters())
+
+    def loss(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        out = torch.func.functional_call(module, params, (x,))
+        return (out[0] if isinstance(out, tuple) else out).sum()
+
+    torch.func.grad(loss)(params)
+    loss(params).backward()
+    module.zero_grad()
+    assert digest(module) == before

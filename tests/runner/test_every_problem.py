@@ -21,9 +21,21 @@ LARGE = {  # examples in training and test, batch size; nets that see 224 x 224 
     "cifar100_allcnnc": (64, 32, 16),
     "cifar100_wrn": (128, 64, 8),  # many steps, after which the running moments of batch norm are the data's
     "svhn_wrn": (128, 64, 8),
+    "cifar10_resnet18_gn": (8, 4, 4),
+    "cifar10_resnet18": (12, 4, 4),
+    "cifar100_vit": (24, 8, 8),
+    "mnist_convnext": (64, 32, 16),
+    "tolstoi_gpt": (2, 2, 2),
     "svhn": (64, 32, 16),
 }
-RATES = {"quadratic_deep": 1e-2, "two_d": 1e-6, "tolstoi": 1e-2, "cifar100_wrn": 1e-4}
+RATES = {
+    "quadratic_deep": 1e-2,
+    "two_d": 1e-6,
+    "tolstoi_gpt": 1e-3,
+    "tolstoi": 1e-2,
+    "cifar100_wrn": 1e-4,
+    "cifar10_resnet18": 1e-4,
+}
 
 
 def sizes(name: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,16 @@ def planned(**changes: object) -> tuple[Plan, dict[str, torch.Tensor]]:
 
 def test_a_timing_is_the_fastest_of_some_calls_but_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = iter([9.0, 0.04, 0.02, 0.05])
-    monkeypatch.setattr(rules, "_seconds", lambda call: next(durations))
-    assert rules.timing(lambda: None, steps=2) == Timing(9.0, 0.01)
+    monkeypatch.setattr(rules, "_seconds", lambda call, clock: next(durations))
+    assert rules.timing(lambda: None, 2, torch.device("cpu")) == Timing(9.0, 0.01)
+
+
+def test_one_thread_is_timed_while_it_has_the_core() -> None:
+    with num_threads(1):
+        found = rules.timing(lambda: time.sleep(5e-3), 1, torch.device("cpu"))
+    assert found.first > 4e-3 > 4 * found.step
+    with num_threads(2):
+        assert rules.timing(lambda: time.sleep(5e-3), 1, torch.device("cpu")).step > 4e-3
 
 
 def test_few_short_steps_are_not_compiled() -> None:
@@ -133,8 +142,8 @@ def test_short_steps_keep_to_one_thread_where_that_is_faster() -> None:
     with num_threads(2):
         assert decided(Clock(eager=1e-3, one_thread=0.5e-3)).threads == 1
         assert decided(Clock(eager=1e-3, one_thread=0.99e-3), epochs=3).threads is None
-        assert decided(Clock(eager=3e-3, one_thread=0.0), epochs=4).threads is None  # not asked for long ones
-        assert decided(Clock(eager=1e-3), problem="quadratic_deep").threads == 1  # whose epochs take 7 ms
+        assert decided(Clock(eager=16e-3, one_thread=0.3e-3), epochs=6).threads == 1  # others have the cores
+        assert decided(Clock(eager=0.2, one_thread=0.0), epochs=4).threads is None  # not asked for long ones
         assert decided(Clock(eager=2e-3), problem="two_d_beale").threads is None
     assert decided(Clock(eager=1e-3, one_thread=0.0), epochs=5).threads is None  # there is one anyway
     assert decided(Clock(eager=1e-3), problem="quadratic_deep").threads is None

@@ -226,9 +226,13 @@ def test_a_module_that_cannot_be_imported_is_told_with_the_user_s_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text, words in (
-        ("broken_a", "import torch\n\ntorch.zeros(2) @ torch.zeros(3)\n", r"RuntimeError: .*broken_a\.py:3\)"),
-        ("broken_b", "x = 1\nimport no_such_thing\n", r"ModuleNotFoundError: .*broken_b\.py:2\)"),
-        ("broken_c", "x = 1\n\ndef f(:\n", r"SyntaxError: .*broken_c\.py:3\)"),
+        (
+            "broken_a",
+            "import torch\n\ntorch.zeros(2) @ torch.zeros(3)\n",
+            r"RuntimeError: .*broken_a\.py:3: torch\.zeros",
+        ),
+        ("broken_b", "x = 1\nimport no_such_thing\n", r"ModuleNotFoundError: .*broken_b\.py:2: import no_such_thing\)"),
+        ("broken_c", "x = 1\n\ndef f(:\n", r"SyntaxError: .*broken_c\.py:3: def f\(:\)"),
     ):
         (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.syspath_prepend(tmp_path)

@@ -17,12 +17,13 @@ from torch.torch_version import TorchVersion
 from deepobs_func import optimizers, problems, random
 from deepobs_func.backend.compiling import compiled
 from deepobs_func.base import Batch
-from deepobs_func.datasets.loading import load
+from deepobs_func.datasets.loading import Split, load
 from deepobs_func.nets.layers import Dense, Pass
 from deepobs_func.nets.noise import Dropout
 from deepobs_func.problems.problem import call_with_pass, draw_declared
+from deepobs_func.runner import step as step_module
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.step import Carry, StepInput, make_step, make_train_step
+from deepobs_func.runner.step import Carry, StepInput, make_evaluate, make_gather, make_step, make_train_step
 from tests.runner.small import small_problem
 
 GRAPHS = int(TorchVersion(torch.__version__) >= "2.13")  # those that are made ahead of a call; before, none are
@@ -205,3 +206,30 @@ def test_the_noise_is_the_same_compiled_or_not(whole: bool) -> None:
         )
     torch.testing.assert_close(*losses)
     assert losses[0][0] != losses[0][1]
+
+
+def test_inputs_are_kept_prepared_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problems.get("mnist_logreg")
+    split = load(problem.dataset, "synthetic", torch.device("cpu")).test
+    gathered: list[int] = []
+
+    def counting(*args: object, **kwargs: object) -> step_module.Gather:
+        gather = make_gather(problem, augment=False)
+
+        def counted(split: Split, rows: torch.Tensor, draws: object) -> tuple[torch.Tensor, torch.Tensor]:
+            gathered.append(len(rows))
+            return gather(split, rows, draws)
+
+        return counted
+
+    monkeypatch.setattr(step_module, "make_gather", counting)
+    rows, points = torch.arange(12).view(3, 4), [problem.init(0)]
+    kept = make_evaluate(problem, augment=False, keep=2 * 4 * (4 * 784 + 8))  # two chunks of four
+    plain = make_evaluate(problem, augment=False)
+    first = [kept(points, split, chunk, {}, KEY) for chunk in rows]
+    second = [kept(points, split, chunk, {}, KEY) for chunk in rows]
+    assert len(gathered) == 4  # three, and the third again
+    for chunk, once, again in zip(rows, first, second, strict=True):
+        ((expected, _),) = plain(points, split, chunk, {}, KEY)
+        assert torch.equal(once[0][0].losses, expected.losses)
+        assert torch.equal(again[0][0].losses, expected.losses)

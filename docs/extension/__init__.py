@@ -1,0 +1,1 @@
+"""What the site makes from the package: pages of its API, of its problems, and plain Markdown."""

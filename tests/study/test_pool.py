@@ -1,0 +1,71 @@
+"""Worker processes: what one run does costs that run alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepobs_func import RunConfig
+from deepobs_func.errors import ConfigError
+from deepobs_func.study.pool import Pool
+from deepobs_func.study.processes import places
+from deepobs_func.study.scheduler import Outcome
+
+FAILING = "tests.study.optimizers_that_fail"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """One pool, one worker at a time, in which all goes wrong that can."""
+    found = {}
+    with Pool(tmp_path_factory.mktemp("pool") / "r", jobs=1, threads=1, retries=0) as pool:
+        for optimizer in ("sgd", f"{FAILING}:Raises", f"{FAILING}:IsKilled", "adam"):
+            pool.submit(RunConfig("quadratic_deep", optimizer, 0.01, epochs=10, compile="off"))
+        pool.submit(RunConfig("quadratic_deep", "sgd", 0.02, epochs=10, compile="off"), prune=True)
+        while pool.has_more:
+            outcome = pool.next()
+            found[f"{outcome.config.optimizer} {outcome.config.lr}"] = outcome
+    return found
+
+
+def test_good_runs_finish_beside_bad_ones(swept: dict[str, Outcome]) -> None:
+    assert len(swept) == 5
+    for name in ("sgd 0.01", "adam 0.01", "sgd 0.02"):
+        outcome = swept[name]
+        assert outcome.status == "finished"
+        assert outcome.record is not None
+        assert len(outcome.record.test_losses) == 11
+
+
+def test_an_exception_is_in_the_record(swept: dict[str, Outcome]) -> None:
+    outcome = swept[f"{FAILING}:Raises 0.01"]
+    assert (outcome.status, outcome.error) == ("failed", "RuntimeError: no more of this")
+    assert outcome.record is not None
+    assert "in go_wrong" in outcome.record.extra["traceback"]
+
+
+def test_a_killed_process_is_in_the_record(swept: dict[str, Outcome]) -> None:
+    outcome = swept[f"{FAILING}:IsKilled 0.01"]
+    assert outcome.status == "failed"
+    assert "SIGKILL, as the system does when memory ends" in outcome.error
+    assert outcome.record is not None
+    assert outcome.record.status == "failed"
+
+
+@pytest.mark.parametrize("wrong", [{"jobs": 0}, {"threads": 0}])
+def test_numbers_below_one_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number from 1"):
+        Pool(tmp_path / "r", **wrong)
+
+
+def test_cores_are_shared_out() -> None:
+    several = places(1, 1)
+    assert all(len(place.cores) == 1 for place in several)
+    assert [place.device for place in places(3, 1, ("0", "1"))] == ["0", "1", "0"]
+    assert places(1, 2)[0].environment()["OMP_NUM_THREADS"] == "2"
+
+
+def test_threads_stay_with_the_study(tmp_path: Path) -> None:
+    assert Pool(tmp_path / "r", jobs=1, threads=1)._places[0].threads == 1
+    assert Pool(tmp_path / "r", jobs=1)._places[0].threads == 1
