@@ -45,7 +45,8 @@ class Pairs:
             )
         if isinstance(x, tuple) and len(x) == len(y):
             x = list(x)  # of examples, as zip(*pairs) gives them, and not of inputs
-        self.x, self.y = x, y
+        self.x: Any = x
+        self.y: Any = y
         several = x.values() if isinstance(x, Mapping) else x if are_several(x) else [x]
         lengths = {len(each) for each in (*several, y)}
         if len(lengths) > 1:
