@@ -42,21 +42,21 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("benchmark", "problem", "fields"), MEASURED, ids=lambda each: getattr(each, "__name__", None))
+@pytest.mark.parametrize(("measured", "problem", "fields"), MEASURED, ids=lambda each: getattr(each, "__name__", None))
 @pytest.mark.usefixtures("here")
 def test_it_measures_prints_and_writes(
-    benchmark: Any, problem: str, fields: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    measured: Any, problem: str, fields: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording.main(
-        benchmark.BENCHMARK,
-        benchmark.__doc__,
+        measured.BENCHMARK,
+        measured.__doc__,
         ["--problems", problem, "--quick", "--data", "synthetic", "--results", str(tmp_path)],
     )
-    (run,) = json.loads((tmp_path / f"{benchmark.BENCHMARK.name}.json").read_text())
+    (run,) = json.loads((tmp_path / f"{measured.BENCHMARK.name}.json").read_text())
     assert set(run) == {"problem", "threads", "rounds", "quick", "environment", "rows"} | fields
     assert f"**{problem}**, 1 thread(s)" in capsys.readouterr().out
     assert all(row.get("ratio", 1) > 0 for row in run["rows"])
-    assert problem in report.summary(benchmark.BENCHMARK.name, tmp_path)
+    assert problem in report.summary(measured.BENCHMARK.name, tmp_path)
 
 
 def test_start_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
