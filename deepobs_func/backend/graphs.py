@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-WARM_UPS = 2  # calls before it is recorded, in which libraries choose their kernels and take their workspaces
 MOST_GRAPHS = 8  # of a function
 _LOCK = threading.Lock()  # graphs share their memory, so one at a time is launched and read
 
@@ -48,7 +47,7 @@ class Graphed:
     def __call__(self, *arguments: Any) -> Any:
         leaves, structure = pytree.tree_flatten(arguments)
         fixed = self._fixed_leaves(arguments)
-        key = (structure, tuple(_kind(leaf, held) for leaf, held in zip(leaves, fixed, strict=True)))
+        key = (structure, _settings(), tuple(_kind(leaf, held) for leaf, held in zip(leaves, fixed, strict=True)))
         moved = [leaf for leaf, held in zip(leaves, fixed, strict=True) if isinstance(leaf, Tensor) and not held]
         with _LOCK:
             graph = self._graphs.get(key)
@@ -84,6 +83,12 @@ def _kind(leaf: Any, held: bool) -> Any:
     return (leaf.shape, leaf.stride(), leaf.dtype, leaf.data_ptr() if held else None)
 
 
+def _settings() -> tuple[bool, ...]:
+    """What kernels are chosen by besides their arguments."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return products, convolutions, torch.are_deterministic_algorithms_enabled()
+
+
 def _copies(results: list[Any]) -> list[Any]:
     """The results where no later launch writes."""
     tensors = [leaf for leaf in results if isinstance(leaf, Tensor)]
@@ -103,8 +108,14 @@ def captured(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
+        call()  # it compiles, and libraries choose their kernels and take their workspaces
+        torch.cuda.synchronize()
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")  # a recording that fails half-way would leave torch's allocator in it
+        try:
             call()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=_pool()):
