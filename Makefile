@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest test-large test-largest test-others test-bench bench bench-probes docs lint dist clean
+.PHONY: demo test test-oldest test-large test-largest test-others test-bench test-gpu bench bench-probes docs lint dist clean
 
 demo: .venv/ready
 	$(BIN)/deepobs demo $(if $(DATA),--data $(DATA))
@@ -33,6 +33,10 @@ test-others: .venv/ready
 
 test-bench: .venv/bench
 	$(BIN)/python -m pytest -m bench
+
+# On a machine with a GPU; `python -m benchmarks.gpu` runs them too, and measures.
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks --threads 1 2 $(if $(DATA),--data $(DATA)) $(if $(QUICK),--quick)

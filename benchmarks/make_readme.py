@@ -9,7 +9,16 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import coverage, coverage_report, jax_report, population_report, probes_report, recording, report
+from benchmarks import (
+    coverage,
+    coverage_report,
+    gpu_report,
+    jax_report,
+    population_report,
+    probes_report,
+    recording,
+    report,
+)
 from deepobs_func import datasets, optimizers, problems
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
@@ -103,6 +112,7 @@ def tables() -> dict[str, str]:
         "probes": probes_table(),
         "coverage": coverage_report.intervals(covered),
         "duels": coverage_report.duels(covered),
+        "gpu": gpu_report.summary(),
         "jax": jax_report.summary(recording.read(recording.RESULTS / "jax.json")),
     } | {name: report.summary(name) for name in report.SUMMARIES}
 

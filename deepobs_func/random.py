@@ -36,12 +36,12 @@ Key = Int[Tensor, "2"]
 INIT, ORDER, NOISE, EVALUATION, OPTIMIZER, DATA, AUGMENTATION, PROBE = range(8)
 
 
-def threefry2x32(key: Key, count0: Tensor, count1: Tensor | int) -> tuple[Tensor, Tensor]:
+def threefry2x32(key: Key, count0: Tensor | int, count1: Tensor | int) -> tuple[Tensor, Tensor]:
     """Encrypts the counters with the key: 20 rounds of Threefry-2x32.
 
     Args:
         key: two words in `[0, 2**32)`, int64.
-        count0: int64 words in `[0, 2**32)`, any shape.
+        count0: int64 words in `[0, 2**32)`, any shape; or a number, for a word of each key.
         count1: the second counter word.
 
     Returns:
@@ -92,7 +92,8 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     Returns:
         `(2,)` int64, or `(*n, 2)`.
     """
-    count = torch.as_tensor(data, dtype=torch.int64, device=key.device)
+    # A number stays one: as a tensor it would be copied to a GPU, which the processor waits for.
+    count = data.to(key.device, torch.int64) if isinstance(data, Tensor) else operator.index(data)
     return torch.stack(threefry2x32(key, count, _FOLD), dim=-1)
 
 
@@ -123,8 +124,11 @@ def bits(key: Key, num: int) -> Int[Tensor, " num"]:
     calls = (num + 1) // 2
     if torch.compiler.is_compiling():
         return _words(key, torch.arange(calls, device=key.device))[..., :num]
-    compiled = _compiled_draws and calls >= _BLOCK // 2 and not torch._C._functorch.is_functorch_wrapped_tensor(key)
-    words, chunk = (_compiled_words(), _BLOCK) if compiled else (_words, _CHUNK)
+    plain = not torch._C._functorch.is_functorch_wrapped_tensor(key)
+    if _compiled_draws and plain and key.device.type == "cuda":  # one kernel, where eager code launches 200
+        return _compiled_words(dynamic=True)(key, torch.arange(calls, device=key.device))[..., :num]
+    compiled = _compiled_draws and plain and calls >= _BLOCK // 2
+    words, chunk = (_compiled_words(dynamic=False), _BLOCK) if compiled else (_words, _CHUNK)
     if compiled:
         calls = -(-calls // chunk) * chunk  # blocks of one shape: the last is cut off below
     starts = range(0, max(calls, 1), chunk)
@@ -137,8 +141,9 @@ def _words(key: Key, counts: Tensor) -> Tensor:
 
 
 @cache
-def _compiled_words() -> Callable[[Key, Tensor], Tensor]:
-    return torch.compile(_words, fullgraph=True, dynamic=False)
+def _compiled_words(*, dynamic: bool) -> Callable[[Key, Tensor], Tensor]:
+    """Of one length, or of any: the code for processors is made for one, that for GPUs takes any as fast."""
+    return torch.compile(_words, fullgraph=True, dynamic=dynamic)
 
 
 @contextmanager

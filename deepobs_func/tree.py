@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -87,7 +88,8 @@ def can_go_together(tree: Tree) -> bool:
 
 def dot(a: Tree, b: Tree) -> Tensor:
     """The inner product of the trees a and b, `sum_k <a_k, b_k>`, a 0-d tensor; 0 for empty trees."""
-    return sum((term.sum() for term in map(torch.mul, a, b).values()), torch.zeros(()))
+    terms = [term.sum() for term in map(torch.mul, a, b).values()]
+    return functools.reduce(torch.add, terms) if terms else torch.zeros(())
 
 
 def norm(tree: Tree) -> Tensor:

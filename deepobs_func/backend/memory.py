@@ -31,7 +31,8 @@ def keep_freed_memory() -> bool:
 def available_bytes(device: torch.device) -> int:
     """The memory that a computation on a device may still take: what is free, or can be freed, now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch's allocator
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     limits = [value for value in map(_limit_in, _CGROUP) if value is not None]
     return min([_available_by_system(), *limits])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -76,11 +77,21 @@ class LSTM(Layer):
         weight, bias = (torch_order(tensor) for tensor in (self.weight, self.bias))
         forget = torch.zeros_like(bias)
         forget[self.hidden : 2 * self.hidden] = FORGET_BIAS
-        flat = (weight[:, : self.inputs], weight[:, self.inputs :], bias, forget)
+        parts = [weight[:, : self.inputs], weight[:, self.inputs :], bias, forget]
+        by_cudnn = x.device.type == "cuda"
+        if by_cudnn:
+            parts = in_one_block(parts)
         state = (h.unsqueeze(0), c.unsqueeze(0))
+        train = by_cudnn and torch.is_grad_enabled()  # without which cuDNN has no backward pass; there is no dropout
         # has_biases, num_layers, dropout, train, bidirectional, batch_first
-        y, h, c = torch.lstm(x, state, flat, True, 1, 0.0, False, False, True)
+        y, h, c = torch.lstm(x, state, parts, True, 1, 0.0, train, False, True)
         return y, c[0], h[0]
+
+
+def in_one_block(parts: Sequence[Tensor]) -> list[Tensor]:
+    """The same tensors, one after the other in one block of memory: cuDNN copies others there, with a warning."""
+    flat = torch.cat([part.flatten() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(flat.split([p.numel() for p in parts]), parts, strict=True)]
 
 
 def torch_order(tensor: Tensor) -> Tensor:

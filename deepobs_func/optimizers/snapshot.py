@@ -63,6 +63,7 @@ class _Encoder:
         self._names = {id(leaf): name for name, leaf in leaves.items()}
         self._storages = {leaf.untyped_storage().data_ptr(): name for name, leaf in leaves.items()}
         self._leaves = leaves
+        self._on_cpu = all(leaf.device.type == "cpu" for leaf in leaves.values())
         self._seen: dict[int, int] = {}
         self._memory: dict[int, list[tuple[int, int, str]]] = {}  # of each storage: from, to, whose
         self._held: list[Any] = []  # as long as ids are compared
@@ -91,7 +92,7 @@ class _Encoder:
         if isinstance(value, Tensor):
             return self._tensor(value, place)
         if isinstance(value, torch.Generator):
-            return {KIND: "generator", "state": value.get_state()}
+            return {KIND: "generator", "state": value.get_state(), "device": str(value.device)}
         if isinstance(value, dict):
             return self._dict(value, place)
         if isinstance(value, (list, tuple, deque, set, frozenset)):
@@ -123,7 +124,9 @@ class _Encoder:
         name = self._storages.get(value.untyped_storage().data_ptr()) if value.numel() else None
         if name is None:
             self._check_memory(value, place)
-            return value.detach().clone()
+            copy = value.detach().clone()
+            # Adam's count of steps stays there while its moments are on a GPU, where the whole tree is moved to.
+            return copy if self._on_cpu or copy.device.type != "cpu" else {KIND: "host", "value": copy}
         leaf = self._leaves[name]
         if (value.shape, value.stride(), value.dtype) != (leaf.shape, leaf.stride(), leaf.dtype):
             raise SnapshotError(f"{place} is a view of a part of the parameter {name!r}")
@@ -202,9 +205,13 @@ class _Decoder:
         return twin
 
     def _generator(self, tree: Any, twin: Any, place: str) -> Any:
-        generator = self._register(twin if isinstance(twin, torch.Generator) else torch.Generator())
-        generator.set_state(tree["state"])
+        same = isinstance(twin, torch.Generator) and str(twin.device) == tree["device"]
+        generator = self._register(twin if same else torch.Generator(tree["device"]))
+        generator.set_state(tree["state"].cpu())
         return generator
+
+    def _host(self, tree: Any, twin: Any, place: str) -> Tensor:
+        return self._tensor(tree["value"].cpu(), twin)
 
     def _tensor(self, tree: Tensor, twin: Any) -> Tensor:
         if isinstance(twin, nn.Parameter) and twin.shape == tree.shape:  # of the object's own

@@ -119,7 +119,7 @@ def from_factory(make: Make, *, name: str | None = None, schedule: Schedule | No
     def restored(tree: Any, params: Params, key: random.Key) -> TorchState:
         state = init(params, key)
         decode(tree["held"], state.held, state.leaves, {type(each).__module__ for each in state.instances})
-        state.generator = [words.clone() for words in tree["generator"]]
+        state.generator = [words.cpu().clone() for words in tree["generator"]]  # of a GPU's generator too
         state.step, state.factor, state.calls = tree["step"], tree["factor"], dict(tree["calls"])
         return state
 

@@ -37,6 +37,7 @@ class Execution:
         compile: whether a whole training step is one compiled graph.
         compile_batch: whether what makes a batch is compiled, where the step is not.
         steps_per_call: how many steps a call of the compiled function makes.
+        cuda_graphs: whether the kernels of a call are recorded once and launched as one, on a GPU.
         channels_last: whether the channels of images and of the kernels of convolutions lie last in memory.
         threads: the number for training and evaluation on a CPU; None for torch's own setting.
         onednn: whether products of float32 matrices are computed by oneDNN instead of MKL.
@@ -52,6 +53,7 @@ class Execution:
     compile_batch: bool = False
     steps_per_call: int = 1
     channels_last: bool = False
+    cuda_graphs: bool = False
     threads: int | None = None
     onednn: bool = False
     way: str = "alone"
@@ -137,7 +139,7 @@ class Execution:
 
 _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {
-    **dict.fromkeys(("compile", "compile_batch", "channels_last", "onednn"), _WHETHER),
+    **dict.fromkeys(("compile", "compile_batch", "channels_last", "cuda_graphs", "onednn"), _WHETHER),
     "steps_per_call": f"a whole number from 1 to {MOST_STEPS_PER_CALL}",
     "way": f"one of {', '.join(WAYS)}",
     "members": f"a whole number from 1 to {MOST_MEMBERS}",

@@ -138,30 +138,31 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
         eager, seconds = _if_faster(measure, eager, seconds, channels_last=True)
     if seconds <= PERHAPS_SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
         eager, seconds = _if_faster(measure, eager, seconds, threads=1)
+    eager, seconds = _in_a_graph(plan, measure, eager, seconds)
     compiled = dataclasses.replace(
-        eager, compile=True, compile_batch=True, steps_per_call=steps_per_call(plan, seconds)
+        eager, compile=True, compile_batch=True, steps_per_call=steps_per_call(plan, seconds), cuda_graphs=False
     )
     if plan.config.compile == "on":
-        return _as_asked(compiled, measure)
+        return _as_asked(plan, compiled, measure)
     if plan.config.compile == "off":
         return dataclasses.replace(eager, reason="--compile off")
     if not (plan.problem.compile_step and has_compiler()):
         missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
         return dataclasses.replace(eager, reason=f"not compiled: {missing}")
     steps = plan.steps_per_epoch * plan.epochs
-    return _by_cost(steps, eager, seconds, compiled, measure, runs)
+    return _by_cost(plan, steps, eager, seconds, compiled, measure, runs)
 
 
-def _as_asked(compiled: Execution, measure: Measure) -> Execution:
+def _as_asked(plan: Plan, compiled: Execution, measure: Measure) -> Execution:
     """What `--compile on` asks for, tried before the run starts."""
     try:
-        measure(compiled)
+        seconds = measure(compiled).step
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds
         raise ConfigError(
             f"--compile on: the step cannot be compiled ({first_line(error)}). Use --compile off, or auto, which then "
             "runs eager code."
         ) from error
-    return dataclasses.replace(compiled, reason="--compile on")
+    return dataclasses.replace(_in_a_graph(plan, measure, compiled, seconds)[0], reason="--compile on")
 
 
 def first_line(error: Exception) -> str:
@@ -177,8 +178,18 @@ def _if_faster(measure: Measure, execution: Execution, seconds: float, **changes
     return (other, other_seconds) if other_seconds < LEAST_GAIN * seconds else (execution, seconds)
 
 
+def _in_a_graph(plan: Plan, measure: Measure, execution: Execution, seconds: float) -> tuple[Execution, float]:
+    """In a CUDA graph, where that is faster; a step that looks at a value cannot be recorded."""
+    if plan.device.type != "cuda" or not plan.optimizer.compiles:
+        return execution, seconds
+    try:
+        return _if_faster(measure, execution, seconds, cuda_graphs=True)
+    except Exception:  # what CUDA says of a recording, and torch of memory; without one it has just run
+        return execution, seconds
+
+
 def _by_cost(
-    steps: int, eager: Execution, seconds: float, compiled: Execution, measure: Measure, runs: int
+    plan: Plan, steps: int, eager: Execution, seconds: float, compiled: Execution, measure: Measure, runs: int
 ) -> Execution:
     """Compiles where that can pay: a trial, and then the faster one."""
     total = f"{steps} steps of {1e3 * seconds:.3g} ms" + (f" in each of {runs} runs" if runs > 1 else "")
@@ -191,8 +202,9 @@ def _by_cost(
         trial = measure(compiled)
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds; eager code has just run
         return dataclasses.replace(eager, reason=f"not compiled: the trial failed ({first_line(error)})")
-    measured = f"{1e3 * trial.step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
-    if steps * (seconds - trial.step) > share * trial.first:
+    compiled, step = _in_a_graph(plan, measure, compiled, trial.step)
+    measured = f"{1e3 * step:.3g} ms a step after {trial.first:.0f} s of compiling; {total} in eager code"
+    if steps * (seconds - step) > share * trial.first:
         return dataclasses.replace(compiled, reason=f"compiled: {measured}")
     return dataclasses.replace(eager, reason=f"not compiled: {measured}")
 

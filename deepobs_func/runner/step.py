@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.backend.compiling import compiled
+from deepobs_func.backend.graphs import Graphed
 from deepobs_func.backend.kernels import Kernels, using
 from deepobs_func.base import Batch, Inputs, ModelState, Params, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.loading import Split
@@ -62,6 +63,7 @@ def at(draws: Any, index: int) -> Any:
 Step = Callable[[Carry, Batch], tuple[Carry, Metrics]]
 Drawn = tuple[Tensors, Any]  # the noise and the numbers of the augmentation
 TrainStep = Callable[[Carry, StepInput], tuple[Carry, Metrics]]
+StepsOfRows = Callable[[Carry, Split, Tensor, list[Drawn]], tuple[Carry, Metrics]]
 Gather = Callable[[Split, Tensor, Any], tuple[Inputs, Tensor]]
 Evaluated = tuple[Any, dict[str, Tensor]]
 Evaluate = Callable[
@@ -135,11 +137,23 @@ def make_train_step(
     """
     is_short = execution.steps_per_call > 1  # so that what a call costs beside its steps counts
     how = (execution.compile, execution.compile_batch, execution.channels_last, is_short)
-    return _make_train_step(problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision))
+    arguments = (problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision))
+    together = _graphed(*arguments) if execution.cuda_graphs and optimizer.compiles else _make_steps(*arguments)
+
+    def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
+        return together(carry, given.split, given.rows, drawn_for(problem, given, execution.compile_batch))
+
+    return train_step
 
 
 @functools.lru_cache(maxsize=32)
-def _make_train_step(
+def _graphed(problem: Problem, *how: Any) -> StepsOfRows:
+    """The same in a CUDA graph. Held data stay where they are; a batch that is read is copied."""
+    return Graphed(_make_steps(problem, *how), fixed=[] if problem.dataset.streamed else [1])
+
+
+@functools.lru_cache(maxsize=32)
+def _make_steps(
     problem: Problem,
     update: Callable[..., Any],
     compiles: bool,
@@ -148,7 +162,7 @@ def _make_train_step(
     channels_last: bool,
     is_short: bool,
     kernels: Kernels,
-) -> TrainStep:
+) -> StepsOfRows:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile)
@@ -168,12 +182,7 @@ def _make_train_step(
             return carry, Metrics(losses[0].unsqueeze(0), penalties[0].unsqueeze(0))
         return carry, Metrics(torch.stack(losses), torch.stack(penalties))
 
-    together = compiled(steps, problem, onednn=kernels.onednn, ahead=is_short) if whole else steps
-
-    def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        return together(carry, given.split, given.rows, drawn_for(problem, given, compile_batch))
-
-    return train_step
+    return compiled(steps, problem, onednn=kernels.onednn, ahead=is_short) if whole else steps
 
 
 def drawn_for(problem: Problem, given: StepInput, compile_batch: bool) -> list[Drawn]:

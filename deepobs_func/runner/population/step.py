@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from deepobs_func.backend.compiling import compiled
+from deepobs_func.backend.graphs import Graphed
 from deepobs_func.backend.kernels import Kernels
 from deepobs_func.base import Batch, Inputs, ModelState, map_inputs
 from deepobs_func.datasets.loading import Split
@@ -117,7 +118,8 @@ def make_steps_of_all(problem: Problem, optimizer: Optimizer, execution: Executi
         execution: how.
         precision: of products.
     """
-    together = _steps_of_all(problem, optimizer.update, execution.compile, execution.kernels(precision))
+    how = (problem, optimizer.update, execution.compile, execution.kernels(precision))
+    together = _graphed_of_all(*how) if execution.cuda_graphs else _steps_of_all(*how)
 
     draws_nothing = not problem.noises and not problem.dataset.augment
 
@@ -136,6 +138,11 @@ def make_steps_of_all(problem: Problem, optimizer: Optimizer, execution: Executi
 def _stacked(trees: Sequence[Any]) -> Any:
     """Trees of one structure with a new leading axis; of one tree, a view."""
     return tree_map(lambda *leaves: torch.stack(leaves) if len(leaves) > 1 else leaves[0].unsqueeze(0), *trees)
+
+
+@functools.lru_cache(maxsize=32)
+def _graphed_of_all(*how: Any) -> Any:
+    return Graphed(_steps_of_all(*how))
 
 
 @functools.lru_cache(maxsize=32)
@@ -174,7 +181,15 @@ def make_steps_in_turn(
     """
     how = (execution.compile, execution.compile_batch, execution.channels_last, execution.kernels(precision))
     updates = tuple(optimizer.update for optimizer in optimizers)
-    return _steps_in_turn(problem, updates, optimizers[0].compiles, *how)
+    arguments = (problem, updates, optimizers[0].compiles, *how)
+    in_a_graph = execution.cuda_graphs and optimizers[0].compiles
+    together = _graphed_in_turn(*arguments) if in_a_graph else _steps_in_turn(*arguments)
+    return lambda carries, given, drawn: together(carries, given.split, given.rows, drawn)
+
+
+@functools.lru_cache(maxsize=512)
+def _graphed_in_turn(problem: Problem, *how: Any) -> Any:
+    return Graphed(_steps_in_turn(problem, *how), fixed=[] if problem.dataset.streamed else [1])
 
 
 @functools.lru_cache(maxsize=512)
@@ -186,7 +201,7 @@ def _steps_in_turn(
     compile_batch: bool,
     channels_last: bool,
     kernels: Kernels,
-) -> StepsInTurn:
+) -> Any:
     gradient = _gradient(problem, compiles, compile, kernels)
     of = [make_step(problem, Optimizer(_no_init, update, compiles), value_and_grad=gradient) for update in updates]
     gather = make_gather(problem, augment=True, channels_last=channels_last)
@@ -203,8 +218,7 @@ def _steps_in_turn(
             columns.append([metrics for _, metrics in found])
         return carries, Metrics(*(_table(columns, index) for index in range(2)))
 
-    together = compiled(steps, problem, onednn=kernels.onednn) if whole else steps
-    return lambda carries, given, drawn: together(carries, given.split, given.rows, drawn)
+    return compiled(steps, problem, onednn=kernels.onednn) if whole else steps
 
 
 def _stepped(step: Step, carry: Carry, x: Inputs, y: Tensor, noise: Tensors) -> tuple[Carry, Metrics]:
