@@ -156,13 +156,28 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
 def _as_asked(plan: Plan, compiled: Execution, measure: Measure) -> Execution:
     """What `--compile on` asks for, tried before the run starts."""
     try:
-        seconds = measure(compiled).step
+        compiled, trial = _trial(plan, measure, compiled)
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds
         raise ConfigError(
             f"--compile on: the step cannot be compiled ({first_line(error)}). Use --compile off, or auto, which then "
             "runs eager code."
         ) from error
-    return dataclasses.replace(_in_a_graph(plan, measure, compiled, seconds)[0], reason="--compile on")
+    return dataclasses.replace(_in_a_graph(plan, measure, compiled, trial.step)[0], reason="--compile on")
+
+
+def _trial(plan: Plan, measure: Measure, compiled: Execution) -> tuple[Execution, Timing]:
+    """Compiled code and its times; with the rows of images one after the other where it fails with the channels last.
+
+    On a GPU, Inductor expects another layout of the gradients of a transposed convolution than cuDNN gives
+    (pytorch issue 171622).
+    """
+    try:
+        return compiled, measure(compiled)
+    except Exception:
+        if not compiled.channels_last or plan.config.memory_format != "auto":
+            raise
+        compiled = dataclasses.replace(compiled, channels_last=False)
+        return compiled, measure(compiled)
 
 
 def first_line(error: Exception) -> str:
@@ -199,7 +214,7 @@ def _by_cost(
         reason = f"not compiled: {total} are too few for the {cost:.0f} s that compiling costs"
         return dataclasses.replace(eager, reason=reason)
     try:
-        trial = measure(compiled)
+        compiled, trial = _trial(plan, measure, compiled)
     except Exception as error:  # Dynamo, Inductor and the C++ compiler raise all kinds; eager code has just run
         return dataclasses.replace(eager, reason=f"not compiled: the trial failed ({first_line(error)})")
     compiled, step = _in_a_graph(plan, measure, compiled, trial.step)

@@ -138,6 +138,26 @@ def test_the_channels_lie_where_that_is_faster() -> None:
     assert not decided(fast, problem="mnist_2c2d", memory_format="contiguous").channels_last
 
 
+class NoLastChannels(Clock):
+    """Code that cannot be compiled with the channels last, which are faster."""
+
+    def __init__(self) -> None:
+        super().__init__(eager=1.0, compiled=0.1, channels_last=0.5)
+
+    def __call__(self, choice: Execution) -> Timing:
+        if choice.compile and choice.channels_last:
+            raise AssertionError("expected size 64==64, stride 16==1 at dim=1")
+        return super().__call__(choice)
+
+
+@pytest.mark.parametrize("compile", ["auto", "on"])
+def test_code_that_fails_with_the_channels_last_is_compiled_without(compile: str) -> None:
+    choice = decided(NoLastChannels(), problem="mnist_vae", compile=compile)
+    assert (choice.compile, choice.channels_last) == (True, False)
+    with pytest.raises(ConfigError, match="cannot be compiled"):
+        decided(NoLastChannels(), problem="mnist_vae", compile="on", memory_format="channels_last")
+
+
 def test_short_steps_keep_to_one_thread_where_that_is_faster() -> None:
     with num_threads(2):
         assert decided(Clock(eager=1e-3, one_thread=0.5e-3)).threads == 1
