@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("large") and ("imagenet" in item.nodeid or "vgg" in item.nodeid):
             item.add_marker(pytest.mark.largest)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector looks at what tests make alone, not at some million objects each time."""
+    gc.collect()
+    gc.freeze()

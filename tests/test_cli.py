@@ -594,7 +594,8 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.large), signal.SIGTERM])
+@pytest.mark.large  # SIGTERM to a process with workers is in `test_cli_streamed.py`, both signals in `test_signals.py`
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_what_was_done(tmp_path: Path, number: signal.Signals) -> None:
     options = "--optimizer sgd --lr 1e-5 --epochs 100000 --compile off"
     command = [*MAIN, "run", "two_d_beale", *words(options)]

@@ -115,10 +115,7 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "compiled, torch": lambda: Case(config(optimizer="torch.optim.Adam"), small_problem(), _compiled(1)),
 }
-CHEAP = (
-    *("tracked", "tracked, torch", "schedule", "torch.optim.LBFGS", "drawing", "diverging, DeepOBS"),
-    *("pictures", "recurrent"),
-)
+CHEAP = ("tracked", "torch.optim.LBFGS", "diverging, DeepOBS", "recurrent")
 
 
 def content(record: RunRecord) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from deepobs_func.runner import RunConfig, run
 from deepobs_func.runner.callbacks import Callback
 
 
+@cache  # it is a frozen value, and the checks of `from_module` take longer than a run
 def small_problem() -> Problem:
     """Softmax regression of 3 classes on 5 inputs; 96 training and 64 test examples; L2 factor 0.01."""
     r = np.random.RandomState(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from deepobs_func.problems.problem import Problem, call_with_pass, draw_declared
 from tests.runner.small import small_problem
 
 
+@cache  # as in `small_problem`
 def _with(name: str, make_net: Callable[[], nn.Module], *shape: int, **changes: Any) -> Problem:
     """A problem of classes, or of images in (0, 1), with a net of this package's layers."""
     r = np.random.RandomState(0)
@@ -39,6 +40,23 @@ def _with(name: str, make_net: Callable[[], nn.Module], *shape: int, **changes: 
     )
     own: dict[str, Any] = {"make_net": make_net, "measure": measures.cross_entropy, "draw": draw_declared}
     return replace(made, description=None, call=call_with_pass, **(own | changes))
+
+
+class Dropping(nn.Module):
+    """Half of the inputs is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.dense = Dropout(0.5, (5,)), Dense(5, 3)
+
+    def forward(self, x: Tensor, p: Pass) -> Tensor:
+        return self.dense(self.dropout(x, p), p)
+
+
+def dropping() -> Problem:
+    """The small problem with noise."""
+    own: dict[str, Any] = {"make_net": Dropping, "draw": draw_declared, "call": call_with_pass, "description": None}
+    return replace(small_problem(), name="dropout", **own)
 
 
 class Normalised(nn.Module):
@@ -103,9 +121,9 @@ def augmented() -> Problem:
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "linear": small_problem,
-    "dropout and batch norm": lambda: _with("normalised", Normalised, 1, 6, 6, separable=False, weight_decay=0.01),
-    "recurrent": lambda: _with("recurrent", Recurrent, 5, 4, separable=False),
-    "variational": lambda: _with("variational", Variational, 1, 3, 3, measure=measures.vae),
+    "dropout and batch norm": partial(_with, "normalised", Normalised, 1, 6, 6, separable=False, weight_decay=0.01),
+    "recurrent": partial(_with, "recurrent", Recurrent, 5, 4, separable=False),
+    "variational": partial(_with, "variational", Variational, 1, 3, 3, measure=measures.vae),
     "quadratic": lambda: problems.get("quadratic_deep"),
     "two_d": lambda: problems.get("two_d_beale"),
 }

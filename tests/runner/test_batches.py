@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.datasets.imagenet_files import cut
 from tests.runner import small as small_set
 from tests.runner import test_data_kinds as kinds
 from tests.runner.small import recorded, small_problem
+from tests.runner.small_nets import dropping
 from tests.runner.streamed import BATCH, TEST, TRAIN, as_stream, config, pictures, write_pictures
 
 ONE_BATCH = {"train_size": 18, "test_size": 5}  # in the evaluation, so that both feeds evaluate equal chunks
@@ -77,12 +79,15 @@ def test_who_reads_changes_no_number(folder: Path, protocol: str) -> None:
     assert numbers(other)[:3] != numbers(runs[0])[:3]
 
 
-def test_compiled_steps_take_the_same_streamed_batches() -> None:
+def test_compiled_steps_take_the_same_streamed_batches_and_noise() -> None:
     """With Inductor; the whole run compiles each function once."""
-    problem = as_stream(small_problem())
+    made, problem = small_set.config(problem="dropout", train_log_interval=1), as_stream(dropping())
     with torch._dynamo.config.patch(error_on_recompile=True):
-        compiled = recorded(small_set.config(compile="on"), problem)
-    np.testing.assert_allclose(compiled.test_losses, recorded(small_set.config(), problem).test_losses, rtol=1e-4)
+        compiled = recorded(replace(made, compile="on"), problem)
+    eager, other = recorded(made, problem), recorded(replace(made, seed=1), problem)
+    np.testing.assert_allclose(compiled.test_losses, eager.test_losses, rtol=1e-4)
+    np.testing.assert_allclose(compiled.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-4)
+    assert not np.allclose(other.minibatch_train_losses, eager.minibatch_train_losses, rtol=1e-2)
 
 
 def test_the_training_set_is_evaluated_augmented_under_the_reference_s_protocol_only(folder: Path) -> None:

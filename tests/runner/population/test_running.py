@@ -57,13 +57,22 @@ def apart(one: RunRecord, other: RunRecord) -> float:
     return far
 
 
+_OWN: dict[tuple[str, int], tuple[Problem | None, RunRecord]] = {}
+"""By configuration and problem, which is kept so that its id is no other's."""
+
+
+def own(config: RunConfig, problem: Problem | None = None) -> RunRecord:
+    """The record of a run by itself, made once for all ways of a population."""
+    key = (repr(config), id(problem))
+    if key not in _OWN:
+        _OWN[key] = problem, run(config, problem, execution=ALONE).record
+    return _OWN[key][1]
+
+
 def compared(made: RunConfig, problem: Problem | None, execution: Execution, **axes: Any) -> float:
     """How far members are from their own runs."""
     population = run_population(made, problem=problem, execution=execution, **axes)
-    alone = replace(execution.alone, compile=False, steps_per_call=1)
-    return max(
-        apart(member.record, run(member.config, problem, execution=alone).record) for member in population.members
-    )
+    return max(apart(member.record, own(member.config, problem)) for member in population.members)
 
 
 @pytest.mark.large
@@ -164,7 +173,7 @@ def test_members_that_diverge_disturb_no_other(way: str, on_divergence: str) -> 
     population = run_population(made, seeds=[1, 2], lrs=rates, execution=WAYS[way])
     assert {member.status for member in population.members} == {"finished", "diverged"}
     for member in population.members:
-        assert apart(member.record, run(member.config, execution=ALONE).record) < 1e-5
+        assert apart(member.record, own(member.config)) < 1e-5
         assert (member.params is None) == (member.status == "diverged" and on_divergence == "stop")
 
 
@@ -335,6 +344,7 @@ def test_the_structure_is_all_but_seed_rate_and_numbers() -> None:
     assert structure(torchs) != structure(replace(torchs, hyperparams={"momentum": 0.1, "nesterov": False}))
 
 
+@pytest.mark.large  # that its id is the same there is in `runner/test_digest.py`; numbers and folders are above
 def test_a_member_is_its_run_in_another_process(tmp_path: Path) -> None:
     made = RunConfig("quadratic_deep", "momentum", 1e-3, epochs=2, output_dir=str(tmp_path / "here"), compile="off")
     population = run_population(made, seeds=[5, 6], lrs=[1e-3, 2e-3], execution=VMAP)
