@@ -157,7 +157,8 @@ class Dense(Layer):
         return nn.Linear(inputs, outputs, device="meta")
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
-        product = onednn.linear if p.fused and p.onednn else F.linear
+        by_blas = F.linear if p.train else onednn.turned
+        product = (onednn.linear if p.onednn else by_blas) if p.fused else F.linear
         return p.tapped(self, x, product(x, self.weight, self.bias))
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:

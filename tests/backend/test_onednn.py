@@ -139,3 +139,40 @@ def test_a_problem_has_the_same_value_gradient_and_evaluation(name: str, monkeyp
     with using(fused=True, onednn=True):
         evaluation = problem.evaluate(params, batch)
     torch.testing.assert_close(evaluation.losses, problem.evaluate(params, batch).losses, rtol=1e-5, atol=1e-6)
+
+
+@given(rows=st.integers(1, 90), inputs=st.integers(1, 60), outputs=st.integers(1, 60), dtype=FLOATS)
+def test_a_turned_product_is_torch_s(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    """Its memory says which way it went: with two examples for each output, example lies beside example."""
+    x, weight, bias = (leaf.detach() for leaf in layer((rows,), inputs, outputs, dtype))
+    y = onednn.turned(x, weight, bias)
+    torch.testing.assert_close(y.double(), F.linear(x.double(), weight.double(), bias.double()), rtol=1e-4, atol=1e-4)
+    if outputs > 1:
+        many = dtype == torch.float32 and rows >= 2 * outputs
+        assert y.stride() == ((1, rows) if many else (outputs, 1))
+
+
+def test_other_products_are_not_turned() -> None:
+    x, weight, bias = layer((64, 2), 30, 3, torch.float32)
+    assert onednn.turned(x, weight, bias).is_contiguous()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert onednn.turned(x[:, 0], weight, bias).dtype == torch.bfloat16
+
+
+def test_an_evaluation_is_turned_and_a_gradient_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, turned = [], onednn.turned
+    monkeypatch.setattr(onednn, "turned", lambda x, *rest: taken.append(tuple(x.shape)) or turned(x, *rest))
+    problem = problems.get("mnist_mlp")
+    params, _ = problem.init(0)
+    batch = problem.fake_batch(256)
+    make_plain_value_and_grad(problem)(params, batch)
+    expected = problem.evaluate(params, batch)
+    assert not taken
+    with using(fused=True):
+        found = problem.evaluate(params, batch)
+    assert taken == [(256, 784), (256, 1000), (256, 500), (256, 100)]
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.correct, expected.correct)
+    with using(fused=True, onednn=True):
+        problem.evaluate(params, batch)
+    assert len(taken) == 4
