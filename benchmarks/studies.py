@@ -92,8 +92,8 @@ def by_ray(count: int, jobs: int) -> None:
     import ray
     from ray import tune
 
-    root = str(Path(__file__).parents[1])
-    variables = {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    found = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {"PYTHONPATH": os.pathsep.join(found), "OMP_NUM_THREADS": "1"}
     ray.init(num_cpus=jobs, log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
     try:
         with tempfile.TemporaryDirectory() as folder:

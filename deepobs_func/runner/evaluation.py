@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deepobs_func import random
-from deepobs_func.base import Batch, Evaluation, ModelState, Params, map_inputs, size_of
+from deepobs_func.base import Batch, Evaluation, Inputs, ModelState, Params, map_inputs, size_of
 from deepobs_func.datasets.loading import Split
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError, unknown
@@ -21,7 +21,7 @@ from deepobs_func.runner.batches import Batches, Chunk
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.order import test_rows, train_eval_rows, valid_rows
 from deepobs_func.runner.plan import Plan
-from deepobs_func.runner.step import Carry, Evaluate, make_evaluate
+from deepobs_func.runner.step import Carry, Evaluate, make_evaluate, make_gather
 
 # Inputs of a split that stay prepared: 10,000 images of MNIST. It is a third of their evaluation by a linear model;
 # larger inputs belong to nets beside which it is nothing.
@@ -119,10 +119,19 @@ class Evaluator:
         """
         if split not in self._zeros:
             part, key = self.keyed(0)[split]
-            example = nan_outputs(self._problem, params, moments)
-            found = [self._right(example, chunk) for _, _, chunk in self.inputs(part, key)]
+            found: list[Tensor] = []
+            example: Any = None
+            for _, _, chunk in self.inputs(part, key):
+                example = example if found else self._nan_outputs(chunk, params, moments)
+                found.append(self._right(example, chunk))
             self._zeros[split] = _mean(found)
         return self._zeros[split]
+
+    def _nan_outputs(self, chunk: Chunk, params: Params, moments: Tensors) -> Any:
+        """NaN in the form of the outputs for the first example of a chunk, prepared as an evaluation prepares it."""
+        split, rows = chunk
+        example = make_gather(self._problem, augment=False)(split, rows[:1], ())
+        return nan_outputs(self._problem, params, moments, example)
 
     def _right(self, example: Any, chunk: Chunk) -> Tensor:
         """Which examples count as right under the outputs of one example."""
@@ -172,11 +181,13 @@ class Evaluator:
     ) -> list[Result]:
         """The results of each carry; `zero` gets which examples outputs that are NaN would be right for."""
         found: list[list[Evaluation]] = [[] for _ in carries]
-        example = None if zero is None else nan_outputs(self._problem, carries[0].params, carries[0].state.moments)
+        example: Any = None
         for results, split, rows in self._chunks(part, key, carries):
             for own, result in zip(found, results, strict=True):
                 own.append(result)
             if zero is not None:
+                params, state = carries[0].params, carries[0].state
+                example = example if zero else self._nan_outputs((split, rows), params, state.moments)
                 zero.append(self._right(example, (split, rows)))
         return [_result(own) for own in found]
 
@@ -212,14 +223,19 @@ def _result(found: Sequence[Evaluation]) -> Result:
 _NUMBER = {"train": 0, "test": 1, "valid": 2}  # of the splits: folded into the keys of their noise
 
 
-def nan_outputs(problem: Problem, params: Params, moments: Tensors) -> Any:
-    """NaN in the form of the test phase's outputs for one example; what is no floating-point number is 0."""
+def nan_outputs(problem: Problem, params: Params, moments: Tensors, example: tuple[Inputs, Tensor]) -> Any:
+    """NaN in the form of the test phase's outputs for one example; what is no floating-point number is 0.
+
+    Args:
+        problem: gives the outputs.
+        params, moments: any, of the run's device and type.
+        example: inputs and target, each with a leading axis of 1, of the type that the model takes in a run.
+    """
     device = next(iter(params.values())).device
-    batch = problem.fake_batch(1, device=device)
     state = ModelState(moments, problem.zero_carry(1, device=device))
     noise = problem.draw_noise(random.key(0, device), 1, train=False)
     with torch.no_grad():
-        outputs, _ = problem.test_outputs_and_state(params, Batch(batch.x, batch.y, noise, state))
+        outputs, _ = problem.test_outputs_and_state(params, Batch.of(*example, noise, state))
 
     def filled(leaf: Any) -> Any:
         is_float = isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())

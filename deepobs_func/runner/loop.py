@@ -174,7 +174,8 @@ class _Running:
             self._train(execution, resume)
         except KeyboardInterrupt as interrupt:
             with signals.ignored():
-                kept = self._kept(getattr(interrupt, "whole", False))
+                is_answered = not isinstance(interrupt, signals.Unanswered)
+                kept = self._kept(getattr(interrupt, "whole", False)) if is_answered else None
                 record = self._written("interrupted")
             raise RunInterrupted(record, kept) from interrupt
         except BaseException as error:  # SystemExit too: whatever ends a run, what was done is kept

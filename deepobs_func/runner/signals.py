@@ -24,6 +24,14 @@ class Signalled(KeyboardInterrupt):
         self.number, self.whole = number, whole
 
 
+class Unanswered(KeyboardInterrupt):
+    """A run is to end while a callback waits for what decides whether it goes on.
+
+    Raised by the callback. No checkpoint of that moment is kept: a run that goes on from an earlier one comes to the
+    same event and asks again, where one that went on from there would never be answered.
+    """
+
+
 class _Shield:
     """While it is raised, a signal waits for `check`; a second one comes at once.
 

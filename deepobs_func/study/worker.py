@@ -37,6 +37,7 @@ class Worker:
         self._commands, self._replies = commands, replies
         self._tasks, self._answers = queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
         self._busy = threading.Event()
+        self._is_to_end = threading.Event()  # what came last: said before a run can hear a signal, it is not lost
 
     def work(self) -> None:
         """Until the sweep closes its end."""
@@ -53,6 +54,8 @@ class Worker:
         with printing_to_log(task), signals.caught(), signals.SHIELD.raised():
             self._busy.set()
             try:
+                if self._is_to_end.is_set():
+                    raise KeyboardInterrupt
                 return execute(task, lambda progress: self._reply("progress", progress), self._ask)
             except KeyboardInterrupt:
                 return [Ended("interrupted")] * len(task.jobs)
@@ -61,7 +64,10 @@ class Worker:
 
     def _ask(self, state: Mapping[str, Any]) -> str | None:
         self._reply("evaluated", state)
-        return self._answers.get()
+        reason: str | None = None if self._is_to_end.is_set() else self._answers.get()
+        if self._is_to_end.is_set():
+            raise signals.Unanswered
+        return reason
 
     def _reply(self, kind: str, values: Mapping[str, Any]) -> None:
         try:
@@ -75,6 +81,7 @@ class Worker:
         for line in self._commands:
             command = json.loads(line)
             if command["do"] == "run":
+                self._is_to_end.clear()
                 self._tasks.put(command["task"])
             elif command["do"] == "answer":
                 self._answers.put(command["reason"])
@@ -84,9 +91,10 @@ class Worker:
         self._interrupt()
 
     def _interrupt(self) -> None:
+        self._is_to_end.set()
         if self._busy.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
-            self._answers.put(None)
+            self._answers.put(None)  # wakes a run that asks
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.runner.members import CURVES, TOLERANCE, WAYS, Results, apart, worst
+from deepobs_func.runner import Execution, run
+from tests.runner.members import CURVES, TOLERANCE, WAYS, Results, apart, configs, worst
 
 CASES = [
     ("vae", "adam", "float32", "eager"),
@@ -25,6 +27,14 @@ def test_a_member_is_its_own_run_in_another_process(family: str, optimizer: str,
     found = {way: far for _, way, _, far in worst(family, [optimizer], list(WAYS), digits, [code])}
     assert found.keys() == WAYS.keys()
     assert max(found.values()) < TOLERANCE[digits]
+
+
+def test_a_classifier_that_computes_in_float64_is_evaluated_in_it() -> None:
+    given = configs("logreg", "sgd", "float64")
+    ended = run(replace(given["config"], epochs=1), given["problem"], execution=Execution())
+    assert ended.record.status == "finished"
+    assert {leaf.dtype for leaf in ended.params.values()} == {torch.float64}
+    assert [0.0 <= accuracy <= 1.0 for accuracy in ended.record.test_accuracies or []] == [True] * 2
 
 
 def made(loss: float, weight: float = 1.0) -> Results:

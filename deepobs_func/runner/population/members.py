@@ -143,7 +143,8 @@ def check_members(configs: Sequence[RunConfig], plans: Sequence[Plan]) -> None:
         configs, plans: of the runs.
 
     Raises:
-        ConfigError: there is none, two differ in structure or in nothing, or the output folder cannot be written.
+        ConfigError: there is none, two differ in structure or in nothing or would lie in one folder, or the output
+            folder cannot be written.
     """
     if not configs:
         raise ConfigError("A population has at least one run; no configuration was given.")
@@ -167,6 +168,31 @@ def check_members(configs: Sequence[RunConfig], plans: Sequence[Plan]) -> None:
                 f"{dict(config.hyperparams)}. Leave one out."
             )
         known.add(plan.run_id)
-    if plans[0].config.output_dir is not None:
-        empty = make_record(plans[0], Log())
-        records.check_writable(records.folder_of(empty, plans[0].config.output_dir), plans[0].config.output_dir)
+    output_dir = plans[0].config.output_dir
+    if output_dir is not None:
+        records.check_writable(records.folder_of(_check_folders(plans), output_dir), output_dir)
+
+
+def _check_folders(plans: Sequence[Plan]) -> RunRecord:
+    """Checks that runs of different settings lie in different folders, whose names round numbers.
+
+    Returns:
+        The first run's record, empty.
+
+    Raises:
+        ConfigError: two would lie in one.
+    """
+    settings = dict[str, Plan]()
+    for plan in plans:
+        settings.setdefault(repr((plan.config.lr, sorted(plan.config.hyperparams.items()))), plan)
+    folders, empty = dict[Path, RunConfig](), [make_record(plan, Log()) for plan in settings.values()]
+    for plan, record in zip(settings.values(), empty, strict=True):
+        folder, config = records.relative_folder(record), plan.config
+        if folder in folders:
+            other = folders[folder]
+            raise ConfigError(
+                f"Two runs would lie in the same folder ({folder}): {option('lr')} {other.lr}, "
+                f"{dict(other.hyperparams)}, and {option('lr')} {config.lr}, {dict(config.hyperparams)}. Leave one out."
+            )
+        folders[folder] = config
+    return empty[0]

@@ -329,6 +329,14 @@ def test_mistakes_are_found_before_anything_is_trained(configs: Sequence[RunConf
         run_members(configs, problem=small_problem())
 
 
+@pytest.mark.parametrize("more", [{}, {"seeds": [1, 2]}])
+def test_rates_whose_folders_have_one_name_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    kept = config(output_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"same folder .* lr 0\.1, .* lr 0\.100000000001, "):
+        run_population(kept, problem=small_problem(), lrs=[0.1, 0.2, 0.100000000001], **more)
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_an_empty_axis_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="lrs"):
         run_population(config(), problem=small_problem(), lrs=[])
