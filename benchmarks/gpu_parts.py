@@ -121,15 +121,16 @@ class Stepping:
             self._carry, _ = self._training.train_step(self._carry, self._inputs)
 
 
-def executions(problem: Problem, device: torch.device) -> dict[str, tuple[Execution, str]]:
+def executions(problem: Problem, device: torch.device, *, compile: bool = True) -> dict[str, tuple[Execution, str]]:
     """Every way of making a step that is measured, with its precision."""
+    compile = compile and problem.compile_step
     found = {"ours, eager": (Execution(), "float32")}
     whole = Execution(compile=True, compile_batch=True)
-    if problem.compile_step:
+    if compile:
         found["ours, compiled"] = (whole, "float32")
     if device.type == "cuda":
         found["ours, eager, graph"] = (Execution(compile_batch=True, cuda_graphs=True), "float32")
-        if problem.compile_step:
+        if compile:
             several = dataclasses.replace(whole, cuda_graphs=True)
             found["ours, compiled, graph"] = (several, "float32")
             found["ours, compiled, graph, tf32"] = (several, "tf32")
@@ -159,9 +160,9 @@ def steps(name: str, device: torch.device, tiny: bool, ready: Call) -> list[Row]
 
     module = functools.partial(ModuleStep, problem, size, device)
     prepared("module, eager", functools.partial(module, compile=False), "float32")
-    for by, (execution, of) in executions(problem, device).items():
+    for by, (execution, of) in executions(problem, device, compile=not tiny).items():
         prepared(by, functools.partial(Stepping, problem, device, execution, of), of)
-    if problem.compile_step or device.type == "cuda":
+    if not tiny and (problem.compile_step or device.type == "cuda"):
         update = "fused" if device.type == "cuda" else "loop"
         prepared("module, compiled", functools.partial(module, compile=True, update=update), "float32")
     ready()

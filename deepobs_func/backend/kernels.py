@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from deepobs_func.backend.ranks import Ranks
+
 
 class Kernels(NamedTuple):
     """A choice of kernels.
@@ -23,11 +25,13 @@ class Kernels(NamedTuple):
             oneDNN (`backend.onednn`).
         autocast: the type in which products and convolutions are computed, by `torch.autocast`; None for that of the
             parameters. Parameters, outputs, losses and the model's state stay as they are.
+        ranks: the processes of whose shards batch norm takes the statistics; None for this process's alone.
     """
 
     fused: bool = False
     onednn: bool = False
     autocast: torch.dtype | None = None
+    ranks: Ranks | None = None
 
 
 class _InForce(threading.local):
@@ -57,7 +61,7 @@ class using:  # noqa: N801  # a context manager, named as one reads it
     torch.bfloat16
     """
 
-    def __init__(self, **changes: bool | torch.dtype | None) -> None:
+    def __init__(self, **changes: bool | torch.dtype | Ranks | None) -> None:
         self._changes = tuple(changes.items())
 
     def __enter__(self) -> None:

@@ -8,7 +8,7 @@ import click
 
 from deepobs_func import optimizers, problems
 from deepobs_func.cli.types import DEVICES, Names, complete, complete_list, folders
-from deepobs_func.runner.config import COMPILE, PRECISIONS, PROTOCOLS, default_data
+from deepobs_func.runner.config import BN_SYNC, COMPILE, PRECISIONS, PROTOCOLS, default_data
 
 Command = Callable[..., None]
 MODES = ("most", "final", "best")
@@ -59,6 +59,19 @@ _OF_RUNS: dict[str, Callable[[Command], Command]] = {
         shell_complete=complete(PRECISIONS),
     ),
 }
+_OF_ONE_RUN: dict[str, Callable[[Command], Command]] = {
+    "micro_batch": click.option(
+        "--micro-batch", type=int, metavar="N", help="Look at N examples of a batch at a time, in as little memory."
+    ),
+    "bn_sync": click.option(
+        "--bn-sync",
+        default="sync",
+        show_default=True,
+        metavar="sync|local",
+        help="Of several processes: batch norm's statistics are of all shards, or of each.",
+        shell_complete=complete(BN_SYNC),
+    ),
+}
 _OF_RECORDS: dict[str, Callable[[Command], Command]] = {
     "problem": click.option(
         "--problem",
@@ -99,7 +112,7 @@ _OF_RECORDS: dict[str, Callable[[Command], Command]] = {
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="As JSON; what is not finite is null."),
 }
-_SHARED = _OF_RUNS | _OF_RECORDS
+_SHARED = _OF_RUNS | _OF_ONE_RUN | _OF_RECORDS
 
 
 def shared(*names: str) -> Callable[[Command], Command]:

@@ -149,7 +149,7 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
     help=f"Of images: {', '.join(MEMORY_FORMATS)}.",
     shell_complete=complete(MEMORY_FORMATS),
 )
-@shared("precision")
+@shared("precision", "micro_batch", "bn_sync")
 @click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
 @click.option(
     "--on-divergence",
@@ -213,17 +213,24 @@ def _run(config: RunConfig, execution: str | None, resume: bool | Path, quiet: b
     from rich.console import Console
 
     from deepobs_func.runner import Execution, RunInterrupted, run
+    from deepobs_func.runner.distributed import joined, rank_started
     from deepobs_func.runner.progress import make_progress, say
 
+    is_first = rank_started() == 0  # the others print and write nothing
+    quiet = quiet or not is_first
+    shown |= {} if is_first else {"log_json": None, "tensorboard": None}
     callbacks: list[Callback] = [*_callbacks(**shown), *make_progress(Console(), quiet=quiet)]
     how = None if execution is None else Execution.read(execution)
     try:
-        ended = run(config, callbacks=callbacks, execution=how, resume=resume)
+        with joined(config.device) as device:
+            ended = run(replace(config, device=device), callbacks=callbacks, execution=how, resume=resume)
     except RunInterrupted as interrupt:
-        for line in _interrupted(interrupt):
+        for line in _interrupted(interrupt) if is_first else []:
             say(line, err=True)
         sys.exit(130)
     record = ended.record
+    if not is_first:
+        return
     if ended.training is None and not quiet:
         say("This run is finished already; nothing was done.")
     if record.synthetic and not quiet:

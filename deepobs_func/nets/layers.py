@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepobs_func.backend import onednn
+from deepobs_func.backend.ranks import Ranks, Summed
 from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
@@ -38,6 +39,7 @@ class Pass:
             examples and moves no moments.
         tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients
             (`Layer.factors`); None where nobody listens.
+        ranks: the processes of whose shards batch norm takes the statistics; None for this one's alone.
         shared: whether a net whose output is the same for all examples may return it once, without their axis, as the
             measure of its problem takes it: nothing but the losses reads it.
         moments: what layers write down to replace `ModelState.moments`, by buffer name.
@@ -55,6 +57,7 @@ class Pass:
     by_moments: bool = False
     tap: Callable[[Layer, Tensor, Tensor], Tensor] | None = None
     shared: bool = False
+    ranks: Ranks | None = None
     moments: dict[str, Tensor] = field(default_factory=dict)
     batch_moments: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
@@ -302,12 +305,13 @@ class BatchNorm(Layer):
 
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = x.to(self.weight.dtype)  # statistics of a half-precision input would be rounded to it
-        if p.fused and p.tap is None:
+        by_batch = p.train and not p.by_moments
+        if p.fused and p.tap is None and not (by_batch and p.ranks):
             return self._fused(x, p)
         mean, variance = self.mean, self.variance
-        if p.train and not p.by_moments:
-            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-            self._write(p, x.numel() // x.shape[1], mean.detach(), variance.detach())
+        if by_batch:
+            variance, mean, processes = *_var_mean(x, p.ranks), p.ranks.size if p.ranks else 1
+            self._write(p, processes * (x.numel() // x.shape[1]), mean.detach(), variance.detach())
         inverse = torch.rsqrt(variance + self.epsilon)
         # Not `x scale + (bias - mean scale)`, whose terms cancel where a mean is large beside the deviation.
         y = (x - mean.view(-1, 1, 1)) * (self.weight * inverse).view(-1, 1, 1) + self.bias.view(-1, 1, 1)
@@ -330,3 +334,11 @@ class BatchNorm(Layer):
         for name, old, new in (("mean", self.mean, mean), ("variance", self.variance, unbiased)):
             p.moments[f"{self.path}.{name}"] = self.momentum * old + (1 - self.momentum) * new
         p.batch_moments |= {f"{self.path}.mean": mean, f"{self.path}.variance": variance}
+
+
+def _var_mean(x: Tensor, ranks: Ranks | None) -> tuple[Tensor, Tensor]:
+    """The biased variance and the mean of each channel, over the shards of all processes, if there are several."""
+    if ranks is None:
+        return torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    mean = Summed.apply(x.mean((0, 2, 3))) / ranks.size
+    return Summed.apply((x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))) / ranks.size, mean

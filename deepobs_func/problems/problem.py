@@ -154,6 +154,11 @@ class Problem:
         return self.description.normalizes
 
     @property
+    def synchronises(self) -> bool:
+        """Whether its batch norm can take the statistics of all processes' shards: where it is of this package's."""
+        return self.call is call_with_pass
+
+    @property
     def has_accuracy(self) -> bool:
         """Whether `evaluate` returns which examples are correct."""
         return self.measure.correct is not None
@@ -429,7 +434,8 @@ class Problem:
         self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None, shared: bool = False
     ) -> Pass:
         how = kernels_of.current()
-        return Pass(train, batch.noise, batch.state.carry, how.fused, how.onednn, by_moments, tap, shared)
+        flags = (how.fused, how.onednn, by_moments, tap, shared, how.ranks)
+        return Pass(train, batch.noise, batch.state.carry, *flags)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:
         tensors = {**params, **batch.state.moments}

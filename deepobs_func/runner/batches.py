@@ -21,6 +21,7 @@ from deepobs_func import random
 from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.problems.problem import Problem
+from deepobs_func.runner.distributed import check_same_data
 from deepobs_func.runner.order import epoch_orders, evaluation_chunk
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.signals import SHIELD
@@ -152,7 +153,8 @@ class Streamed(Batches):
     def __init__(self, plan: Plan, key: random.Key) -> None:
         super().__init__(plan, key)
         self._wait = _Wait(plan.device)
-        self._all = torch.arange(plan.batch_size, device=plan.device)
+        # As numbers of the batch's examples, of which this process reads its shard alone.
+        self._all = torch.arange(plan.batch_size, device=plan.device) - plan.ranks.rank * plan.shard_size
         check_stream(self.spec, plan.config.data)
 
     def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
@@ -181,8 +183,9 @@ class Streamed(Batches):
     ) -> Generator[Split]:
         """Yields batches on the device, one for each row of `rows (steps, B)`."""
         device, data, workers = self.plan.device, self.plan.config.data, self.plan.workers or 0
+        shard = self.plan.ranks.shard(rows, 1)
         with closing(
-            stream(self.spec, data, split, rows.cpu(), key.cpu(), augment=augment, workers=workers)
+            stream(self.spec, data, split, shard.cpu(), key.cpu(), augment=augment, workers=workers)
         ) as batches:
             while True:
                 # Nothing changes while it waits, and a worker that a signal ends would be an error if that came first.
@@ -250,4 +253,6 @@ def resident(plan: Plan) -> Dataset:
     Raises:
         DataError: the data are not there or cannot be read.
     """
-    return load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)
+    found = load(plan.problem.dataset, plan.config.data, plan.device).arranged(plan.batch_size)
+    check_same_data(plan, found)
+    return found

@@ -74,7 +74,7 @@ class Checkpoint:
         tree, key = to_device(self.tree, plan.device), random.key(plan.config.seed, plan.device)
         template = plan.optimizer.save(plan.optimizer.init(tree["params"], key))
         opt_state = plan.optimizer.load(like(template, tree["opt_state"]), tree["params"], key)
-        return Carry(tree["params"], opt_state, ModelState(tree["moments"], tree["carry"]))
+        return Carry(tree["params"], opt_state, ModelState(tree["moments"], plan.ranks.shards(tree["carry"])))
 
 
 def pack(plan: Plan, state: TrainState) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -88,7 +88,7 @@ def pack(plan: Plan, state: TrainState) -> tuple[dict[str, Any], dict[str, Tenso
         "params": carry.params,
         "opt_state": plan.optimizer.save(carry.opt_state),
         "moments": carry.state.moments,
-        "carry": carry.state.carry,
+        "carry": {name: plan.ranks.gathered(leaf) for name, leaf in carry.state.carry.items()},
     }
     return packed(tree, tensors, plan.config.optimizer), tensors
 
@@ -107,6 +107,8 @@ def save(path: Path, training: Training, state: TrainState) -> None:
     """
     plan = training.plan
     tree, tensors = pack(plan, state)
+    if plan.ranks.rank:  # process 0 writes
+        return
     head = {
         "format": FORMAT,
         "configuration": plan.plain_configuration(),

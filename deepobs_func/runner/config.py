@@ -43,6 +43,7 @@ PROTOCOLS = {
 COMPILE = ("auto", "on", "off")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 PRECISIONS = ("float32", "tf32", "bf16")
+BN_SYNC = ("sync", "local")
 TRACK_BN = ("coupled", "frozen", "eval")
 
 
@@ -73,6 +74,10 @@ class RunConfig:
             faster one, measured.
         precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
             `"bf16"` (autocast; parameters and losses stay float32).
+        micro_batch: how many examples of a batch are looked at together, so that a step needs the memory of so many;
+            None for all. For problems whose examples are not coupled.
+        bn_sync: of several processes: `"sync"`, batch norm takes its statistics from all shards of a batch; `"local"`,
+            each process takes them from its own, and the moving ones are averaged.
         train_log_interval: steps between two recorded mini-batch losses.
         track: names of quantities to track (`probes.catalog`), or of presets; or one string, separated by commas.
         track_every: steps between two tracked ones; `"log"` for about ten in each decade.
@@ -116,6 +121,8 @@ class RunConfig:
     compile: str = "auto"
     memory_format: str = "auto"
     precision: str = "float32"
+    micro_batch: int | None = None
+    bn_sync: str = "sync"
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
@@ -135,7 +142,7 @@ class RunConfig:
 # Paths, what changes no number, and what changes their rounding alone: not part of a run's id.
 _NOT_IN_ID = (
     *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
-    *("compile", "memory_format", "checkpoint_every", "keep"),
+    *("compile", "memory_format", "checkpoint_every", "keep", "micro_batch", "bn_sync"),
 )
 SCHEDULES = ("cosine", "linear", "exponential", "steps", "published")
 
@@ -157,6 +164,8 @@ _TYPES: Mapping[str, types.Convert] = {
     "compile": types.choice(COMPILE),
     "memory_format": types.choice(MEMORY_FORMATS),
     "precision": types.choice(PRECISIONS),
+    "micro_batch": types.optional(types.whole),
+    "bn_sync": types.choice(BN_SYNC),
     "train_log_interval": types.whole,
     "on_divergence": types.optional(types.choice(("stop", "continue"))),
     "workers": types.optional(types.whole),
@@ -304,6 +313,8 @@ def _check_numbers(config: RunConfig) -> None:
             raise ConfigError(f"{option(name)} {getattr(config, name)}: it must be a whole number from 1.")
     if config.workers is not None and config.workers < 0:
         raise ConfigError(f"{option('workers')} {config.workers}: it must be a whole number from 0.")
+    if config.micro_batch is not None and config.micro_batch < 1:
+        raise ConfigError(f"{option('micro_batch')} {config.micro_batch}: it must be a whole number from 1.")
     for name in ("clip_norm", "clip_value"):
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:

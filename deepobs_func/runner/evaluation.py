@@ -64,13 +64,15 @@ class Evaluator:
     def __init__(self, plan: Plan, batches: Batches, key: random.Key, execution: Execution) -> None:
         self._problem, self._batches = plan.problem, batches
         self.batch_size: int = plan.batch_size
+        self._ranks = plan.ranks
         self._key = random.fold_in(key, random.EVALUATION)
         spec, augmented = plan.problem.dataset, plan.protocol.train_eval_head
         self.draws: bool = bool(plan.problem.noises) or (augmented and (spec.streamed or bool(spec.augment)))
 
         def part(split: str, rows: Tensor, augment: bool) -> Part:
             keep = bytes_kept(spec, augment)
-            evaluate = make_evaluate(plan.problem, augment=augment, channels_last=execution.channels_last, keep=keep)
+            how: Any = {"channels_last": execution.channels_last, "keep": keep, "ranks": plan.ranks}
+            evaluate = make_evaluate(plan.problem, augment=augment, **how)
             return Part(evaluate, split, rows.view(-1, batches.chunk(len(rows))), augment)
 
         size, valid = plan.batch_size, plan.valid
@@ -105,7 +107,7 @@ class Evaluator:
             zero = None if split in self._zeros or not self._problem.has_accuracy else list[Tensor]()
             of_split = self._results(part, key, carries, zero)
             if zero is not None:
-                self._zeros[split] = _mean(zero)
+                self._zeros[split] = self._mean(zero)
             for results, result in zip(found, of_split, strict=True):
                 results[split] = result._replace(class_zero=self._zeros.get(split))
         return found
@@ -124,7 +126,7 @@ class Evaluator:
             for _, _, chunk in self.inputs(part, key):
                 example = example if found else self._nan_outputs(chunk, params, moments)
                 found.append(self._right(example, chunk))
-            self._zeros[split] = _mean(found)
+            self._zeros[split] = self._mean(found)
         return self._zeros[split]
 
     def _nan_outputs(self, chunk: Chunk, params: Params, moments: Tensors) -> Any:
@@ -160,8 +162,8 @@ class Evaluator:
                 )
             return values, state
 
-        evaluate = make_evaluate(self._problem, augment=part.augment, function=measured)
-        return _mean([values for (values,), _, _ in self._chunks(part._replace(evaluate=evaluate), key, [carry])])
+        evaluate = make_evaluate(self._problem, augment=part.augment, function=measured, ranks=self._ranks)
+        return self._mean([values for (values,), _, _ in self._chunks(part._replace(evaluate=evaluate), key, [carry])])
 
     def warm_up(self, carry: Carry) -> None:
         """Evaluates two chunks of each: the second begins with the recurrent state of the first."""
@@ -189,13 +191,13 @@ class Evaluator:
                 params, state = carries[0].params, carries[0].state
                 example = example if zero else self._nan_outputs((split, rows), params, state.moments)
                 zero.append(self._right(example, (split, rows)))
-        return [_result(own) for own in found]
+        return [self._result(own) for own in found]
 
     def _chunks(
         self, part: Part, key: random.Key, carries: Sequence[Carry]
     ) -> Iterator[tuple[list[Any], Split, Tensor]]:
         """Chunk after chunk, recurrent states carried on from zero: what `part.evaluate` found, split and rows."""
-        zeros = self._problem.zero_carry(self.batch_size, device=key.device)
+        zeros = self._problem.zero_carry(self.batch_size // self._ranks.size, device=key.device)
         recurrent = [zeros] * len(carries)
         for noise, chunk_key, (split, rows) in self.inputs(part, key):
             states = (ModelState(carry.state.moments, own) for carry, own in zip(carries, recurrent, strict=True))
@@ -205,19 +207,22 @@ class Evaluator:
             yield [result for result, _ in found], split, rows
 
     def inputs(self, part: Part, key: random.Key) -> Iterator[tuple[Tensors, random.Key, Chunk]]:
-        """What each chunk of a split is: its noise, its key, its examples."""
+        """What each chunk of a split is, here: its noise, its key, its examples."""
         noise = self._problem.draw_noise(key, part.rows.numel(), train=False)
-        start = 0
+        size = part.rows.shape[1]
         with closing(self._batches.chunks(part.split, part.rows, key, part.augment)) as chunks:
             for index, (split, rows) in enumerate(chunks):
-                drawn = {name: draw[start : start + len(rows)] for name, draw in noise.items()}
-                start += len(rows)
-                yield drawn, random.fold_in(key, index) if self.draws else key, (split, rows)
+                drawn = {name: draw[index * size : (index + 1) * size] for name, draw in noise.items()}
+                here = self._ranks.shards(drawn), (split, self._ranks.shard(rows))
+                yield here[0], random.fold_in(key, index) if self.draws else key, here[1]
 
+    def _result(self, found: Sequence[Evaluation]) -> Result:
+        correct = [each.correct for each in found if each.correct is not None]
+        return Result(self._mean([each.losses for each in found]), self._mean(correct) if correct else None, None)
 
-def _result(found: Sequence[Evaluation]) -> Result:
-    correct = [each.correct for each in found if each.correct is not None]
-    return Result(_mean([each.losses for each in found]), _mean(correct) if correct else None, None)
+    def _mean(self, values: list[Tensor]) -> float:
+        """Over all examples, of which each process has as many."""
+        return float(self._ranks.mean(torch.cat(values).double().mean()))
 
 
 _NUMBER = {"train": 0, "test": 1, "valid": 2}  # of the splits: folded into the keys of their noise
@@ -247,7 +252,3 @@ def nan_outputs(problem: Problem, params: Params, moments: Tensors, example: tup
 def _of_examples(leaf: Any, size: int) -> Any:
     """The only example, so many times, without a copy."""
     return leaf.expand(size, *leaf.shape[1:]) if isinstance(leaf, Tensor) and leaf.ndim else leaf
-
-
-def _mean(values: list[Tensor]) -> float:
-    return float(torch.cat(values).double().mean())

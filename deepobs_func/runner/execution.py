@@ -18,10 +18,12 @@ from typing import Any
 import torch
 
 from deepobs_func import records
+from deepobs_func.backend import ranks
 from deepobs_func.backend.kernels import Kernels, using
 from deepobs_func.backend.precision import precision
 from deepobs_func.backend.threads import num_threads
 from deepobs_func.errors import ConfigError, unknown
+from deepobs_func.problems.pieces import Parts
 from deepobs_func.runner.identity import machine
 
 MOST_STEPS_PER_CALL = 1024  # that a file may ask for
@@ -44,6 +46,9 @@ class Execution:
         way: of a population, `"vmap"` (one step of all members), `"loop"` (one member after the other in a call) or
             `"alone"` (each run by itself, as outside of a population).
         members: how many members are in a call, by `"loop"`; how many train together at most, by `"vmap"`.
+        micro_batch: the examples of a batch that are looked at together; 0 for all of them.
+        processes: how many train one net, each on a shard of every batch.
+        bn_sync: whether batch norm takes its statistics from the shards of all processes.
         repack: how many steps must be left before compiled steps of fewer members, after divergences, are worth their
             compilation; 0 where nothing is compiled.
         reason: why, in words; no part of the identity.
@@ -58,6 +63,9 @@ class Execution:
     onednn: bool = False
     way: str = "alone"
     members: int = 1
+    micro_batch: int = 0
+    processes: int = 1
+    bn_sync: bool = True
     repack: int = 0
     reason: str = dataclasses.field(default="", compare=False)
 
@@ -73,7 +81,7 @@ class Execution:
             Nothing; afterwards all is as before.
         """
         kernels = self.kernels(precision_name)
-        by = using(onednn=kernels.onednn, autocast=kernels.autocast)
+        by = using(onednn=kernels.onednn, autocast=kernels.autocast, ranks=kernels.ranks)
         with num_threads(self.threads), precision(precision_name, device), by:
             yield
 
@@ -84,7 +92,14 @@ class Execution:
 
     def kernels(self, precision_name: str) -> Kernels:
         """The kernels that `apply` selects."""
-        return Kernels(onednn=self.onednn, autocast=torch.bfloat16 if precision_name == "bf16" else None)
+        synchronised = self.parts.ranks if self.processes > 1 and self.bn_sync else None
+        autocast = torch.bfloat16 if precision_name == "bf16" else None
+        return Kernels(onednn=self.onednn, autocast=autocast, ranks=synchronised)
+
+    @property
+    def parts(self) -> Parts:
+        """How a batch is cut."""
+        return Parts(self.micro_batch, ranks.current() if self.processes > 1 else ranks.ALONE)
 
     def as_plain_data(self) -> dict[str, Any]:
         """The fields as plain data, as record and checkpoint hold them."""
@@ -139,10 +154,12 @@ class Execution:
 
 _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {
-    **dict.fromkeys(("compile", "compile_batch", "channels_last", "cuda_graphs", "onednn"), _WHETHER),
+    **dict.fromkeys(("bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs", "onednn"), _WHETHER),
     "steps_per_call": f"a whole number from 1 to {MOST_STEPS_PER_CALL}",
     "way": f"one of {', '.join(WAYS)}",
     "members": f"a whole number from 1 to {MOST_MEMBERS}",
+    "micro_batch": "a whole number from 0",
+    "processes": "a whole number from 1",
     "repack": "a whole number from 0",
     "threads": "a whole number from 1, or null",
     "reason": _TEXT,
@@ -159,7 +176,7 @@ def _fits(name: str, value: Any) -> bool:
     if value is None:
         return name == "threads"
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if name == "repack":
+    if name in ("micro_batch", "repack"):
         return whole and value >= 0
     return whole and 1 <= value <= (MOST_MEMBERS if name == "members" else MOST_STEPS_PER_CALL)
 

@@ -59,7 +59,7 @@ class Checkpoints:
         if not self._tried and isinstance(event, Evaluated | Logged) and (event.epoch or event.step):
             self._tried = True
             checkpoint.pack(self._plan, event.state)
-        if self._is_due(event):
+        if isinstance(event, Evaluated | Logged) and self._plan.ranks.from_first(self._is_due(event)):
             self.save(event.iteration)
 
     def _is_due(self, event: Event) -> bool:
@@ -87,7 +87,8 @@ class Checkpoints:
             path = checkpoint.path_in(self._folder, state)
             checkpoint.save(path, iteration.training, state)
             self._written = [*(kept for kept in self._written if kept != path), path]
-            checkpoint.prune(self._folder, self._written[-self._keep :])
+            if not self._plan.ranks.rank:
+                checkpoint.prune(self._folder, self._written[-self._keep :])
             self.failure = ""
         except Exception as error:  # a disk's, a device's, a class's
             self.failure, path = str(error) or type(error).__name__, None
@@ -120,7 +121,7 @@ class Checkpoints:
         """The run has ended: what was asked for stays, what was kept for resuming goes."""
         if self._is_asked_for:
             self.save(iteration)
-        else:
+        elif not self._plan.ranks.rank:
             checkpoint.prune(self._folder, [])
 
 

@@ -20,6 +20,7 @@ from deepobs_func.runner import checkpoint, signals
 from deepobs_func.runner.callbacks import Callback, answered, watching
 from deepobs_func.runner.checkpoint import Checkpoint
 from deepobs_func.runner.config import RunConfig
+from deepobs_func.runner.distributed import check_alike
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.keeping import Checkpoints, checkpoint_folder, finished
@@ -135,11 +136,14 @@ def run(
         for callback in callbacks:
             stack.callback(getattr(callback, "close", lambda: None))
         plan = make_plan(config, problem, optimizer)
+        check_alike(plan)
         output_dir, checkpoints = plan.config.output_dir, None
         if output_dir is not None:
-            empty = make_record(plan, Log())
-            records.check_writable(records.folder_of(empty, output_dir), output_dir)
-            if resume and (done := finished(empty, output_dir, plan.config.track)) is not None:
+            empty, done = make_record(plan, Log()), None
+            if plan.ranks.rank == 0:
+                records.check_writable(records.folder_of(empty, output_dir), output_dir)
+                done = finished(empty, output_dir, plan.config.track) if resume else None
+            if (done := plan.ranks.from_first(done)) is not None:
                 return Run(done, plan)
             checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
         return _Running(plan, callbacks, checkpoints, about, series).run(execution, resume)
@@ -213,7 +217,7 @@ class _Running:
         with closing(self.iteration):
             for event in self.iteration:
                 self.whole = isinstance(event, Evaluated | Logged)  # between two steps that are in the log as they are
-                stop = answered(event, callbacks)
+                stop = self.plan.ranks.from_first(answered(event, callbacks))
                 if stop is not None and not _is_last(event):
                     self._kept(True)
                     event.log.status, event.log.stop = "stopped", stop.reason
@@ -225,10 +229,13 @@ class _Running:
     def _found(self, resume: bool | str | Path, execution: Execution | None) -> Checkpoint | None:
         """The checkpoint to go on from, which is of this run; None for a start."""
         kept = None
-        if not isinstance(resume, bool):
+        if self.plan.ranks.rank:
+            pass  # what process 0 finds
+        elif not isinstance(resume, bool):
             kept = checkpoint.read(resume)
         elif resume and self.checkpoints:
             kept = self.checkpoints.latest()
+        kept = self.plan.ranks.from_first(kept)
         if kept is not None:
             checkpoint.check_same_run(kept, self.plan)
             if execution is not None and execution.alone != kept.execution:
@@ -244,6 +251,8 @@ class _Running:
         """Writes a checkpoint, if the state is whole."""
         if self.iteration is None or self.checkpoints is None or not (whole or self.whole):
             return None
+        if self.plan.ranks.size > 1 and (self.plan.ranks.rank or self.iteration.carry.state.carry):
+            return None  # process 0 writes, and a recurrent state needs all of them, who may be gone
         return self.checkpoints.save(self.iteration)
 
     def _written(self, status: str = "", error: BaseException | None = None) -> RunRecord:
@@ -257,7 +266,7 @@ class _Running:
         if self.checkpoints and self.checkpoints.failure:
             record.extra["checkpoint_failed"] = self.checkpoints.failure
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
-        if self.plan.config.output_dir is not None:
+        if self.plan.config.output_dir is not None and self.plan.ranks.rank == 0:
             record.path, record.note = records.write_anywhere(record, self.plan.config.output_dir)
         _announce(self.callbacks, "written", record)
         return record

@@ -25,6 +25,8 @@ from filelock import FileLock
 
 import deepobs_func
 from deepobs_func.backend import onednn
+from deepobs_func.backend.ranks import ALONE as ONE_PROCESS
+from deepobs_func.backend.ranks import Ranks
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import report_nothing
@@ -56,20 +58,21 @@ class Timing(NamedTuple):
     step: float
 
 
-def timing(call: Callable[[], None], steps: int, device: torch.device) -> Timing:
+def timing(call: Callable[[], None], steps: int, device: torch.device, ranks: Ranks = ONE_PROCESS) -> Timing:
     """Times a function that makes some steps and waits for them: the fastest of the calls of a tenth of a second.
 
     Another program on the machine can only slow a call down, and the choice is kept when it is gone. One thread is
     timed by the processor's clock, which stands still while another program has the core: the workers of a study are
     measured while others run. Compiling, in the first call, takes processes of its own, and is timed by the wall. The
-    function has its batches: the wait for a streamed one is in no timing, and is the same by every execution.
+    function has its batches: the wait for a streamed one is in no timing, and is the same by every execution. Of
+    several processes, the clock of the first one counts, so that all make as many calls.
     """
-    first = _seconds(call, time.perf_counter)
+    first = ranks.from_first(_seconds(call, time.perf_counter))
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     seconds: list[float] = []
     while len(seconds) < 3 or (sum(seconds) < 0.1 and len(seconds) < 49):
-        seconds.append(_seconds(call, clock))
+        seconds.append(ranks.from_first(_seconds(call, clock)))
     return Timing(first, min(seconds) / steps)
 
 
@@ -112,12 +115,12 @@ def decided(plan: Plan, params: Params, decide: Callable[[], Execution], *more: 
         more = (*more, series.runs)
     path = (series.choices or choices_dir()) / f"{_identity(plan, params, *more)}.json"
     with _alone(path) if series.choices else contextlib.nullcontext():
-        kept = _read(path)
+        kept = plan.ranks.from_first(_read(path))
         if kept is not None:
             return dataclasses.replace(kept, reason=f"{kept.reason} (decided in an earlier run)")
         execution = decide()
         _keep(path, execution)
-        return _read(path) or execution  # that of another run that came first
+        return plan.ranks.from_first(_read(path) or execution)  # that of another run that came first
 
 
 def _alone(path: Path) -> FileLock:
@@ -132,7 +135,11 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
         compile_batch=_compile_batch(plan),
         channels_last=plan.config.memory_format == "channels_last",
         onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device, params),
+        micro_batch=plan.micro_batch,
+        processes=plan.ranks.size,
+        bn_sync=plan.config.bn_sync == "sync",
     )
+    eager = plan.ranks.from_first(eager)  # what one process takes, all take
     seconds = measure(eager).step
     if plan.config.memory_format == "auto" and any(leaf.ndim == 4 for leaf in params.values()):
         eager, seconds = _if_faster(measure, eager, seconds, channels_last=True)
@@ -195,7 +202,7 @@ def _if_faster(measure: Measure, execution: Execution, seconds: float, **changes
 
 def _in_a_graph(plan: Plan, measure: Measure, execution: Execution, seconds: float) -> tuple[Execution, float]:
     """In a CUDA graph, where that is faster; a step that looks at a value cannot be recorded."""
-    if plan.device.type != "cuda" or not plan.optimizer.compiles:
+    if plan.device.type != "cuda" or not plan.optimizer.compiles or plan.ranks.size > 1:
         return execution, seconds
     try:
         return _if_faster(measure, execution, seconds, cuda_graphs=True)
@@ -252,7 +259,14 @@ def _identity(plan: Plan, params: Params, *more: Any) -> str:
         "versions": [deepobs_func.__version__, torch.__version__, platform.python_version()],
         "problem": [plan.problem.name, {name: list(leaf.shape) for name, leaf in params.items()}],
         "optimizer": [config.optimizer, sorted(config.hyperparams), config.lr_sched_epochs is not None],
-        "steps": [plan.batch_size, plan.steps_per_epoch, plan.epochs],
+        "steps": [
+            plan.batch_size,
+            plan.micro_batch,
+            plan.ranks.size,
+            config.bn_sync,
+            plan.steps_per_epoch,
+            plan.epochs,
+        ],
         "options": [config.compile, config.memory_format, config.precision, bool(config.track), has_compiler()],
         **({"more": more} if more else {}),
     }

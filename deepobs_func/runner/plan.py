@@ -12,6 +12,8 @@ import torch
 
 import deepobs_func
 from deepobs_func import problems, records
+from deepobs_func.backend import ranks as ranks_of
+from deepobs_func.backend.ranks import ALONE, Ranks
 from deepobs_func.backend.threads import cores
 from deepobs_func.datasets.loading import SYNTHETIC
 from deepobs_func.errors import ConfigError, UserError, option
@@ -19,6 +21,7 @@ from deepobs_func.imports import FRAMES, cause, load_object
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.schedules import Schedule
+from deepobs_func.problems.pieces import check_pieces
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import (
     RunConfig,
@@ -54,6 +57,7 @@ class Plan:
         steps_per_epoch: whole batches in the training set, without what is set aside to validate on.
         workers: processes that read streamed data; None where the data are held on the device.
         tracked: the quantities that are tracked.
+        ranks: the processes that train together, each on a shard of every batch.
         source: where `problem` and `optimizer` come from, where that is not a name: an import path, or `"value"`.
     """
 
@@ -66,6 +70,7 @@ class Plan:
     steps_per_epoch: int
     workers: int | None
     tracked: tuple[str, ...] = ()
+    ranks: Ranks = ALONE
     source: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -99,6 +104,17 @@ class Plan:
         assert self.config.batch_size is not None, "a resolved configuration has a batch size"
         return self.config.batch_size
 
+    @property
+    def shard_size(self) -> int:
+        """The examples of a batch that this process looks at."""
+        return self.batch_size // self.ranks.size
+
+    @property
+    def micro_batch(self) -> int:
+        """The examples that are looked at together; 0 for all of this process."""
+        size = self.config.micro_batch or 0
+        return size if size < self.shard_size else 0
+
     @functools.cached_property
     def code(self) -> dict[str, str]:
         """Digests of what computes the run that is the user's own; see `runner.identity.own_code`."""
@@ -115,7 +131,13 @@ class Plan:
             optimizer=self.chosen.name,
             hyperparams={name: plain(value) for name, value in self.chosen.hyperparams.items()},
             code={"deepobs_func": deepobs_func.__version__, **self._optimizer_code(), **self.code},
+            **self._statistics(),
         )
+
+    def _statistics(self) -> dict[str, Any]:
+        """Of how many shards batch norm takes statistics apart, where it does."""
+        apart = self.problem.normalizes and self.ranks.size > 1 and self.config.bn_sync == "local"
+        return {"statistics_of_shards": self.ranks.size} if apart else {}
 
     def _optimizer_code(self) -> dict[str, str]:
         return {} if self.chosen.code is None else {"optimizer": optimizer_code(self.chosen.code)}
@@ -177,8 +199,10 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         config = replace(config, problem=problem.name)
     config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
+    ranks = ranks_of.current()
     device = _device(config.device)
     _check_execution(config, device)
+    _check_parts(config, found, ranks)
     config = replace(config, valid=found.dataset.test_size if config.valid is True else int(config.valid))
     steps_per_epoch = _steps_per_epoch(config, found)
     schedule = _schedule(config, steps_per_epoch)
@@ -194,6 +218,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         steps_per_epoch=steps_per_epoch,
         workers=_workers(config.workers) if found.dataset.streamed else None,
         tracked=tracked_names(config, found, chosen),
+        ranks=ranks,
         source=source,
     )
 
@@ -278,6 +303,36 @@ def _check_execution(config: RunConfig, device: torch.device) -> None:
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(
             f"{option('precision')} tf32 is a format of NVIDIA GPUs; on {device.type} take float32 or bf16."
+        )
+
+
+def _check_parts(config: RunConfig, problem: Problem, ranks: Ranks) -> None:
+    """Whether a batch can be cut as it is asked for."""
+    size = config.batch_size or 0
+    if config.micro_batch is not None and config.micro_batch < size // ranks.size:
+        check_pieces(problem, f"{option('micro_batch')} {config.micro_batch}")
+    if ranks.size == 1:
+        return
+    if size % ranks.size:
+        below = size - size % ranks.size
+        raise ConfigError(
+            f"{option('batch_size')} {size} does not divide among {ranks.size} processes. Take "
+            f"{f'{below} or ' if below else ''}{below + ranks.size}, or another number of processes."
+        )
+    if not problem.separable and not problem.normalizes:
+        raise ConfigError(
+            f"{problem.name} cannot be trained by {ranks.size} processes: the loss of an example depends on the other "
+            "examples of its batch, which another process has. Run it in one process."
+        )
+    if problem.normalizes and config.bn_sync == "sync" and not problem.synchronises:
+        raise ConfigError(
+            f"{option('bn_sync')}: the batch norm of {problem.name} is of a module of your own, whose statistics are "
+            f"those of each process's shard. Say so: {option('bn_sync')} local."
+        )
+    if config.track:
+        raise ConfigError(
+            f"{option('track')} looks at whole batches, of which each of {ranks.size} processes has a shard. Track in "
+            "a run of one process."
         )
 
 

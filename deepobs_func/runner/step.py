@@ -13,6 +13,7 @@ from deepobs_func import random
 from deepobs_func.backend.compiling import compiled
 from deepobs_func.backend.graphs import Graphed
 from deepobs_func.backend.kernels import Kernels, using
+from deepobs_func.backend.ranks import ALONE, Ranks
 from deepobs_func.base import Batch, Inputs, ModelState, Params, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
@@ -23,6 +24,7 @@ from deepobs_func.problems.oracle import (
     make_plain_value_and_grad,
     make_value_and_grad,
 )
+from deepobs_func.problems.pieces import WHOLE, Parts, PiecewiseOracle, in_parts
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.runner.execution import Execution
 
@@ -78,6 +80,7 @@ def make_step(
     compile: bool = False,
     plain: bool = False,
     value_and_grad: ValueAndGrad | None = None,
+    parts: Parts = WHOLE,
 ) -> Step:
     """Makes one training step, `(carry, batch) -> (carry, metrics)`.
 
@@ -91,6 +94,7 @@ def make_step(
         plain: whether the gradient is `torch.autograd`'s, through fused kernels; then the step goes through neither
             `vmap` nor `compile`.
         value_and_grad: the gradient, where several steps share one; by default made as `make_gradient` does.
+        parts: how the batch is cut, into pieces and among processes; by default not at all.
 
     Returns:
         The step; its metrics are the mean loss over the batch and the penalty, before the update.
@@ -103,12 +107,18 @@ def make_step(
     >>> metrics.loss.shape, int(carry.opt_state.step)
     (torch.Size([]), 1)
     """
-    differentiate = value_and_grad or make_gradient(problem, optimizer, compile=compile, plain=plain)
+    differentiate = value_and_grad or make_gradient(problem, optimizer, compile=compile, plain=plain, parts=parts)
+    if not parts.is_whole:
+        differentiate = in_parts(problem, differentiate, parts)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         before, opt_state, state = carry
         batch = Batch(batch.x, batch.y, batch.noise, state)
-        oracle = Oracle(problem, differentiate, before, batch)
+        oracle = (
+            Oracle(problem, differentiate, before, batch)
+            if parts.is_whole
+            else PiecewiseOracle(problem, differentiate, before, batch, parts)
+        )
         params, opt_state = optimizer.update(oracle, opt_state, before)
         value = oracle.all()
         return Carry(params, opt_state, value.state), value.metrics
@@ -117,12 +127,18 @@ def make_step(
 
 
 def make_gradient(
-    problem: Problem, optimizer: Optimizer, *, compile: bool = False, plain: bool = False
+    problem: Problem,
+    optimizer: Optimizer,
+    *,
+    compile: bool = False,
+    plain: bool = False,
+    parts: Parts = WHOLE,
 ) -> ValueAndGrad:
-    """Makes the gradient that a step of an optimizer asks for; the arguments are those of `make_step`."""
+    """Makes the gradient that a step of an optimizer asks for, of a part; the arguments are those of `make_step`."""
     sparse = not optimizer.compiles  # a class of torch's may want it so
     made = make_plain_value_and_grad(problem, sparse=sparse) if plain else make_value_and_grad(problem)
-    return compiled(made, problem, ahead=False) if compile and not optimizer.compiles else made
+    by_itself = not (optimizer.compiles and parts.is_whole)  # else the whole step is compiled
+    return compiled(made, problem, ahead=False) if compile and by_itself else made
 
 
 def make_train_step(
@@ -137,11 +153,14 @@ def make_train_step(
     """
     is_short = execution.steps_per_call > 1  # so that what a call costs beside its steps counts
     how = (execution.compile, execution.compile_batch, execution.channels_last, is_short)
-    arguments = (problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision))
+    parts = execution.parts
+    arguments = (problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision), parts)
     together = _graphed(*arguments) if execution.cuda_graphs and optimizer.compiles else _make_steps(*arguments)
+    ranks = parts.ranks
 
     def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        return together(carry, given.split, given.rows, drawn_for(problem, given, execution.compile_batch))
+        drawn = drawn_for(problem, given, execution.compile_batch)
+        return together(carry, given.split, ranks.shard(given.rows, 1), ranks.shards(drawn))
 
     return train_step
 
@@ -162,11 +181,12 @@ def _make_steps(
     channels_last: bool,
     is_short: bool,
     kernels: Kernels,
+    parts: Parts,
 ) -> StepsOfRows:
     """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
     optimizer = Optimizer(_no_init, update, compiles)
-    step = make_step(problem, optimizer, compile=compile, plain=not compile)
-    whole = compile and optimizer.compiles
+    step = make_step(problem, optimizer, compile=compile, plain=not compile, parts=parts)
+    whole = compile and optimizer.compiles and parts.is_whole
     gather = make_gather(problem, augment=True, channels_last=channels_last)
     if compile_batch and not whole and problem.dataset.augment:
         gather = compiled(gather, ahead=False)
@@ -200,13 +220,14 @@ def drawn_for(problem: Problem, given: StepInput, compile_batch: bool) -> list[D
     return [(noise, at(given.draws, index)) for index, noise in enumerate(noises)]
 
 
-def make_batch(problem: Problem) -> Callable[[ModelState, StepInput], Batch]:
-    """Makes `(state, input) -> Batch`: what one training step sees, the same whenever it is called."""
+def make_batch(problem: Problem, ranks: Ranks = ALONE) -> Callable[[ModelState, StepInput], Batch]:
+    """Makes `(state, input) -> Batch`: what one training step sees, here, the same whenever it is called."""
     gather = make_gather(problem, augment=True)
 
     def batch_of(state: ModelState, given: StepInput) -> Batch:
         noise = problem.draw_noise(given.keys, len(given.rows)) if problem.noises else {}
-        return Batch(*gather(given.split, given.rows, given.draws), noise, state)
+        drawn, noise = ranks.shards((given.draws, noise))
+        return Batch(*gather(given.split, ranks.shard(given.rows), drawn), noise, state)
 
     return batch_of
 
@@ -222,6 +243,7 @@ def make_evaluate(
     channels_last: bool = False,
     keep: int = 0,
     function: Callable[[Params, Batch], tuple[Any, ModelState]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluate:
     """Makes the evaluation of examples: `(points, split, rows, noise, key) -> [(Evaluation, carry), ...]`.
 
@@ -229,6 +251,7 @@ def make_evaluate(
     inputs are those of training, drawn from the key. It is eager code, in chunks that are large enough: compiled, it
     was no faster. Another `function` of parameters and batch, with the state after the batch, replaces the problem's
     own evaluation. Up to `keep` bytes of inputs are kept prepared from call to call, of splits that do not change.
+    Rows, noise and states are those of this process's shard of a chunk.
     """
     gather = make_gather(problem, augment=augment, channels_last=channels_last)
     if keep:
@@ -243,7 +266,7 @@ def make_evaluate(
         noise: dict[str, Tensor],
         key: random.Key,
     ) -> list[Evaluated]:
-        x, y = gather(split, rows, draw(key, len(rows), torch.float32) if draw else ())
+        x, y = gather(split, rows, ranks.shards(draw(key, ranks.size * len(rows), torch.float32)) if draw else ())
         with using(fused=True):
             found = [evaluate_and_state(params, Batch(x, y, noise, state)) for params, state in points]
         return [(evaluation, after.carry) for evaluation, after in found]

@@ -121,7 +121,7 @@ class Training:
             plan.problem, plan.optimizer, self.execution, plan.config.precision
         )
         self.evaluator: Evaluator = Evaluator(plan, self.batches, self.key, self.execution)
-        self.make_batch: Callable[[ModelState, StepInput], Batch] = make_batch(plan.problem)
+        self.make_batch: Callable[[ModelState, StepInput], Batch] = make_batch(plan.problem, plan.ranks)
         self._warm_up(initial, first(self.execution.steps_per_call))
         self._setting_up = time.perf_counter() - start
 
@@ -168,7 +168,7 @@ class Training:
 
     def from_zero(self, carry: Carry) -> Carry:
         """A recurrent state is zero at the start of every pass over the data."""
-        zeros = self.plan.problem.zero_carry(self.plan.batch_size, device=self.plan.device)
+        zeros = self.plan.problem.zero_carry(self.plan.shard_size, device=self.plan.device)
         return carry._replace(state=carry.state._replace(carry=zeros))
 
     def _throwaway(self, carry: Carry) -> Carry:
@@ -186,7 +186,7 @@ class Training:
             metrics.loss.sum().item()
 
         with execution.apply(self.plan.config.precision, self.plan.device):
-            return timing(call, execution.steps_per_call, self.plan.device)
+            return timing(call, execution.steps_per_call, self.plan.device, self.plan.ranks)
 
     def _warm_up(self, carry: Carry, inputs: StepInput) -> None:
         """Makes a step and an evaluation that are thrown away: compiling and first calls are off the clock."""

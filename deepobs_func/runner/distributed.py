@@ -1,0 +1,102 @@
+"""Several processes that train one net: how they find each other, and what they must have in common.
+
+`torchrun --nproc-per-node N -m deepobs_func run ...` starts them. Each makes the same steps in the same order, on its
+shard of every batch; process 0 writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Generator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import deepobs_func
+from deepobs_func.datasets.loading import Dataset
+from deepobs_func.errors import ConfigError
+from deepobs_func.runner.digest import digest
+from deepobs_func.runner.plan import Plan
+
+SECONDS = 1800.0  # that a process waits for another, which may compile or read its data
+SAMPLE = 64  # examples that data are told apart by
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Generator[str]:
+    """Joins the processes that torchrun started, where it started this one.
+
+    Args:
+        device: as it was asked for; with a GPU for each process, that becomes this one's own.
+
+    Yields:
+        The device of this process.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield device
+        return
+    by_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
+    if by_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if by_gpu else "gloo", timeout=timedelta(seconds=SECONDS))
+    try:
+        yield device
+    finally:
+        with contextlib.suppress(RuntimeError):  # of a group that lost a process
+            dist.destroy_process_group()
+
+
+def rank_started() -> int:
+    """The number of this process among those that torchrun started; 0 without it. Looks at no process group."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def check_alike(plan: Plan) -> None:
+    """Checks that all processes run the same, on the same versions.
+
+    Raises:
+        ConfigError: one differs; the message says which, and in what.
+    """
+    if plan.ranks.size == 1:
+        return
+    mine = {
+        "deepobs_func": deepobs_func.__version__,
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "device": plan.device.type,
+        **{f"the run's {name}": json.dumps(value, default=repr) for name, value in plan.identity.items()},
+    }
+    _compare(plan, mine, "Start all processes with the same command, on the same versions.")
+
+
+def check_same_data(plan: Plan, dataset: Dataset) -> None:
+    """Checks that all processes hold the same data.
+
+    Raises:
+        ConfigError: one has others; the message says which.
+    """
+    if plan.ranks.size == 1:
+        return
+    mine = {}
+    for name, split in (("training", dataset.train), ("test", dataset.test)):
+        rows = torch.arange(0, len(split.y), max(1, len(split.y) // SAMPLE), device=split.y.device)
+        sample = torch.utils._pytree.tree_map(lambda each, at=rows: each[at], tuple(split))
+        mine[f"the {name} data"] = f"{len(split.y)} examples, {digest(sample)[:12]}"
+    _compare(plan, mine, "Give all processes the same files.")
+
+
+def _compare(plan: Plan, mine: Mapping[str, Any], mend: str) -> None:
+    first, *others = plan.ranks.all(dict(mine))
+    for rank, theirs in enumerate(others, 1):
+        for name, value in first.items():
+            if theirs.get(name) != value:
+                raise ConfigError(
+                    f"Process {rank} of {plan.ranks.size} differs from process 0: {name} is {theirs.get(name)} there "
+                    f"and {value} here. {mend}"
+                )

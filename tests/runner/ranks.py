@@ -1,0 +1,198 @@
+"""Processes that train together on one machine: a function is called in each; what the first one returns is kept.
+
+They are forked, after everything is imported, and talk by gloo.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from deepobs_func import RunConfig, optimizers, problems, random, run
+from deepobs_func.backend import ranks as ranks_of
+from deepobs_func.backend.kernels import using
+from deepobs_func.backend.ranks import ALONE, Ranks
+from deepobs_func.base import Batch, ModelState, map_inputs
+from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.problems.oracle import Oracle, make_plain_value_and_grad, make_value_and_grad
+from deepobs_func.problems.pieces import Parts, PiecewiseOracle, in_parts
+from deepobs_func.problems.problem import Problem
+from deepobs_func.runner import make_step
+from deepobs_func.runner.step import Carry
+
+SECONDS = 600.0
+STEPS = 10
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: optimizers.sgd(0.05),
+    "adam": lambda: optimizers.adam(0.01),
+    "adahessian": lambda: optimizers.adahessian(0.05),
+    "newton_cg": lambda: optimizers.newton_cg(0.5, cg_steps=3),
+    "torch.optim.Adam": lambda: optimizers.from_class(torch.optim.Adam, 0.01, {}),
+}
+RATES = {"quadratic_deep": 0.01}
+
+
+def together(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What process 0 returns; an exception of any process is raised, with its place.
+
+    Args:
+        size: how many processes.
+        function, arguments: called in each of them.
+    """
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        processes = [
+            context.Process(target=_member, args=(rank, size, folder, function, arguments)) for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(SECONDS)
+            if process.is_alive():
+                process.kill()
+        found = [_read(folder / f"{rank}.pickle") for rank in range(size)]
+    errors = [value for kind, value in found if kind == "error"]
+    if errors:
+        raise RuntimeError("\n".join(errors))
+    return found[0][1]
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    return pickle.loads(path.read_bytes()) if path.exists() else ("error", f"{path.name} was not written")
+
+
+def _member(rank: int, size: int, folder: Path, function: Callable[..., Any], arguments: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=size, timeout=timedelta(seconds=SECONDS)
+    )
+    try:
+        found = ("value", function(*arguments))
+    except Exception:
+        found = ("error", traceback.format_exc())
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    dist.destroy_process_group()
+
+
+def shard_of(batch: Batch, ranks: Ranks) -> Batch:
+    x, y, noise, state = batch
+    return Batch(map_inputs(ranks.shard, x), ranks.shard(y), ranks.shards(noise), _shard_of_state(state, ranks))
+
+
+def _shard_of_state(state: ModelState, ranks: Ranks) -> ModelState:
+    return ModelState(state.moments, ranks.shards(state.carry))
+
+
+def batches(problem: Problem, size: int, dtype: torch.dtype) -> list[Batch]:
+    """One for each step, the same everywhere, in float64 drawn and then rounded."""
+    found = [problem.fake_batch(size, seed, dtype=torch.float64) for seed in range(STEPS)]
+    cast = lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf
+    return [torch.utils._pytree.tree_map(cast, batch) for batch in found]
+
+
+def steps(name: str, optimizer: str, size: int, dtype: torch.dtype, *, local: int = 0, plain: bool = True) -> Any:
+    """Ten steps: their losses, and the parameters and moments at the end.
+
+    Args:
+        name: of the problem.
+        optimizer: of `OPTIMIZERS`.
+        size: of the global batch.
+        dtype: of everything.
+        local: how many shards have statistics of their own, of batch norm; 0 for those of the whole batch.
+        plain: whether the gradient is the plain one.
+    """
+    problem, ranks = problems.get(name), ranks_of.current()
+    made = OPTIMIZERS[optimizer]()
+    params, state = problem.init(0, dtype=torch.float64)
+    state = state._replace(carry=problem.zero_carry(size, dtype=torch.float64))
+    cast = lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf
+    params, state = torch.utils._pytree.tree_map(cast, (params, state))
+    parts = Parts(size // local if local and ranks.size == 1 else 0, ranks)
+    step = make_step(problem, made, plain=plain, parts=parts)
+    carry = Carry(params, made.init(params, random.key(0)), _shard_of_state(state, ranks))
+    losses = []
+    with using(ranks=ranks if ranks.size > 1 and not local else None):
+        for batch in batches(problem, size, dtype):
+            carry, metrics = step(carry, shard_of(batch, ranks))
+            losses.append(metrics.loss)
+    recurrent = {name: ranks.gathered(leaf) for name, leaf in carry.state.carry.items()}
+    return torch.stack(losses), carry.params, carry.state.moments, recurrent
+
+
+def all_steps(name: str, size: int, dtype: torch.dtype, local: int, chosen: tuple[str, ...]) -> dict[str, Any]:
+    """By each of some optimizers."""
+    return {optimizer: steps(name, optimizer, size, dtype, local=local) for optimizer in chosen}
+
+
+def answers(name: str, size: int, micro: int = 0) -> dict[str, Any]:
+    """All that an oracle can be asked, in float64."""
+    problem, ranks = problems.get(name), ranks_of.current()
+    params, state = problem.init(0, dtype=torch.float64)
+    batch = problem.fake_batch(size, 1, dtype=torch.float64)._replace(
+        state=state._replace(carry=problem.zero_carry(size, dtype=torch.float64))
+    )
+    bn = None if problem.separable else "frozen"
+    parts, whole = Parts(micro, ranks), make_value_and_grad(problem)
+    oracle = (
+        Oracle(problem, whole, params, batch)
+        if parts.is_whole
+        else PiecewiseOracle(problem, in_parts(problem, whole, parts), params, shard_of(batch, ranks), parts)
+    )
+    with using(ranks=ranks if ranks.size > 1 else None):
+        found = {
+            "grad": oracle.grad(),
+            "value": oracle.value(),
+            "loss_at": oracle.loss_at(params),
+            "hvp": oracle.hvp(params),
+            "make_hvp": oracle.make_hvp()(params),
+            "ggnvp": oracle.ggnvp(params) if problem.measure.convex else {},
+            "moments": oracle.all().state.moments,
+            "plain": in_parts(problem, make_plain_value_and_grad(problem), parts)(params, shard_of(batch, ranks)).grads,
+        }
+        found |= oracle.statistics(["sq_norms", "scatter", "gram", "grads", "sum_of_squares"], bn=bn)._asdict()
+        found["graph"] = _of_a_graph(oracle, params)
+    return found
+
+
+def _of_a_graph(oracle: Oracle, params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A product with the Hessian by differentiating twice, as classes of torch do."""
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
+    grads = torch.autograd.grad(oracle.loss_at(leaves), list(leaves.values()), create_graph=True)
+    products = torch.autograd.grad(grads, list(leaves.values()), [leaf.detach() for leaf in leaves.values()])
+    return dict(zip(params, products, strict=True))
+
+
+def recorded(name: str, sizes: tuple[int, int], options: dict[str, Any]) -> dict[str, Any]:
+    """A run on a cut of the data: what its record holds."""
+    problem = problems.get(name)
+    if not problem.dataset.generated:
+        train, test = sizes
+        cut: dict[str, Any] = {"train_size": train, "test_size": test, "file_sizes": ()}
+        if problem.dataset.sequence_length:
+            cut["train_eval_size"] = train
+        problem = replace(problem, dataset=replace(problem.dataset, **cut))
+    values = {"data": "synthetic", "output_dir": None, "compile": "off", "train_log_interval": 1, "epochs": 1}
+    values |= {"memory_format": "contiguous"}
+    done = run(RunConfig(name, **(values | options)), problem)
+    losses = [*done.record.minibatch_train_losses, *done.record.train_losses, *done.record.test_losses]
+    return {
+        "losses": losses,
+        "accuracies": [*(done.record.train_accuracies or []), *(done.record.test_accuracies or [])],
+        "params": done.params,
+        "run_id": done.record.extra["run_id"],
+        "execution": done.record.extra["execution"],
+    }
+
+
+__all__ = ["ALONE", "OPTIMIZERS", "all_steps", "answers", "recorded", "steps", "together"]

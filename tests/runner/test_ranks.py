@@ -1,0 +1,154 @@
+"""Several processes give the numbers of one at the same global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+from deepobs_func.backend.ranks import ALONE, Ranks, current
+from deepobs_func.datasets.loading import Dataset, Split
+from deepobs_func.runner import RunConfig, make_plan
+from deepobs_func.runner.distributed import check_same_data
+from tests.runner import ranks
+from tests.runner.ranks import OPTIMIZERS, together
+
+FLOAT64, FLOAT32 = (torch.float64, 1e-10), (torch.float32, 1e-5)
+GLOBAL = {"mnist_2c2d": 8, "tolstoi_char_rnn": 48, "svhn_wrn164": 8, "mnist_vae": 8, "quadratic_deep": 8}
+
+
+def far(found: Any, expected: Any) -> float:
+    """The largest distance of two tensors of two trees, as a share of the expected one's size."""
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True)
+    return max(
+        (
+            float((a - b).double().norm() / b.double().norm().clamp(min=1e-3))
+            for a, b in pairs
+            if b is not None and b.numel()
+        ),
+        default=0.0,
+    )
+
+
+def test_shards_of_a_process() -> None:
+    whole, ours = torch.arange(12).view(6, 2), Ranks(1, 3)
+    assert ours.shard(whole).tolist() == [[4, 5], [6, 7]]
+    assert Ranks(0, 2).shard(whole, 1).tolist() == [[0], [2], [4], [6], [8], [10]]
+    assert ours.shards({"a": whole, "b": 3})["b"] == 3
+    assert ALONE.shard(whole) is ALONE.sum(whole) is ALONE.gathered(whole) is whole
+    assert ALONE.all(5) == [5]
+    assert ALONE.from_first("x") == "x"
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_answers_are_those_of_one_process(size: int) -> None:
+    expected = ranks.answers("mnist_logreg", 8)
+    found = together(size, ranks.answers, "mnist_logreg", 8)
+    assert {name: far(found[name], expected[name]) < 1e-10 for name in expected} == dict.fromkeys(expected, True)
+
+
+def test_a_run_of_two_processes_has_the_record_of_one() -> None:
+    """With pieces of shards, and augmentation of neither."""
+    arguments = ("mnist_logreg", (64, 32), {"optimizer": "adam", "lr": 0.01, "batch_size": 16, "micro_batch": 4})
+    expected, found = ranks.recorded(*arguments), together(2, ranks.recorded, *arguments)
+    assert far(found["params"], expected["params"]) < 1e-5
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+    assert found["accuracies"] == expected["accuracies"]
+    assert found["run_id"] == expected["run_id"]
+    assert (found["execution"]["processes"], expected["execution"]["processes"]) == (2, 1)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", ["svhn_wrn164", "mnist_vae", "tolstoi_char_rnn", "cifar10_3c3d"])
+def test_answers_on_every_kind_of_net(name: str) -> None:
+    """Batch norm synchronised: its statistics in every derivative."""
+    expected, found = ranks.answers(name, 4), together(2, ranks.answers, name, 4)
+    assert {
+        each: far(found[each], expected[each]) for each in expected if far(found[each], expected[each]) > 1e-8
+    } == {}
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [FLOAT64, FLOAT32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", GLOBAL)
+def test_ten_steps_are_those_of_one_process(name: str, dtype: torch.dtype, tolerance: float, size: int) -> None:
+    chosen = tuple(OPTIMIZERS) if name != "tolstoi_char_rnn" else ("sgd", "adam")  # products take it minutes
+    arguments = (name, GLOBAL[name], dtype, 0, chosen)
+    expected, found = ranks.all_steps(*arguments), together(size, ranks.all_steps, *arguments)
+    distances = {optimizer: far(found[optimizer], expected[optimizer]) for optimizer in chosen}
+    assert {optimizer: each for optimizer, each in distances.items() if each > tolerance} == {}
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [FLOAT64, FLOAT32], ids=["float64", "float32"])
+def test_local_statistics_are_those_of_one_process_shard_by_shard(
+    dtype: torch.dtype, tolerance: float, size: int
+) -> None:
+    chosen = ("sgd", "adam")
+    arguments = ("svhn_wrn164", 8, dtype, size, chosen)
+    expected, found = ranks.all_steps(*arguments), together(size, ranks.all_steps, *arguments)
+    assert far(found, expected) < tolerance
+
+
+REFUSED = {
+    "batch_size 10 does not divide among 4 processes. Take 8 or 12": {"batch_size": 10},
+    "track looks at whole batches": {"batch_size": 8, "track": "grad_norm"},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_processes_cannot_do_is_said(message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        together(4, ranks.recorded, "mnist_logreg", (64, 32), {"optimizer": "sgd", "lr": 0.01, **REFUSED[message]})
+
+
+def differing() -> None:
+    options = {"optimizer": "sgd", "lr": 0.01 * (1 + current().rank), "batch_size": 8}
+    ranks.recorded("mnist_logreg", (64, 32), options)
+
+
+def test_processes_that_run_something_else_are_named() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"Process 1 of 2 differs from process 0: the run's lr is 0.02 there and 0.01"
+    ):
+        together(2, differing)
+
+
+def with_other_data() -> None:
+    plan = make_plan(RunConfig("mnist_logreg", "sgd", 0.1, data="synthetic", device="cpu", output_dir=None))
+    sample = Split(torch.ones(100, 4), torch.zeros(100))
+    check_same_data(plan, Dataset(sample, sample, True, "made up"))
+    other = Split(sample.x + (current().rank == 1), sample.y)
+    check_same_data(plan, Dataset(sample, other, True, "made up"))
+
+
+def test_processes_with_other_data_are_named() -> None:
+    with pytest.raises(RuntimeError, match="Process 1 of 2 differs from process 0: the test data is 100 examples"):
+        together(2, with_other_data)
+
+
+def test_a_module_of_ones_own_has_local_statistics_alone() -> None:
+    with pytest.raises(RuntimeError, match="bn_sync: the batch norm of mine is of a module of your own"):
+        together(2, own_batch_norm, "sync")
+    assert together(2, own_batch_norm, "local") == "finished"
+
+
+def own_batch_norm(sync: str) -> str:
+    import numpy as np
+    from torch import nn
+
+    from deepobs_func import RunConfig, datasets, problems, run
+    from deepobs_func.problems import measures
+
+    generator = np.random.default_rng(0)
+    split = generator.normal(size=(32, 5)).astype(np.float32), generator.integers(0, 3, size=32)
+    data = datasets.from_arrays("mine", split, split)
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    problem = problems.from_module(net, measures.cross_entropy, data, name="mine", batch_size=8)
+    return str(
+        run(RunConfig("mine", "sgd", 0.1, epochs=1, bn_sync=sync, output_dir=None, compile="off"), problem).status
+    )
