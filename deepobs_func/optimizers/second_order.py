@@ -8,6 +8,7 @@ Hessian of the objective at the batch of the step, the penalty included. All of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def _hutchinson(view: View, distribution: Distribution) -> Params:
     return tree.map(torch.mul, vector, view.oracle.hvp(vector))
 
 
-def _a_product_a_step(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+def _a_product_a_step(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
     return {"products": step}
 
 
@@ -117,7 +118,7 @@ def _observe_diagonal(view: View, moments: Moments) -> Moments:
     return moments[0], only_if(due, updated, moments[1])
 
 
-def _products_when_due(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+def _products_when_due(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
     """In steps 1, 1 + update_every, and so on."""
     return {"products": torch.ceil(step / hyper["update_every"]).to(step.dtype)}
 
