@@ -20,6 +20,7 @@ from deepobs_func.optimizers.hyperparameters import (
     Hyperparameter,
     Kind,
     OneOf,
+    OrNone,
     Range,
     Search,
     Whole,
@@ -40,8 +41,12 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.first_order import sgd as sgd
     from deepobs_func.optimizers.line_search import backtracking as backtracking
     from deepobs_func.optimizers.line_search import sgd_line_search as sgd_line_search
+    from deepobs_func.optimizers.natural import ekfac as ekfac
+    from deepobs_func.optimizers.natural import kfac as kfac
     from deepobs_func.optimizers.newton import newton_cg as newton_cg
     from deepobs_func.optimizers.orthogonal import muon as muon
+    from deepobs_func.optimizers.preconditioned import shampoo as shampoo
+    from deepobs_func.optimizers.preconditioned import soap as soap
     from deepobs_func.optimizers.quasi_newton import lbfgs as lbfgs
     from deepobs_func.optimizers.schedule_free import averaging as averaging
     from deepobs_func.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
@@ -102,7 +107,7 @@ _SGD_RATES, _MOMENTUM_RATES, _ADAM_RATES = Search(1e-3, 10.0), Search(1e-5, 1.0)
 _ONE_MINUS = "one_minus_loguniform"
 _MOMENTA, _BETAS = Search(0.7, 0.995, _ONE_MINUS), Search(0.5, 0.98, _ONE_MINUS)
 _MOMENTUM = {"momentum": Hyperparameter(0.9, FRACTION, _MOMENTA)}
-_ABOVE_0 = Range(1e-30)
+_ABOVE_0, _PART, _BN = Range(1e-30), OrNone(Whole()), OneOf(("coupled", "frozen", "eval", None))
 _KERAS_SGD = "Keras's SGD; the papers name none"
 
 
@@ -120,8 +125,25 @@ def _decay(default: float) -> Hyperparameter:
 
 def _averaging(decay: Hyperparameter, scale: Mapping[str, Hyperparameter] | None = None) -> dict[str, Hyperparameter]:
     """Those of the schedule-free methods, with those of what makes the direction."""
-    found = {"beta": Hyperparameter(0.9, Range(0.01, 1.0), _BETAS), **(scale or {}), "weight_decay": decay}
+    found = {"interpolation": Hyperparameter(0.9, Range(0.01, 1.0), _BETAS), **(scale or {}), "weight_decay": decay}
     return found | {"r": Hyperparameter(0.0, POSITIVE), "lr_power": Hyperparameter(2.0, POSITIVE)}
+
+
+def _kronecker() -> dict[str, Hyperparameter]:
+    """Those of K-FAC and EKFAC."""
+    return {
+        "damping": Hyperparameter(1e-2, POSITIVE, Search(1e-4, 1.0)),
+        "beta": Hyperparameter(0.95, FRACTION),
+        "momentum": Hyperparameter(0.9, FRACTION, _MOMENTA),
+        "kl_clip": Hyperparameter(1e-3, POSITIVE),
+        "weight_decay": _decay(0.0),
+        "update_every": Hyperparameter(10, Whole()),
+        "fisher": Hyperparameter("monte-carlo", OneOf(("exact", "monte-carlo", "empirical"))),
+        "curvature_batch": Hyperparameter(None, _PART),
+        "bn": Hyperparameter(None, _BN),
+        "others": Hyperparameter(None, OneOf(("gradient", None))),
+        "max_dim": Hyperparameter(10000, Whole()),
+    }
 
 
 FUNCTIONAL = Registry(
@@ -229,7 +251,7 @@ FUNCTIONAL = Registry(
             "sgd_cabs",
             "deepobs_func.optimizers.cabs:sgd_cabs",
             "SGD that records the batch size which CABS advises",
-            {"bn": Hyperparameter(None, OneOf(("coupled", "frozen", "eval", None)))},
+            {"bn": Hyperparameter(None, _BN)},
             lr_search=_SGD_RATES,  # Balles, Romero and Hennig (UAI 2017) tune the rate of each problem
         ),
         OptimizerSpec(
@@ -300,6 +322,56 @@ FUNCTIONAL = Registry(
             lr=0.02,
             lr_source="the code of Jordan et al., 2024",
             lr_search=Search(1e-4, 1e-1),
+        ),
+        OptimizerSpec(
+            "shampoo",
+            "deepobs_func.optimizers.preconditioned:shampoo",
+            "Shampoo: inverse roots of the gradient's outer products, axis by axis",
+            {
+                "momentum": Hyperparameter(0.0, FRACTION, _MOMENTA),
+                "gram_beta": Hyperparameter(1.0, SHARE),
+                "epsilon": Hyperparameter(1e-6, POSITIVE, Search(1e-8, 1e-2)),
+                "weight_decay": _decay(0.0),
+                "update_every": Hyperparameter(10, Whole()),
+                "max_dim": Hyperparameter(10000, Whole()),
+            },
+            lr=0.1,
+            lr_source="chosen here; Gupta, Koren and Singer (ICML 2018) tune it on each problem",
+            lr_search=Search(1e-3, 10.0),
+        ),
+        OptimizerSpec(
+            "soap",
+            "deepobs_func.optimizers.preconditioned:soap",
+            "SOAP: Adam in the eigenbasis of Shampoo",
+            {
+                **_betas(0.95, 0.95),
+                "gram_beta": Hyperparameter(0.95, SHARE),
+                "epsilon": Hyperparameter(1e-8, POSITIVE),
+                "weight_decay": _decay(1e-2),
+                "update_every": Hyperparameter(10, Whole()),
+                "max_dim": Hyperparameter(10000, Whole()),
+            },
+            lr=3e-3,
+            lr_source="Vyas et al., ICLR 2025, and their code",
+            lr_search=_ADAM_RATES,
+        ),
+        OptimizerSpec(
+            "kfac",
+            "deepobs_func.optimizers.natural:kfac",
+            "K-FAC: natural gradients by Kronecker factors of each layer",
+            _kronecker(),
+            lr=0.1,
+            lr_source="chosen here",
+            lr_search=Search(1e-3, 1.0),
+        ),
+        OptimizerSpec(
+            "ekfac",
+            "deepobs_func.optimizers.natural:ekfac",
+            "EKFAC: K-FAC with corrected eigenvalues",
+            _kronecker(),
+            lr=0.1,
+            lr_source="chosen here",
+            lr_search=Search(1e-3, 1.0),
         ),
         OptimizerSpec(
             "sgd_line_search",

@@ -12,6 +12,8 @@ from deepobs_func.base import Params
 from deepobs_func.tree import Tree
 
 if TYPE_CHECKING:
+    from deepobs_func.probes.fisher import Kind
+    from deepobs_func.probes.layer_gradients import LayerGradients
     from deepobs_func.probes.linear_map import LinearMap
     from deepobs_func.probes.outer import Statistic
     from deepobs_func.probes.per_example import Statistics
@@ -53,6 +55,18 @@ class Oracle(Protocol):
 
     def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> Statistics:
         """Statistics of the per-example gradients, from one computation; see `probes.statistics`."""
+
+    def layer_gradients(self, kind: Kind, *, key: random.Key | None = None, bn: str | None = None) -> LayerGradients:
+        """Gradients of the examples as their layers have them; see `probes.layer_gradients`."""
+
+    def gradient_factors(self) -> LayerGradients | None:
+        """The gradient of the objective as a sum of outer products, where that is all there is to it."""
+
+    def layerless(self) -> list[str]:
+        """The parameters of layers that do not know their per-example gradients."""
+
+    def part(self, size: int | None) -> Oracle:
+        """The oracle of the first examples of the batch, or of all of them by None."""
 
 
 def accept(problem: Any) -> None:

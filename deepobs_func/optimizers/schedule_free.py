@@ -51,7 +51,7 @@ def _average(
     weight = torch.pow(step.to(lr.dtype), hyper["r"]) * torch.pow(highest, hyper["lr_power"])
     total = slots.weights + weight
     share = torch.where(total > 0, weight / total, 0.0)
-    factor = lr * (1 - hyper["beta"] * (1 - share))
+    factor = lr * (1 - hyper["interpolation"] * (1 - share))
     y = tree.map(lambda y, z: torch.lerp(y, z, share.to(y.dtype)), params, slots.z)
     return tree.add_scaled(y, -1, factor, direction), Averaged(
         tree.add_scaled(slots.z, -1, lr, direction), total, highest
@@ -60,18 +60,18 @@ def _average(
 
 def _averaged(slots: Averaged, params: Params, hyper: Hyper) -> Params:
     """`x = y + (1 - 1 / beta) (z - y)`."""
-    back = 1 - 1 / hyper["beta"]
+    back = 1 - 1 / hyper["interpolation"]
     return tree.map(lambda y, z: torch.lerp(y, z, back.to(y.dtype)), params, slots.z)
 
 
-def averaging(beta: float = 0.9, r: float = 0.0, lr_power: float = 2.0) -> Move:
+def averaging(interpolation: float = 0.9, r: float = 0.0, lr_power: float = 2.0) -> Move:
     """The schedule-free average as the last part of a composition, whatever makes the direction.
 
     Formula: `y <- (1 - c) y + c z - lr (1 - beta (1 - c)) d`, `z <- z - lr d`; c is the share of this step in the sum
     of the weights `t^r max(lr)^lr_power`, t counting from 1. `eval_params` gives `x = (y - (1 - beta) z) / beta`.
 
     Args:
-        beta: how close the gradient's point is to the average, from 0.01 to below 1.
+        interpolation: beta, how close the gradient's point is to the average, from 0.01 to below 1.
         r: more of it gives later steps more weight.
         lr_power: makes the steps of a warm-up count less.
 
@@ -83,12 +83,12 @@ def averaging(beta: float = 0.9, r: float = 0.0, lr_power: float = 2.0) -> Move:
     >>> from deepobs_func.optimizers.transforms import clip_by_value, compose
     >>> optimizer = compose(clip_by_value(1.0), lr=0.1, move=averaging(0.95))
     """
-    return Move({"beta": beta, "r": r, "lr_power": lr_power}, _start, _average, _averaged)
+    return Move({"interpolation": interpolation, "r": r, "lr_power": lr_power}, _start, _average, _averaged)
 
 
 def schedule_free_sgd(
     lr: float,
-    beta: float = 0.9,
+    interpolation: float = 0.9,
     weight_decay: float = 0.0,
     r: float = 0.0,
     lr_power: float = 2.0,
@@ -101,7 +101,8 @@ def schedule_free_sgd(
 
     Args:
         lr: the learning rate; larger than SGD's.
-        beta: how close the gradient's point is to the average; it plays the part of momentum, from 0.01 to below 1.
+        interpolation: beta, how close the gradient's point is to the average, in the place of momentum; from 0.01 to
+            below 1.
         weight_decay: at y; 0 or more.
         r, lr_power: of the weights in the average, see `averaging`.
         before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
@@ -117,10 +118,10 @@ def schedule_free_sgd(
     Source: Defazio, Yang, Mehta, Mishchenko, Khaled and Cutkosky, "The road less scheduled", NeurIPS 2024. The moving
     moments of batch norm are those at y, where the gradients are taken; the authors' code recomputes them at x.
 
-    >>> optimizer = schedule_free_sgd(1.0, beta=0.95)
+    >>> optimizer = schedule_free_sgd(1.0, interpolation=0.95)
     """
     chain = (*before, decay(weight_decay), *after)
-    return compose(*chain, lr=lr, schedule=schedule, move=averaging(beta, r, lr_power))
+    return compose(*chain, lr=lr, schedule=schedule, move=averaging(interpolation, r, lr_power))
 
 
 def _scale(direction: Params, second: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:
@@ -135,7 +136,7 @@ def _scale(direction: Params, second: Params, params: Params, hyper: Hyper, step
 
 def schedule_free_adamw(
     lr: float,
-    beta: float = 0.9,
+    interpolation: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
@@ -150,7 +151,8 @@ def schedule_free_adamw(
 
     Args:
         lr: the learning rate.
-        beta: how close the gradient's point is to the average, in the place of Adam's beta1; from 0.01 to below 1.
+        interpolation: beta, how close the gradient's point is to the average, in the place of Adam's beta1; from 0.01
+            to below 1.
         beta2: the decay of v, from 0 to below 1.
         epsilon: 0 or more.
         weight_decay: decoupled, at y; 0 or more.
@@ -171,4 +173,4 @@ def schedule_free_adamw(
     """
     rule = Transform({"beta2": beta2, "epsilon": epsilon}, tree.zeros_like, _scale)
     chain = (*before, rule, decay(weight_decay), *after)
-    return compose(*chain, lr=lr, schedule=schedule, move=averaging(beta, r, lr_power))
+    return compose(*chain, lr=lr, schedule=schedule, move=averaging(interpolation, r, lr_power))

@@ -16,13 +16,24 @@ from tests.optimizers import toy
 NAMES = optimizers.names()
 DEFAULTS = {name: dict(row.defaults) for name, row in optimizers.FUNCTIONAL.items()}
 LRS = {"sgd": 0.3, "rmsprop": 0.01, "newton_cg": 0.5, "sophia_h": 0.02, "sgd_cabs": 0.3}
-LRS |= {"lion": 0.02, "prodigy": 1.0, "schedule_free_sgd": 0.5, "sgd_line_search": 2.0, "lbfgs": 1.0}
+LRS |= {
+    "lion": 0.02,
+    "prodigy": 1.0,
+    "schedule_free_sgd": 0.5,
+    "sgd_line_search": 2.0,
+    "lbfgs": 1.0,
+    "shampoo": 0.3,
+    "kfac": 0.5,
+    "ekfac": 0.5,
+}
 # Sophia: with its own gamma, every coordinate of this problem is clipped. Prodigy: its own d0 grows for many steps.
 OTHERS = {"sophia_h": {"gamma": 2.0}, "prodigy": {"d0": 0.01}, "muon": {"adam_factor": 1.0}}
-DRAWING = ["adahessian", "sophia_h"]
+OTHERS |= {name: {"kl_clip": 0.0, "damping": 0.1} for name in ("kfac", "ekfac")}
+DRAWING = ["adahessian", "sophia_h", "kfac", "ekfac"]
 AVERAGING = ["schedule_free_sgd", "schedule_free_adamw"]
 # No numbers of the state: they decide what is computed.
-STRUCTURE = {"cg_steps", "bn", "ns_steps", "adam_for", "max_backtracks", "memory"}
+STRUCTURE = {"cg_steps", "bn", "ns_steps", "adam_for", "max_backtracks", "memory", "max_dim"}
+STRUCTURE |= {"fisher", "curvature_batch", "others"}
 VALUES = {"update_every": [1, 3, 10]}  # where [0.01, 0.05, 0.4] says nothing
 # Well-conditioned: with a damping of 0.01, ten steps of conjugate gradients make 1e-8 of a round-off of 1e-16.
 VALUES |= {"damping": [0.4, 1.0, 3.0], "damping_factor": [1.0, 1.25, 1.5], "grow": [1.0, 1.5, 2.0]}

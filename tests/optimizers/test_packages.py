@@ -75,16 +75,16 @@ def test_prodigy_reports_its_distance_and_stays_where_the_gradient_is_zero():
 
 
 FREE = {
-    "schedule_free_sgd": (schedulefree.SGDScheduleFree, lambda h: {"momentum": h["beta"]}),
+    "schedule_free_sgd": (schedulefree.SGDScheduleFree, lambda h: {"momentum": h["interpolation"]}),
     "schedule_free_adamw": (
         schedulefree.AdamWScheduleFree,
-        lambda h: {"betas": (h["beta"], h["beta2"]), "eps": h["epsilon"]},
+        lambda h: {"betas": (h["interpolation"], h["beta2"]), "eps": h["epsilon"]},
     ),
 }
 
 
 @pytest.mark.parametrize("name", FREE)
-@pytest.mark.parametrize("others", [{}, {"beta": 0.6, "weight_decay": 0.2, "r": 1.5, "lr_power": 1.0}])
+@pytest.mark.parametrize("others", [{}, {"interpolation": 0.6, "weight_decay": 0.2, "r": 1.5, "lr_power": 1.0}])
 @pytest.mark.parametrize("warm_up", [0, 7])
 def test_schedule_free_methods_are_those_of_their_authors(name, others, warm_up):
     cls, words = FREE[name]
@@ -183,7 +183,10 @@ def test_lbfgs_without_a_search_is_that_of_torch(memory):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: optimizers.schedule_free_sgd(0.1, beta=0.0), r"beta is 0.0; it must be at least 0.01 and below 1"),
+        (
+            lambda: optimizers.schedule_free_sgd(0.1, interpolation=0.0),
+            r"interpolation is 0.0; it must be at least 0.01 and below 1",
+        ),
         (lambda: optimizers.prodigy(1.0, d0=0.0), "d0 is 0.0"),
         (lambda: optimizers.muon(0.1, adam_for="heads"), "adam_for: 'heads'"),
         (lambda: optimizers.muon(0.1, ns_steps=0), "ns_steps is 0; it must be a whole number from 1"),
