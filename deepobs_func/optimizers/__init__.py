@@ -217,6 +217,7 @@ FUNCTIONAL = Registry(
                 "warm_start": Hyperparameter(0.95, SHARE),
                 "cg_tol": Hyperparameter(1e-3, POSITIVE),
                 "cg_steps": Hyperparameter(10, Whole()),
+                "curvature_batch": Hyperparameter(None, _PART),
             },
             lr=1.0,
             lr_source="Martens, ICML 2010: the whole step, which damping shortens",
@@ -226,7 +227,9 @@ FUNCTIONAL = Registry(
             "adahessian",
             f"{_SECOND_ORDER}:adahessian",
             "AdaHessian: Adam on the Hessian's diagonal",
-            _adam(1e-4) | {"hessian_power": Hyperparameter(1.0, SHARE), "weight_decay": Hyperparameter(0.0, POSITIVE)},
+            _adam(1e-4)
+            | {"hessian_power": Hyperparameter(1.0, SHARE), "weight_decay": Hyperparameter(0.0, POSITIVE)}
+            | {"curvature_batch": Hyperparameter(None, _PART)},
             lr=0.15,
             lr_source="the code of Yao et al., AAAI 2021",
             lr_search=Search(1e-3, 1.0),
@@ -242,6 +245,7 @@ FUNCTIONAL = Registry(
                 "epsilon": Hyperparameter(1e-12, POSITIVE),
                 "weight_decay": Hyperparameter(0.1, POSITIVE),
                 "update_every": Hyperparameter(10, Whole()),
+                "curvature_batch": Hyperparameter(None, _PART),
             },
             lr=1e-4,
             lr_source="the code of Liu et al., ICLR 2024 (SophiaG; theirs has no Sophia-H)",

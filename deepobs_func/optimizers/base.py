@@ -65,6 +65,9 @@ class Oracle(Protocol):
     def layerless(self) -> list[str]:
         """The parameters of layers that do not know their per-example gradients."""
 
+    def taps_in_branches(self) -> bool:
+        """Whether `layer_gradients` can be asked inside a branch of `torch.cond`."""
+
     def part(self, size: int | None) -> Oracle:
         """The oracle of the first examples of the batch, or of all of them by None."""
 
@@ -113,6 +116,7 @@ class Optimizer(NamedTuple):
         calls: `opt_state -> {"gradients": n, "products": n, "evaluations": n}`, how often `update` has called the
             oracle since `init`, as whole numbers or 0-d tensors (see `optimizers.counting`); None where that is not
             declared.
+        examples: how many examples a batch must have at least.
 
     >>> from deepobs_func import RunConfig, run, tree
     >>> def update(oracle, opt_state, params):
@@ -132,3 +136,4 @@ class Optimizer(NamedTuple):
     save: Callable[[Any], Any] = as_it_is
     load: Callable[[Any, Params, random.Key], Any] = as_it_was
     calls: Callable[[Any], Mapping[str, Any]] | None = None
+    examples: int = 1

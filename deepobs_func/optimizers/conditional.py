@@ -23,10 +23,19 @@ def only_if(condition: Tensor, change: Callable[[Tree], Tree], value: Tree) -> T
         value: what it changes.
     """
     if torch._C._functorch.is_batchedtensor(condition):
-        return tree.map(lambda new, old: torch.where(condition, new, old), change(value), value)
+        return in_any_case(condition, change, value)
     if torch.compiler.is_compiling():
         return torch.cond(condition, change, lambda same: tree.map(torch.clone, same), (value,))
     return change(value) if bool(condition) else value
+
+
+def in_any_case(condition: Tensor, change: Callable[[Tree], Tree], value: Tree) -> Tree:
+    """The same as `only_if`, where the change is computed whether the condition holds or not.
+
+    Args:
+        condition, change, value: as of `only_if`.
+    """
+    return tree.map(lambda new, old: torch.where(condition, new, old), change(value), value)
 
 
 def repeat_while(

@@ -2,8 +2,8 @@
 
 The factors come from the inputs of the layers and the gradients of their outputs (`oracle.layer_gradients`), every
 `update_every`-th step, on the whole batch or on its first `curvature_batch` examples. The steps between compute none,
-in eager and in compiled code (`torch.cond`); a population, whose members count their own steps, computes them in every
-one.
+in eager and in compiled code (`torch.cond`). A population, whose members count their own steps, computes them in every
+one, and so does a compiled step of a user's own net, whose layers the compiler does not look into inside a branch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deepobs_func.optimizers.blocks import (
     squares_of,
     zero_factors,
 )
-from deepobs_func.optimizers.conditional import only_if
+from deepobs_func.optimizers.conditional import in_any_case, only_if
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay
@@ -88,8 +88,8 @@ def _make_rule(how: How) -> tuple[Callable[[Params], Curvature], Callable[..., t
         hyper = view.hyper
         due = torch.remainder(view.step - 1, hyper["update_every"]) == 0
         whole = _joined(slots.factors, slots.used, slots.squares)
-        renewed = only_if(due, partial(_renewed, view, how), whole)
-        factors, used, squares = _parted(renewed)
+        when = in_any_case if torch.compiler.is_compiling() and not view.oracle.taps_in_branches() else only_if
+        factors, used, squares = _parted(when(due, lambda now: _renewed(view, how, now), whole))
         plain = set(view.oracle.layerless()) if how.others else set()
         found = None
         if how.is_first and not how.corrected and torch.compiler.is_compiling():
@@ -114,11 +114,11 @@ def _renewed(view: View, how: How, whole: Tree) -> Tree:
     oracle = view.oracle.part(how.curvature_batch)
     found = oracle.layer_gradients(how.fisher, key=key, bn=how.bn)  # type: ignore[arg-type]  # checked
     weight = torch.where(view.step == 1, 1.0, 1 - hyper["beta"])
-    blend = partial(tree.map, lambda old, new: torch.lerp(old, new, weight.to(old.dtype)))
-    factors = blend(factors, factors_of(found, factors))
+    blend = lambda old, new: torch.lerp(old, new, weight.to(old.dtype))
+    factors = tree.map(blend, factors, factors_of(found, factors))
     if how.corrected:
         used = bases_of(factors)
-        squares = blend(squares, squares_in(found, used, squares))
+        squares = tree.map(blend, squares, squares_in(found, used, squares))
     else:
         used = inverses_of(factors, hyper["damping"])
     return _joined(factors, used, squares)
@@ -234,7 +234,7 @@ def _composed(
     init, act = _make_rule(how)
     rule = Transform(hyper, init, calls=_a_pass_when_due, act=act)
     optimizer = compose(*chain[0], rule, decay(weight_decay), *chain[1], lr=lr, schedule=schedule)
-    return optimizer._replace(check=partial(_check, name=name, how=how))
+    return optimizer._replace(check=partial(_check, name=name, how=how), examples=how.curvature_batch or 1)
 
 
 def kfac(

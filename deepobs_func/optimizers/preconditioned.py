@@ -199,7 +199,8 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 def _turned(now: Tree, sums: Tree, params: Params) -> Tree:
     """One step of orthogonal iteration of the bases; the averages go along."""
     bases, first, second = _parted(now)
-    first, found = rotated(first, bases, back=True), dict[str, Tensor]()
+    first = rotated(first, bases, back=True)
+    found: Tree = {}
     for name in params:
         for axis in range(params[name].ndim):
             place = name_of(name, axis)

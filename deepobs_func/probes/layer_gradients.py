@@ -134,7 +134,7 @@ def _zeros(found: Examples, problem: Problem) -> dict[str, Tensor]:
 
 def _tapped(found: Examples, problem: Any, taps: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
     """The outputs, with a zero added to what each layer puts out, and what each takes."""
-    inputs = dict[str, Tensor]()
+    inputs: dict[str, Tensor] = {}
 
     def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
         inputs[layer.path] = x

@@ -245,6 +245,13 @@ class Oracle:
         """The parameters of layers that do not know their per-example gradients."""
         return layerless(self._problem)
 
+    def taps_in_branches(self) -> bool:
+        """Whether `layer_gradients` can be asked inside a branch of `torch.cond`.
+
+        The layers of a user's module learn of the pass by a variable of the thread, which no branch may change.
+        """
+        return not hasattr(self._problem.call, "reads_pass")
+
     def part(self, size: int | None) -> Oracle:
         """The oracle of the first examples of the batch, for curvature that costs less; of all of them by None.
 

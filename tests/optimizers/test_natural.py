@@ -100,9 +100,10 @@ def test_the_factors_of_a_linear_net_are_its_fisher_matrix(layer):
 
 
 @pytest.mark.parametrize("name", ["kfac", "ekfac"])
-def test_a_compiled_step_is_the_eager_one(name):
-    """K-FAC's multiplies the factors of the gradient where that is less, the dense layer's."""
-    problem = nets.make_problem()
+@pytest.mark.parametrize("make", [nets.make_problem, lambda: problems.get("digits_mlp")], ids=["own", "digits_mlp"])
+def test_a_compiled_step_is_the_eager_one(name, make):
+    """K-FAC's multiplies the factors of the gradient where that is less, the dense layers'."""
+    problem = make()
     optimizer = getattr(optimizers, name)(0.1, update_every=2)
     eager = make_step(problem, optimizer)
     compiled = torch.compile(eager, backend="aot_eager", fullgraph=True)

@@ -88,6 +88,9 @@ class Oracle:
     def layerless(self):
         return []
 
+    def taps_in_branches(self):
+        return True
+
     def part(self, size):
         assert size is None
         return self
