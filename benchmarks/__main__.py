@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 
-from benchmarks import augmentation, epochs, recording, report, scaling, start, steps
+from benchmarks import augmentation, epochs, optimizers, recording, report, scaling, start, steps
 
-BENCHMARKS = {each.BENCHMARK.name: each.BENCHMARK for each in (epochs, steps, augmentation, start, scaling)}
+BENCHMARKS = {each.BENCHMARK.name: each.BENCHMARK for each in (epochs, steps, optimizers, augmentation, start, scaling)}
 
 
 def main(arguments: list[str] | None = None) -> None:

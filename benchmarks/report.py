@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import augmentation, epochs, recording, scaling, start, steps
+from benchmarks import augmentation, epochs, optimizers, recording, scaling, start, steps
 from benchmarks.recording import Run
 
 SUMMARIES: dict[str, Callable[[list[Run]], str]] = {
     "epochs": epochs.summary,
     "steps": steps.summary,
+    "optimizer_costs": optimizers.summary,
     "augmentation": augmentation.summary,
     "start": start.summary,
     "scaling": scaling.summary,
@@ -19,6 +20,7 @@ SUMMARIES: dict[str, Callable[[list[Run]], str]] = {
 TARGETS = {
     "epochs": epochs.targets,
     "steps": steps.targets,
+    "optimizer_costs": optimizers.targets,
     "augmentation": augmentation.targets,
     "start": start.targets,
 }

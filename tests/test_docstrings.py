@@ -28,6 +28,8 @@ SHOWN = {  # what README, docs and command line show runs as a doctest
     "deepobs_func": ("Training", "load", "run", "RunConfig", "Study"),
     "deepobs_func.optimizers": (
         *("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "newton_cg", "adahessian", "sophia_h", "sgd_cabs"),
+        *("nadamw", "lion", "prodigy", "schedule_free_sgd", "schedule_free_adamw", "muon", "shampoo", "soap", "kfac"),
+        *("ekfac", "sgd_line_search", "lbfgs", "averaging", "backtracking"),
         *("steps", "exponential", "cosine", "linear", "warm_up", "clip_by_global_norm", "clip_by_value"),
         *("weight_decay", "from_class", "from_factory", "Optimizer"),
     ),
@@ -35,7 +37,7 @@ SHOWN = {  # what README, docs and command line show runs as a doctest
         *("hvp", "ggnvp", "make_hvp", "make_ggnvp", "trace", "diagonal", "fisher_vp", "make_fisher_vp", "over"),
         *("as_curvlinops", "as_scipy", "statistics", "per_example_grads", "per_example_sq_norms", "per_example_dots"),
         *("grad_sum_of_squares", "grad_variance", "gram", "explain", "conjugate_gradients", "lanczos_eigenvalues"),
-        "spectral_density",
+        *("spectral_density", "layer_gradients"),
     ),
     "deepobs_func.problems": ("get", "from_module"),
     "deepobs_func.datasets": ("from_arrays", "load"),

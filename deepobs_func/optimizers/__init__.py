@@ -20,6 +20,7 @@ from deepobs_func.optimizers.hyperparameters import (
     Hyperparameter,
     Kind,
     OneOf,
+    OrNone,
     Range,
     Search,
     Whole,
@@ -27,6 +28,9 @@ from deepobs_func.optimizers.hyperparameters import (
 from deepobs_func.registry import Registry
 
 if TYPE_CHECKING:
+    from deepobs_func.optimizers.adaptive import lion as lion
+    from deepobs_func.optimizers.adaptive import nadamw as nadamw
+    from deepobs_func.optimizers.adaptive import prodigy as prodigy
     from deepobs_func.optimizers.base import Optimizer as Optimizer
     from deepobs_func.optimizers.cabs import sgd_cabs as sgd_cabs
     from deepobs_func.optimizers.first_order import adam as adam
@@ -35,7 +39,18 @@ if TYPE_CHECKING:
     from deepobs_func.optimizers.first_order import nesterov as nesterov
     from deepobs_func.optimizers.first_order import rmsprop as rmsprop
     from deepobs_func.optimizers.first_order import sgd as sgd
+    from deepobs_func.optimizers.line_search import backtracking as backtracking
+    from deepobs_func.optimizers.line_search import sgd_line_search as sgd_line_search
+    from deepobs_func.optimizers.natural import ekfac as ekfac
+    from deepobs_func.optimizers.natural import kfac as kfac
     from deepobs_func.optimizers.newton import newton_cg as newton_cg
+    from deepobs_func.optimizers.orthogonal import muon as muon
+    from deepobs_func.optimizers.preconditioned import shampoo as shampoo
+    from deepobs_func.optimizers.preconditioned import soap as soap
+    from deepobs_func.optimizers.quasi_newton import lbfgs as lbfgs
+    from deepobs_func.optimizers.schedule_free import averaging as averaging
+    from deepobs_func.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+    from deepobs_func.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
     from deepobs_func.optimizers.schedules import cosine as cosine
     from deepobs_func.optimizers.schedules import exponential as exponential
     from deepobs_func.optimizers.schedules import linear as linear
@@ -84,21 +99,51 @@ class OptimizerSpec:
 
 _FIRST_ORDER = "deepobs_func.optimizers.first_order"
 _SECOND_ORDER = "deepobs_func.optimizers.second_order"
+_ADAPTIVE = "deepobs_func.optimizers.adaptive"
 # Where tuning looks. Momentum, beta1 and decoupled weight decay: the ranges of AlgoPerf's baselines (Dahl et al. 2023,
 # `paper_baselines/{nesterov,adamw}/tuning_search_space.json`). Learning rates: theirs are for larger nets (2e-2 to 5,
 # and 1e-4 to 1e-2); these hold what was best of the published 36 rates on each of 8 problems, with room on both sides.
 _SGD_RATES, _MOMENTUM_RATES, _ADAM_RATES = Search(1e-3, 10.0), Search(1e-5, 1.0), Search(1e-5, 1e-1)
 _ONE_MINUS = "one_minus_loguniform"
-_MOMENTUM = {"momentum": Hyperparameter(0.9, FRACTION, Search(0.7, 0.995, _ONE_MINUS))}
+_MOMENTA, _BETAS = Search(0.7, 0.995, _ONE_MINUS), Search(0.5, 0.98, _ONE_MINUS)
+_MOMENTUM = {"momentum": Hyperparameter(0.9, FRACTION, _MOMENTA)}
+_ABOVE_0, _PART, _BN = Range(1e-30), OrNone(Whole()), OneOf(("coupled", "frozen", "eval", None))
 _KERAS_SGD = "Keras's SGD; the papers name none"
 
 
+def _betas(beta1: float, beta2: float) -> dict[str, Hyperparameter]:
+    return {"beta1": Hyperparameter(beta1, FRACTION, _BETAS), "beta2": Hyperparameter(beta2, FRACTION)}
+
+
 def _adam(epsilon: float, beta1: float = 0.9, beta2: float = 0.999) -> dict[str, Hyperparameter]:
-    betas = {
-        "beta1": Hyperparameter(beta1, FRACTION, Search(0.5, 0.98, _ONE_MINUS)),
-        "beta2": Hyperparameter(beta2, FRACTION),
+    return _betas(beta1, beta2) | {"epsilon": Hyperparameter(epsilon, POSITIVE)}
+
+
+def _decay(default: float) -> Hyperparameter:
+    return Hyperparameter(default, POSITIVE, Search(5e-3, 1.0) if default else None)
+
+
+def _averaging(decay: Hyperparameter, scale: Mapping[str, Hyperparameter] | None = None) -> dict[str, Hyperparameter]:
+    """Those of the schedule-free methods, with those of what makes the direction."""
+    found = {"interpolation": Hyperparameter(0.9, Range(0.01, 1.0), _BETAS), **(scale or {}), "weight_decay": decay}
+    return found | {"r": Hyperparameter(0.0, POSITIVE), "lr_power": Hyperparameter(2.0, POSITIVE)}
+
+
+def _kronecker() -> dict[str, Hyperparameter]:
+    """Those of K-FAC and EKFAC."""
+    return {
+        "damping": Hyperparameter(1e-2, POSITIVE, Search(1e-4, 1.0)),
+        "beta": Hyperparameter(0.95, FRACTION),
+        "momentum": Hyperparameter(0.9, FRACTION, _MOMENTA),
+        "kl_clip": Hyperparameter(1e-3, POSITIVE),
+        "weight_decay": _decay(0.0),
+        "update_every": Hyperparameter(10, Whole()),
+        "fisher": Hyperparameter("monte-carlo", OneOf(("exact", "monte-carlo", "empirical"))),
+        "curvature_batch": Hyperparameter(None, _PART),
+        "bn": Hyperparameter(None, _BN),
+        "others": Hyperparameter(None, OneOf(("gradient", None))),
+        "max_dim": Hyperparameter(10000, Whole()),
     }
-    return betas | {"epsilon": Hyperparameter(epsilon, POSITIVE)}
 
 
 FUNCTIONAL = Registry(
@@ -144,7 +189,7 @@ FUNCTIONAL = Registry(
             "adamw",
             f"{_FIRST_ORDER}:adamw",
             "Adam with decoupled weight decay",
-            _adam(1e-8) | {"weight_decay": Hyperparameter(1e-2, POSITIVE, Search(5e-3, 1.0))},
+            _adam(1e-8) | {"weight_decay": _decay(1e-2)},
             lr=1e-3,
             lr_source="Loshchilov and Hutter, ICLR 2019, algorithm 2",
             lr_search=_ADAM_RATES,
@@ -172,6 +217,7 @@ FUNCTIONAL = Registry(
                 "warm_start": Hyperparameter(0.95, SHARE),
                 "cg_tol": Hyperparameter(1e-3, POSITIVE),
                 "cg_steps": Hyperparameter(10, Whole()),
+                "curvature_batch": Hyperparameter(None, _PART),
             },
             lr=1.0,
             lr_source="Martens, ICML 2010: the whole step, which damping shortens",
@@ -181,7 +227,9 @@ FUNCTIONAL = Registry(
             "adahessian",
             f"{_SECOND_ORDER}:adahessian",
             "AdaHessian: Adam on the Hessian's diagonal",
-            _adam(1e-4) | {"hessian_power": Hyperparameter(1.0, SHARE), "weight_decay": Hyperparameter(0.0, POSITIVE)},
+            _adam(1e-4)
+            | {"hessian_power": Hyperparameter(1.0, SHARE), "weight_decay": Hyperparameter(0.0, POSITIVE)}
+            | {"curvature_batch": Hyperparameter(None, _PART)},
             lr=0.15,
             lr_source="the code of Yao et al., AAAI 2021",
             lr_search=Search(1e-3, 1.0),
@@ -197,6 +245,7 @@ FUNCTIONAL = Registry(
                 "epsilon": Hyperparameter(1e-12, POSITIVE),
                 "weight_decay": Hyperparameter(0.1, POSITIVE),
                 "update_every": Hyperparameter(10, Whole()),
+                "curvature_batch": Hyperparameter(None, _PART),
             },
             lr=1e-4,
             lr_source="the code of Liu et al., ICLR 2024 (SophiaG; theirs has no Sophia-H)",
@@ -206,8 +255,155 @@ FUNCTIONAL = Registry(
             "sgd_cabs",
             "deepobs_func.optimizers.cabs:sgd_cabs",
             "SGD that records the batch size which CABS advises",
-            {"bn": Hyperparameter(None, OneOf(("coupled", "frozen", "eval", None)))},
+            {"bn": Hyperparameter(None, _BN)},
             lr_search=_SGD_RATES,  # Balles, Romero and Hennig (UAI 2017) tune the rate of each problem
+        ),
+        OptimizerSpec(
+            "nadamw",
+            f"{_ADAPTIVE}:nadamw",
+            "Adam with Nesterov's momentum and decoupled weight decay",
+            _adam(1e-8) | {"momentum_decay": Hyperparameter(4e-3, POSITIVE), "weight_decay": _decay(1e-2)},
+            lr=2e-3,
+            lr_source="torch.optim.NAdam, from which the other defaults are, too",
+            lr_search=_ADAM_RATES,
+        ),
+        OptimizerSpec(
+            "lion",
+            f"{_ADAPTIVE}:lion",
+            "Lion: the sign of an interpolation between momentum and gradient",
+            _betas(0.9, 0.99) | {"weight_decay": _decay(0.0)},
+            lr=1e-4,
+            lr_source="Chen et al., NeurIPS 2023, and their code",
+            lr_search=Search(1e-6, 1e-2),
+        ),
+        OptimizerSpec(
+            "prodigy",
+            f"{_ADAPTIVE}:prodigy",
+            "Prodigy: Adam whose learning rate is an estimate of the distance to the solution",
+            _adam(1e-8)
+            | {
+                "weight_decay": _decay(0.0),
+                "d0": Hyperparameter(1e-6, _ABOVE_0),
+                "d_coef": Hyperparameter(1.0, _ABOVE_0, Search(0.1, 10.0)),
+            },
+            lr=1.0,
+            lr_source="Mishchenko and Defazio, ICML 2024: a factor of the estimate",
+            lr_search=Search(0.1, 10.0),
+        ),
+        OptimizerSpec(
+            "schedule_free_sgd",
+            "deepobs_func.optimizers.schedule_free:schedule_free_sgd",
+            "SGD that averages its iterates in the place of a schedule",
+            _averaging(_decay(0.0)),
+            lr=1.0,
+            lr_source="the code of Defazio et al., NeurIPS 2024",
+            lr_search=_SGD_RATES,
+        ),
+        OptimizerSpec(
+            "schedule_free_adamw",
+            "deepobs_func.optimizers.schedule_free:schedule_free_adamw",
+            "AdamW that averages its iterates in the place of a schedule",
+            _averaging(
+                _decay(0.0), {"beta2": Hyperparameter(0.999, FRACTION), "epsilon": Hyperparameter(1e-8, POSITIVE)}
+            ),
+            lr=2.5e-3,
+            lr_source="the code of Defazio et al., NeurIPS 2024",
+            lr_search=_ADAM_RATES,
+        ),
+        OptimizerSpec(
+            "muon",
+            "deepobs_func.optimizers.orthogonal:muon",
+            "Muon: orthogonalised momentum for matrices, Adam for the rest",
+            {
+                "momentum": Hyperparameter(0.95, FRACTION, _MOMENTA),
+                "weight_decay": _decay(0.0),
+                "adam_factor": Hyperparameter(0.015, POSITIVE, Search(1e-3, 1.0)),
+                **_betas(0.9, 0.95),
+                "epsilon": Hyperparameter(1e-10, POSITIVE),
+                "ns_steps": Hyperparameter(5, Whole()),
+                "adam_for": Hyperparameter("vectors", OneOf(("vectors", "ends"))),
+            },
+            lr=0.02,
+            lr_source="the code of Jordan et al., 2024",
+            lr_search=Search(1e-4, 1e-1),
+        ),
+        OptimizerSpec(
+            "shampoo",
+            "deepobs_func.optimizers.preconditioned:shampoo",
+            "Shampoo: inverse roots of the gradient's outer products, axis by axis",
+            {
+                "momentum": Hyperparameter(0.0, FRACTION, _MOMENTA),
+                "gram_beta": Hyperparameter(1.0, SHARE),
+                "epsilon": Hyperparameter(1e-6, POSITIVE, Search(1e-8, 1e-2)),
+                "weight_decay": _decay(0.0),
+                "update_every": Hyperparameter(10, Whole()),
+                "max_dim": Hyperparameter(10000, Whole()),
+            },
+            lr=0.1,
+            lr_source="chosen here; Gupta, Koren and Singer (ICML 2018) tune it on each problem",
+            lr_search=Search(1e-3, 10.0),
+        ),
+        OptimizerSpec(
+            "soap",
+            "deepobs_func.optimizers.preconditioned:soap",
+            "SOAP: Adam in the eigenbasis of Shampoo",
+            {
+                **_betas(0.95, 0.95),
+                "gram_beta": Hyperparameter(0.95, SHARE),
+                "epsilon": Hyperparameter(1e-8, POSITIVE),
+                "weight_decay": _decay(1e-2),
+                "update_every": Hyperparameter(10, Whole()),
+                "max_dim": Hyperparameter(10000, Whole()),
+            },
+            lr=3e-3,
+            lr_source="Vyas et al., ICLR 2025, and their code",
+            lr_search=_ADAM_RATES,
+        ),
+        OptimizerSpec(
+            "kfac",
+            "deepobs_func.optimizers.natural:kfac",
+            "K-FAC: natural gradients by Kronecker factors of each layer",
+            _kronecker(),
+            lr=0.1,
+            lr_source="chosen here",
+            lr_search=Search(1e-3, 1.0),
+        ),
+        OptimizerSpec(
+            "ekfac",
+            "deepobs_func.optimizers.natural:ekfac",
+            "EKFAC: K-FAC with corrected eigenvalues",
+            _kronecker(),
+            lr=0.1,
+            lr_source="chosen here",
+            lr_search=Search(1e-3, 1.0),
+        ),
+        OptimizerSpec(
+            "sgd_line_search",
+            "deepobs_func.optimizers.line_search:sgd_line_search",
+            "SGD with Armijo's line search on the batch",
+            {
+                "armijo": Hyperparameter(0.1, SHARE, Search(1e-4, 0.5)),
+                "shrink": Hyperparameter(0.7, FRACTION),
+                "grow": Hyperparameter(1.5, Range(1.0)),
+                "max_backtracks": Hyperparameter(10, Whole(0)),
+            },
+            lr=10.0,
+            lr_source="Vaswani et al., NeurIPS 2019: the longest step",
+            lr_search=Search(0.1, 100.0),
+        ),
+        OptimizerSpec(
+            "lbfgs",
+            "deepobs_func.optimizers.quasi_newton:lbfgs",
+            "L-BFGS on batches, with a line search on each",
+            {
+                "damping": Hyperparameter(0.0, POSITIVE, Search(1e-4, 1.0)),
+                "armijo": Hyperparameter(1e-4, SHARE),
+                "memory": Hyperparameter(10, Whole()),
+                "max_backtracks": Hyperparameter(10, Whole(0)),
+            },
+            lr=1.0,
+            lr_source="quasi-Newton's whole step, which the search shortens",
+            lr_search=Search(1e-2, 1.0),
         ),
     ),
     group="deepobs_func.optimizers",
@@ -225,6 +421,8 @@ _PATHS = {
         for name in ("steps", "exponential", "cosine", "linear", "warm_up")
     },
     **{name: f"deepobs_func.optimizers.torch_optim:{name}" for name in ("from_class", "from_factory")},
+    "averaging": "deepobs_func.optimizers.schedule_free:averaging",
+    "backtracking": "deepobs_func.optimizers.line_search:backtracking",
     "Optimizer": "deepobs_func.optimizers.base:Optimizer",
 }
 __getattr__, __dir__, __all__ = lazy.attach(

@@ -12,6 +12,8 @@ from deepobs_func.base import Params
 from deepobs_func.tree import Tree
 
 if TYPE_CHECKING:
+    from deepobs_func.probes.fisher import Kind
+    from deepobs_func.probes.layer_gradients import LayerGradients
     from deepobs_func.probes.linear_map import LinearMap
     from deepobs_func.probes.outer import Statistic
     from deepobs_func.probes.per_example import Statistics
@@ -53,6 +55,21 @@ class Oracle(Protocol):
 
     def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> Statistics:
         """Statistics of the per-example gradients, from one computation; see `probes.statistics`."""
+
+    def layer_gradients(self, kind: Kind, *, key: random.Key | None = None, bn: str | None = None) -> LayerGradients:
+        """Gradients of the examples as their layers have them; see `probes.layer_gradients`."""
+
+    def gradient_factors(self) -> LayerGradients | None:
+        """The gradient of the objective as a sum of outer products, where that is all there is to it."""
+
+    def layerless(self) -> list[str]:
+        """The parameters of layers that do not know their per-example gradients."""
+
+    def taps_in_branches(self) -> bool:
+        """Whether `layer_gradients` can be asked inside a branch of `torch.cond`."""
+
+    def part(self, size: int | None) -> Oracle:
+        """The oracle of the first examples of the batch, or of all of them by None."""
 
 
 def accept(problem: Any) -> None:
@@ -99,6 +116,7 @@ class Optimizer(NamedTuple):
         calls: `opt_state -> {"gradients": n, "products": n, "evaluations": n}`, how often `update` has called the
             oracle since `init`, as whole numbers or 0-d tensors (see `optimizers.counting`); None where that is not
             declared.
+        examples: how many examples a batch must have at least.
 
     >>> from deepobs_func import RunConfig, run, tree
     >>> def update(oracle, opt_state, params):
@@ -118,3 +136,4 @@ class Optimizer(NamedTuple):
     save: Callable[[Any], Any] = as_it_is
     load: Callable[[Any, Params, random.Key], Any] = as_it_was
     calls: Callable[[Any], Mapping[str, Any]] | None = None
+    examples: int = 1

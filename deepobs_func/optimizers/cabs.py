@@ -40,7 +40,7 @@ def _make_advise(bn: str | None) -> Callable[[View, Tensor], Tensor]:
     return advise
 
 
-def _a_pass_a_step(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+def _a_pass_a_step(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
     return {"gradients": step}
 
 

@@ -116,6 +116,19 @@ class CountingOracle:
         self._count.gradients += 1
         return self._oracle.statistics(wanted, bn=bn)
 
+    def layer_gradients(self, kind: Any, *, key: random.Key | None = None, bn: str | None = None) -> Any:
+        """Gradients by layers."""
+        self._count.gradients += 1
+        return self._oracle.layer_gradients(kind, key=key, bn=bn)
+
+    def gradient_factors(self) -> Any:
+        """The gradient by layers, from the pass that computes it."""
+        return self._differentiate().gradient_factors()
+
+    def part(self, size: int | None) -> CountingOracle:
+        """The oracle of a part of the batch, counted in the same place."""
+        return self if size is None else CountingOracle(self._oracle.part(size), self._params, self._count)
+
 
 @dataclass(frozen=True)
 class _CountedMap(LinearMap):

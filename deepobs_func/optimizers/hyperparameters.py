@@ -92,6 +92,24 @@ class OneOf:
         return value
 
 
+@dataclass(frozen=True)
+class OrNone:
+    """Of some kind, or None."""
+
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.kind}, or None"
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as the kind has it, or None.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        return None if value is None else self.kind.checked(name, value)
+
+
 ANY, FRACTION, POSITIVE, SHARE = Range(), Range(0.0, 1.0), Range(0.0), Range(0.0, 1.0, closed=True)
 """Any finite number; from 0 to below 1; from 0; from 0 to 1."""
 

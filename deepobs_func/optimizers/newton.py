@@ -52,6 +52,7 @@ def newton_cg(
     warm_start: float = 0.95,
     cg_tol: float = 1e-3,
     cg_steps: int = 10,
+    curvature_batch: int | None = None,
     *,
     schedule: Schedule | None = None,
 ) -> Optimizer:
@@ -73,13 +74,16 @@ def newton_cg(
         warm_start: conjugate gradients start from this times the last solution, where that is better than from 0.
         cg_tol: they end when the residual has shrunk to this times that of their start.
         cg_steps: and after this many steps.
+        curvature_batch: how many examples of the batch, from the first on, G is of; None for all. Gradient and
+            reduction ratio are of the whole batch.
         schedule: the factor of the learning rate by step.
 
     Returns:
         The optimizer.
 
     Raises:
-        ConfigError: a value is out of its range; (from `check`) the problem has no GGN.
+        ConfigError: a value is out of its range; (from `check`) the problem has no GGN; (in a step) `curvature_batch`
+            is more than the batch.
 
     Source: Martens, "Deep learning via Hessian-free optimization", ICML 2010; the decaying warm start is that of
     Martens and Sutskever, 2012. Without their preconditioner, backtracking and line search: a step is taken or it is
@@ -99,8 +103,10 @@ def newton_cg(
         one = torch.ones((), dtype=torch.float64, device=device)
         return NewtonState(tensors, step, one, tree.zeros_like(params), torch.full_like(one, torch.nan), *counts)
 
-    update = _make_update(checked("cg_steps", cg_steps), schedule or constant())
-    return Optimizer(init, update, check=_check, report=_report, calls=_calls)
+    update = _make_update(
+        checked("cg_steps", cg_steps), checked("curvature_batch", curvature_batch), schedule or constant()
+    )
+    return Optimizer(init, update, check=_check, report=_report, calls=_calls, examples=curvature_batch or 1)
 
 
 def _check(problem: Any) -> None:
@@ -132,11 +138,14 @@ class _Products:
 
 
 @cache
-def _make_update(cg_steps: int, schedule: Schedule) -> Callable[..., tuple[Params, NewtonState]]:
+def _make_update(
+    cg_steps: int, curvature_batch: int | None, schedule: Schedule
+) -> Callable[..., tuple[Params, NewtonState]]:
     """One function for each structure, so that a compiled step serves every learning rate."""
 
     def update(oracle: Oracle, state: NewtonState, params: Params) -> tuple[Params, NewtonState]:
-        hyper, grads, ggn = state.hyper, oracle.grad(), _Products(oracle.make_ggnvp())
+        part = oracle if curvature_batch is None else oracle.part(curvature_batch)
+        hyper, grads, ggn = state.hyper, oracle.grad(), _Products(part.make_ggnvp())
         damping = hyper["damping"] * state.scale
         guess = tree.scale(hyper["warm_start"], state.direction)
         start, residual = _start(ggn, damping, grads, guess)

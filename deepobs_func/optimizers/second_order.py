@@ -1,19 +1,23 @@
 """Optimizers that scale each coordinate by an estimate of the Hessian's diagonal.
 
 The estimate is Hutchinson's, `u * (H u)` for one random vector u: one Hessian product, about 2.5 gradients. H is the
-Hessian of the objective at the batch of the step, the penalty included. All of them take `before=`, `after=` and
-`schedule=`, as the first-order ones do; a transform of the gradient leaves the Hessian as it is.
+Hessian of the objective at the batch of the step, or at its first `curvature_batch` examples, the penalty included. All
+of them take `before=`, `after=` and `schedule=`, as the first-order ones do; a transform of the gradient leaves the
+Hessian as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepobs_func import random, tree
 from deepobs_func.base import Params
+from deepobs_func.optimizers import checked
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.conditional import only_if
 from deepobs_func.optimizers.first_order import average, power, zero_moments
@@ -26,13 +30,14 @@ Transforms = Sequence[Transform]
 Moments = tuple[Params, Params]
 
 
-def _hutchinson(view: View, distribution: Distribution) -> Params:
-    """`u * (H u)`, whose mean is the diagonal of H, for one vector u of this step."""
+def _hutchinson(view: View, distribution: Distribution, size: int | None) -> Params:
+    """`u * (H u)`, whose mean is the diagonal of H, for one vector u of this step, on some of the examples."""
     vector = draw(random.fold_in(view.key, view.step), view.params, distribution)
-    return tree.map(torch.mul, vector, view.oracle.hvp(vector))
+    oracle = view.oracle if size is None else view.oracle.part(size)
+    return tree.map(torch.mul, vector, oracle.hvp(vector))
 
 
-def _a_product_a_step(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+def _a_product_a_step(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
     return {"products": step}
 
 
@@ -43,10 +48,16 @@ def _over_positions(diagonal: Tensor) -> Tensor:
     return diagonal.mean(tuple(range(2, diagonal.ndim)), keepdim=True).expand_as(diagonal)
 
 
-def _observe_squares(view: View, moments: Moments) -> Moments:
-    beta2 = view.hyper["beta2"]
-    diagonal = tree.map(_over_positions, _hutchinson(view, "rademacher"))
-    return moments[0], tree.map(lambda v, d: average(beta2, v, d * d), moments[1], diagonal)
+@cache
+def _make_observe_squares(size: int | None) -> Callable[[View, Moments], Moments]:
+    """One function for each size, so that a compiled step serves every value."""
+
+    def observe_squares(view: View, moments: Moments) -> Moments:
+        beta2 = view.hyper["beta2"]
+        diagonal = tree.map(_over_positions, _hutchinson(view, "rademacher", size))
+        return moments[0], tree.map(lambda v, d: average(beta2, v, d * d), moments[1], diagonal)
+
+    return observe_squares
 
 
 def _adahessian(
@@ -72,6 +83,7 @@ def adahessian(
     epsilon: float = 1e-4,
     hessian_power: float = 1.0,
     weight_decay: float = 0.0,
+    curvature_batch: int | None = None,
     *,
     before: Transforms = (),
     after: Transforms = (),
@@ -88,13 +100,14 @@ def adahessian(
         beta1, beta2, epsilon: as in Adam.
         hessian_power: from 0, momentum, to 1, Newton.
         weight_decay: decoupled.
+        curvature_batch: how many examples of the batch, from the first on, the Hessian is of; None for all.
         before, after, schedule: as in the first-order optimizers.
 
     Returns:
         The optimizer.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range; (in a step) `curvature_batch` is more than the batch.
 
     Source: Yao, Gholami, Shen, Mustafa, Keutzer and Mahoney, "ADAHESSIAN", AAAI 2021. Epsilon and the order of its
     terms are those of the authors' code, which averages `|D|` over a kernel where the paper, and this, averages D.
@@ -102,22 +115,30 @@ def adahessian(
     >>> optimizer = adahessian(0.15, hessian_power=0.5)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "hessian_power": hessian_power}
-    rule = Transform(hyper, zero_moments, _adahessian, _observe_squares, _a_product_a_step)
-    return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
+    observe = _make_observe_squares(checked("curvature_batch", curvature_batch))
+    rule = Transform(hyper, zero_moments, _adahessian, observe, _a_product_a_step)
+    optimizer = compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
+    return optimizer._replace(examples=curvature_batch or 1)
 
 
-def _observe_diagonal(view: View, moments: Moments) -> Moments:
-    """Every `update_every` steps, from the first on."""
-    beta2 = view.hyper["beta2"]
+@cache
+def _make_observe_diagonal(size: int | None) -> Callable[[View, Moments], Moments]:
+    """One function for each size, so that a compiled step serves every value."""
 
-    def updated(curvature: Params) -> Params:
-        return tree.map(lambda h, d: average(beta2, h, d), curvature, _hutchinson(view, "normal"))
+    def observe_diagonal(view: View, moments: Moments) -> Moments:
+        """Every `update_every` steps, from the first on."""
+        beta2 = view.hyper["beta2"]
 
-    due = torch.remainder(view.step - 1, view.hyper["update_every"]) == 0
-    return moments[0], only_if(due, updated, moments[1])
+        def updated(curvature: Params) -> Params:
+            return tree.map(lambda h, d: average(beta2, h, d), curvature, _hutchinson(view, "normal", size))
+
+        due = torch.remainder(view.step - 1, view.hyper["update_every"]) == 0
+        return moments[0], only_if(due, updated, moments[1])
+
+    return observe_diagonal
 
 
-def _products_when_due(hyper: Hyper, step: Tensor) -> dict[str, Tensor]:
+def _products_when_due(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
     """In steps 1, 1 + update_every, and so on."""
     return {"products": torch.ceil(step / hyper["update_every"]).to(step.dtype)}
 
@@ -139,6 +160,7 @@ def sophia_h(
     epsilon: float = 1e-12,
     weight_decay: float = 0.1,
     update_every: int = 10,
+    curvature_batch: int | None = None,
     *,
     before: Transforms = (),
     after: Transforms = (),
@@ -157,18 +179,21 @@ def sophia_h(
         weight_decay: decoupled; the default is that of the authors' code.
         update_every: steps between two Hessian products. In eager and in compiled code the steps between do not compute
             one; a population, whose members count their own steps, computes one in every step.
+        curvature_batch: how many examples of the batch, from the first on, the Hessian is of; None for all.
         before, after, schedule: as in the first-order optimizers.
 
     Returns:
         The optimizer.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range; (in a step) `curvature_batch` is more than the batch.
 
     Source: Liu, Li, Hall, Liang and Ma, "Sophia", ICLR 2024, algorithm 3 with algorithm 1, and its hyperparameters.
 
     >>> optimizer = sophia_h(1e-3, update_every=20)
     """
     hyper = {"beta1": beta1, "beta2": beta2, "gamma": gamma, "epsilon": epsilon, "update_every": update_every}
-    rule = Transform(hyper, zero_moments, _sophia, _observe_diagonal, _products_when_due)
-    return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
+    observe = _make_observe_diagonal(checked("curvature_batch", curvature_batch))
+    rule = Transform(hyper, zero_moments, _sophia, observe, _products_when_due)
+    optimizer = compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
+    return optimizer._replace(examples=curvature_batch or 1)

@@ -48,6 +48,8 @@ class View(NamedTuple):
 
 
 Observe = Callable[[View, Any], Any]
+Act = Callable[[View, Params, Any], tuple[Params, Any]]
+Calls = Callable[[Hyper, Tensor, Any], Mapping[str, Tensor]]
 
 
 class Transform(NamedTuple):
@@ -57,18 +59,39 @@ class Transform(NamedTuple):
         hyper: its hyperparameters by name. In a step they are 0-d tensors of the optimizer state, so that a grid of
             them can be `vmap`ped and none is a constant of the compiled graph.
         init: `params -> slots`, what it remembers.
-        update: `(direction, slots, params, hyper, step) -> (direction, slots)`; `step` counts from 1, 0-d int64.
+        update: `(direction, slots, params, hyper, step) -> (direction, slots)`; `step` counts from 1, 0-d int64. None
+            for a transform that acts.
         observe: `(view, slots) -> slots`, before `update`, for a transform that asks the oracle for more than the
             gradient; None for one that does not.
-        calls: `(hyper, step) -> {kind: n}`, how often it has asked the oracle after so many steps, beside the gradient
-            of the optimizer (kinds as of `optimizers.counting`); None for one that does not say, or does not ask.
+        calls: `(hyper, step, slots) -> {kind: n}`, how often it has asked the oracle after so many steps, beside the
+            gradient of the optimizer (kinds as of `optimizers.counting`); None for one that does not say, or does not
+            ask.
+        act: `(view, direction, slots) -> (direction, slots)` in place of `observe` and `update`, for a transform whose
+            direction depends on the learning rate in force, or on answers of the oracle that it does not keep.
     """
 
     hyper: dict[str, float]
     init: Init
-    update: Update
+    update: Update | None = None
     observe: Observe | None = None
-    calls: Callable[[Hyper, Tensor], Mapping[str, Tensor]] | None = None
+    calls: Calls | None = None
+    act: Act | None = None
+
+
+class Move(NamedTuple):
+    """How the direction moves the parameters, where that is not `params - lr direction`.
+
+    Attributes:
+        hyper: as of a transform.
+        init: `params -> slots`.
+        apply: `(params, direction, slots, lr, hyper, step) -> (params, slots)`, lr being that in force.
+        eval_params: `(slots, params, hyper) -> params`, what is evaluated.
+    """
+
+    hyper: dict[str, float]
+    init: Init
+    apply: Callable[[Params, Params, Any, Tensor, Hyper, Tensor], tuple[Params, Any]]
+    eval_params: Callable[[Any, Params, Hyper], Params]
 
 
 class OptState(NamedTuple):
@@ -78,7 +101,7 @@ class OptState(NamedTuple):
         hyper: learning rate and hyperparameters, 0-d float64 (so that a float64 run has them exactly). Where two
             transforms have one of the same name, the second is `name_2`.
         step: how many updates were made, 0-d int64.
-        slots: what each transform remembers.
+        slots: what each transform remembers; last, what a `Move` does.
         keys: of the transforms that observe, in order.
     """
 
@@ -96,18 +119,24 @@ def no_slots(params: Params) -> Params:
 class Link(NamedTuple):
     """What does not change in a transform, with the names of its hyperparameters: its own, and in the state."""
 
-    update: Update
+    update: Update | None
     observe: Observe | None
+    act: Act | None
     names: tuple[tuple[str, str], ...]
 
+    def hyper(self, of_all: Hyper) -> Hyper:
+        """Its own hyperparameters, by its own names."""
+        return {name: of_all[unique] for name, unique in self.names}
 
-def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None) -> Optimizer:
+
+def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None, move: Move | None = None) -> Optimizer:
     """Composes transforms to an optimizer: `params <- params - lr * schedule(step) * direction`.
 
     Args:
         transforms: the chain that the gradient goes through, in order.
         lr: the base learning rate.
         schedule: the factor of the learning rate by step, counted from 0; constant by default.
+        move: what takes the place of `params - lr direction`.
 
     Returns:
         The optimizer. All that differ in numbers alone have one update, so that a compiled step serves them all.
@@ -118,31 +147,47 @@ def compose(*transforms: Transform, lr: float, schedule: Schedule | None = None)
     check_lr(lr)
     hyper, links = {"lr": lr}, []
     for transform in transforms:
-        own = {name: _unused(name, hyper) for name in transform.hyper}
-        hyper |= {own[name]: checked(name, value) for name, value in transform.hyper.items()}
-        links.append(Link(transform.update, transform.observe, tuple(own.items())))
-    observers = [index for index, link in enumerate(links) if link.observe is not None]
+        names = _named(transform.hyper, hyper)
+        links.append(Link(transform.update, transform.observe, transform.act, names))
+    last = None if move is None else (move.apply, _named(move.hyper, hyper))
+    observers = [index for index, link in enumerate(links) if link.observe is not None or link.act is not None]
+    inits = [transform.init for transform in transforms] + ([] if move is None else [move.init])
 
     def init(params: Params, key: random.Key) -> OptState:
         device = next(iter(params.values())).device
         tensors = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in hyper.items()}
         step = torch.zeros((), dtype=torch.int64, device=device)
         keys = tuple(random.fold_in(random.fold_in(key, random.OPTIMIZER), index) for index in observers)
-        return OptState(tensors, step, tuple(transform.init(params) for transform in transforms), keys)
-
-    asking = [(t.calls, link.names) for t, link in zip(transforms, links, strict=True) if link.observe is not None]
+        return OptState(tensors, step, tuple(each(params) for each in inits), keys)
 
     def calls(state: OptState) -> dict[str, Tensor]:
         found = {"gradients": state.step, "products": state.step * 0, "evaluations": state.step * 0}
-        for declared, names in asking:
+        for index in observers:
+            declared = transforms[index].calls
             assert declared is not None, "asked only where all are declared"
-            more = declared({name: state.hyper[unique] for name, unique in names}, state.step)
+            more = declared(links[index].hyper(state.hyper), state.step, state.slots[index])
             found |= {kind: found[kind] + number for kind, number in more.items()}
         return found
 
-    is_declared = all(declared is not None for declared, _ in asking)
-    update = _make_update(tuple(links), schedule or constant())
-    return Optimizer(init, update, calls=calls if is_declared else None)
+    optimizer = Optimizer(init, _make_update(tuple(links), schedule or constant(), last))
+    if all(transforms[index].calls is not None for index in observers):
+        optimizer = optimizer._replace(calls=calls)
+    return optimizer if move is None else optimizer._replace(eval_params=_make_eval_params(move, last))
+
+
+def _named(own: Mapping[str, float], hyper: dict[str, float]) -> tuple[tuple[str, str], ...]:
+    """Adds a transform's hyperparameters to those of all; its names for them, and theirs in the state."""
+    names = tuple((name, _unused(name, hyper)) for name in own)
+    hyper |= {unique: checked(name, own[name]) for name, unique in names}
+    return names
+
+
+def _make_eval_params(move: Move, last: Any) -> Callable[[OptState, Params], Params]:
+    def eval_params(state: OptState, params: Params) -> Params:
+        hyper = {name: state.hyper[unique] for name, unique in last[1]}
+        return move.eval_params(state.slots[-1], params, hyper)
+
+    return eval_params
 
 
 def _unused(name: str, taken: dict[str, float]) -> str:
@@ -152,20 +197,32 @@ def _unused(name: str, taken: dict[str, float]) -> str:
 
 
 @cache
-def _make_update(links: tuple[Link, ...], schedule: Schedule) -> Callable[..., tuple[Params, OptState]]:
+def _make_update(
+    links: tuple[Link, ...], schedule: Schedule, last: Any = None
+) -> Callable[..., tuple[Params, OptState]]:
     """One function for each structure, whatever the values, so that a compiled step serves every learning rate."""
     fixed = schedule == constant()
 
     def update(oracle: Oracle, state: OptState, params: Params) -> tuple[Params, OptState]:
         direction, slots, step, keys = oracle.grad(), [], state.step + 1, iter(state.keys)
         lr = state.hyper["lr"] if fixed else state.hyper["lr"] * schedule(state.step)
-        for link, slot in zip(links, state.slots, strict=True):
-            hyper = {name: state.hyper[unique] for name, unique in link.names}
-            if link.observe is not None:
-                slot = link.observe(View(oracle, params, hyper, step, lr, next(keys)), slot)
-            direction, slot = link.update(direction, slot, params, hyper, step)
+        for link, slot in zip(links, state.slots, strict=False):
+            hyper = link.hyper(state.hyper)
+            if link.act is not None:
+                direction, slot = link.act(View(oracle, params, hyper, step, lr, next(keys)), direction, slot)
+            else:
+                if link.observe is not None:
+                    slot = link.observe(View(oracle, params, hyper, step, lr, next(keys)), slot)
+                assert link.update is not None, "of a transform that does not act"
+                direction, slot = link.update(direction, slot, params, hyper, step)
             slots.append(slot)
-        params = tree.add_scaled(params, -1, lr, direction)
+        if last is None:
+            params = tree.add_scaled(params, -1, lr, direction)
+        else:
+            apply, names = last
+            hyper = {name: state.hyper[unique] for name, unique in names}
+            params, slot = apply(params, direction, state.slots[-1], lr, hyper, step)
+            slots.append(slot)
         return params, OptState(state.hyper, step, tuple(slots), state.keys)
 
     return update

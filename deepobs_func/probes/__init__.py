@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deepobs_func.probes.export import as_scipy as as_scipy
     from deepobs_func.probes.fisher import fisher_vp as fisher_vp
     from deepobs_func.probes.fisher import make_fisher_vp as make_fisher_vp
+    from deepobs_func.probes.layer_gradients import layer_gradients as layer_gradients
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
     from deepobs_func.probes.per_example import explain as explain
@@ -38,6 +39,7 @@ _ROOMS = {
     "curvature": ("hvp", "ggnvp", "make_hvp", "make_ggnvp"),
     "estimators": ("trace", "diagonal"),
     "fisher": ("fisher_vp", "make_fisher_vp"),
+    "layer_gradients": ("layer_gradients",),
     "linear_map": ("LinearMap", "over"),
     "export": ("as_curvlinops", "as_scipy"),
     "per_example": (

@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deepobs_func import tree
+from deepobs_func import random, tree
 from deepobs_func.backend.gradients import gradients
 from deepobs_func.backend.kernels import using
-from deepobs_func.base import Batch, ModelState, Params
+from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Outer, Params, size_of
+from deepobs_func.errors import ConfigError
 from deepobs_func.probes import curvature, per_example
 from deepobs_func.probes.contract import check_batch
+from deepobs_func.probes.fisher import Kind
+from deepobs_func.probes.layer_gradients import LayerGradients, layer_gradients, layerless, named
 from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.probes.many import sliced
 from deepobs_func.probes.outer import Statistic
 from deepobs_func.problems.problem import Problem
 from deepobs_func.tree import Tree
@@ -196,6 +200,75 @@ class Oracle:
             ConfigError: as in `per_example_grads`.
         """
         return per_example.statistics(self._problem, self._params, self._batch, wanted, bn=bn)
+
+    def layer_gradients(self, kind: Kind, *, key: random.Key | None = None, bn: str | None = None) -> LayerGradients:
+        """Gradients of the examples as their layers have them; see `probes.layer_gradients`.
+
+        Raises:
+            ConfigError: as there.
+        """
+        return layer_gradients(self._problem, self._params, self._batch, kind=kind, key=key, bn=bn)
+
+    def gradient_factors(self) -> LayerGradients | None:
+        """The gradient of the objective as a sum over examples of outer products, from the pass that computes it.
+
+        The sum is the gradient itself. None where it is more than that: with a penalty, batch norm, a recurrent state,
+        or parameters of layers that do not know their gradients. Value and gradient are then those of this pass, so
+        that a compiled step has no other.
+        """
+        problem = self._problem
+        if problem.weight_decay or problem.description.remembers or not problem.separable or layerless(problem):
+            return None
+        before, size = self.all(), size_of(self._batch)
+        zero = next(iter(self._params.values())).new_zeros(())
+        zeros = {path: zero.expand(size, *shape) for path, (_, shape) in problem.layers.items()}
+
+        def mean(params: Params, taps: Params) -> tuple[Tensor, Params]:
+            inputs = {}
+
+            def tap(layer: Any, x: Tensor, y: Tensor) -> Tensor:
+                inputs[layer.path] = x
+                return y + taps[layer.path] if layer.path in taps else y
+
+            losses = problem.criterion(problem.tapped_outputs(params, self._batch, tap), self._batch)
+            return losses.mean(), inputs
+
+        differentiate = torch.func.grad_and_value(mean, (0, 1), has_aux=True)
+        (grads, of_outputs), (value, inputs) = differentiate(self._params, zeros)
+        self._computed = Value(value, grads, Metrics(value, before.metrics.penalty), before.state)
+        found: dict[str, Outer | Tensor] = {}
+        for path, g in of_outputs.items():
+            found |= named(path, problem.layers[path][0].factors(inputs[path], g), self._params)
+        return LayerGradients(found, size)
+
+    def layerless(self) -> list[str]:
+        """The parameters of layers that do not know their per-example gradients."""
+        return layerless(self._problem)
+
+    def taps_in_branches(self) -> bool:
+        """Whether `layer_gradients` can be asked inside a branch of `torch.cond`.
+
+        The layers of a user's module learn of the pass by a variable of the thread, which no branch may change.
+        """
+        return not hasattr(self._problem.call, "reads_pass")
+
+    def part(self, size: int | None) -> Oracle:
+        """The oracle of the first examples of the batch, for curvature that costs less; of all of them by None.
+
+        Batch norm sees these alone.
+
+        Raises:
+            ConfigError: the batch has fewer.
+        """
+        if size is None:
+            return self
+        if size > size_of(self._batch):
+            raise ConfigError(
+                f"curvature_batch={size} is more than the batch has, {size_of(self._batch)} examples: take at most "
+                "these, or a larger batch."
+            )
+        batch = sliced(self._batch, BATCH_DIMS, slice(0, size))
+        return Oracle(self._problem, self._value_and_grad, self._params, batch)
 
     def _with_penalty(self, ggn: LinearMap) -> LinearMap:
         """The map plus the Hessian of the penalty, which is quadratic: its gradient at v is its Hessian times v."""

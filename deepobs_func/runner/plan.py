@@ -208,7 +208,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     schedule = _schedule(config, steps_per_epoch)
     chosen = choose_optimizer(config, optimizer, schedule, found.shapes)
     chosen.optimizer.check(found)
-    return Plan(
+    plan = Plan(
         config=config,
         problem=found,
         chosen=chosen,
@@ -221,6 +221,12 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         ranks=ranks,
         source=source,
     )
+    if plan.batch_size < chosen.optimizer.examples:
+        raise ConfigError(
+            f"{option('optimizer')} {config.optimizer} computes curvature of {chosen.optimizer.examples} examples "
+            f"(curvature_batch), and a batch has {plan.batch_size}: take at most these, or a larger batch_size."
+        )
+    return plan
 
 
 def problem_at(path: str) -> Problem:

@@ -16,12 +16,27 @@ from tests.optimizers import toy
 NAMES = optimizers.names()
 DEFAULTS = {name: dict(row.defaults) for name, row in optimizers.FUNCTIONAL.items()}
 LRS = {"sgd": 0.3, "rmsprop": 0.01, "newton_cg": 0.5, "sophia_h": 0.02, "sgd_cabs": 0.3}
-OTHERS = {"sophia_h": {"gamma": 2.0}}  # with its own gamma, every coordinate of this problem is clipped
-DRAWING = ["adahessian", "sophia_h"]
-STRUCTURE = {"cg_steps", "bn"}  # no numbers of the state: they decide what is computed
+LRS |= {
+    "lion": 0.02,
+    "prodigy": 1.0,
+    "schedule_free_sgd": 0.5,
+    "sgd_line_search": 2.0,
+    "lbfgs": 1.0,
+    "shampoo": 0.3,
+    "kfac": 0.5,
+    "ekfac": 0.5,
+}
+# Sophia: with its own gamma, every coordinate of this problem is clipped. Prodigy: its own d0 grows for many steps.
+OTHERS = {"sophia_h": {"gamma": 2.0}, "prodigy": {"d0": 0.01}, "muon": {"adam_factor": 1.0}}
+OTHERS |= {name: {"kl_clip": 0.0, "damping": 0.1} for name in ("kfac", "ekfac")}
+DRAWING = ["adahessian", "sophia_h", "kfac", "ekfac"]
+AVERAGING = ["schedule_free_sgd", "schedule_free_adamw"]
+# No numbers of the state: they decide what is computed.
+STRUCTURE = {"cg_steps", "bn", "ns_steps", "adam_for", "max_backtracks", "memory", "max_dim"}
+STRUCTURE |= {"fisher", "curvature_batch", "others"}
 VALUES = {"update_every": [1, 3, 10]}  # where [0.01, 0.05, 0.4] says nothing
 # Well-conditioned: with a damping of 0.01, ten steps of conjugate gradients make 1e-8 of a round-off of 1e-16.
-VALUES |= {"damping": [0.4, 1.0, 3.0], "damping_factor": [1.0, 1.25, 1.5]}
+VALUES |= {"damping": [0.4, 1.0, 3.0], "damping_factor": [1.0, 1.25, 1.5], "grow": [1.0, 1.5, 2.0]}
 
 
 def lr_of(name):
@@ -50,7 +65,7 @@ def rich_options(name):
 def test_defaults_of_the_row_are_those_of_the_constructor(name):
     parameters = inspect.signature(constructor(name)).parameters
     keywords = {key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert keywords in ({"before", "after", "schedule"}, {"schedule"})
+    assert keywords in ({"before", "after", "schedule"}, {"before", "schedule"}, {"schedule"})
     assert parameters["lr"].default is inspect.Parameter.empty
     assert {key: p.default for key, p in parameters.items() if key not in {"lr", *keywords}} == DEFAULTS[name]
 
@@ -160,7 +175,7 @@ def test_a_state_is_a_value_and_the_iterate_is_evaluated(name):
     for _ in range(4):
         state = optimizer.load(optimizer.save(state), params, random.key(1))
         params, state = optimizer.update(toy.Oracle(params), state, params)
-        assert optimizer.eval_params(state, params) is params
+        assert (optimizer.eval_params(state, params) is params) == (name not in AVERAGING)
     whole = toy.run(make(name), steps=4, key=key)
     assert all(torch.equal(params[key], whole[key]) for key in whole)
 
@@ -200,8 +215,8 @@ def test_an_unknown_choice_is_refused():
 def test_everything_exported_can_be_had():
     for name in optimizers.__all__:
         assert getattr(optimizers, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'lion'"):
-        _ = optimizers.lion
+    with pytest.raises(AttributeError, match="no attribute 'adagrad'"):
+        _ = optimizers.adagrad
 
 
 def test_listing_the_optimizers_imports_no_torch():

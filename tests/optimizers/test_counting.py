@@ -63,6 +63,10 @@ class Counting(toy.Oracle):
         self.seen.append("gradients")
         return super().statistics(wanted, bn=bn)
 
+    def layer_gradients(self, kind, *, key=None, bn=None):
+        self.seen.append("gradients")
+        return super().layer_gradients(kind, key=key, bn=bn)
+
 
 def numbers(seen):
     return {kind: seen.count(kind) for kind in KINDS}

@@ -343,6 +343,69 @@ def test_conjugate_gradients_end_early_where_they_may():
     assert counts[0] == 10 > counts[1] > 0
 
 
+# A part of the batch has the curvature
+
+
+class Asking:
+    """An oracle that notes of which part it is asked for products."""
+
+    def __init__(self, params, seen, part=None):
+        self.params, self.seen, self.of = params, seen, part
+
+    def value(self):
+        return toy.Oracle(self.params).value()
+
+    def grad(self):
+        return toy.Oracle(self.params).grad()
+
+    def loss_at(self, params):
+        return toy.objective(params)
+
+    def hvp(self, v):
+        self.seen.append(self.of)
+        return toy.Oracle(self.params).hvp(v)
+
+    def make_ggnvp(self):
+        self.seen.append(self.of)
+        return toy.Oracle(self.params).make_ggnvp()
+
+    def part(self, size):
+        return Asking(self.params, self.seen, size)
+
+
+@pytest.mark.parametrize("name", ["newton_cg", "adahessian", "sophia_h"])
+@pytest.mark.parametrize("size", [None, 5])
+def test_products_are_of_a_part_of_the_batch(name, size):
+    optimizer, params, seen = MAKE[name](curvature_batch=size), toy.params(), []
+    optimizer.update(Asking(params, seen), optimizer.init(params, random.key(0)), params)
+    assert seen == [size]
+
+
+def test_newton_cg_takes_the_ggn_of_the_first_examples_and_the_gradient_of_all():
+    problem, batch = convex_problem(), convex_problem().fake_batch(8, dtype=F64)
+    optimizer = optimizers.newton_cg(0.5, damping=0.2, cg_steps=60, cg_tol=1e-12, curvature_batch=3)
+    carry = start(problem, optimizer)
+    flat = lambda tree: torch.cat([leaf.flatten() for leaf in tree.values()])
+    first = Batch.of(batch.x[:3], batch.y[:3], state=batch.state)
+    penalized = torch.cat([torch.full((leaf.numel(),), 0.01 * (leaf.ndim > 1)) for leaf in carry.params.values()])
+    matrix = dense_ggn(problem, carry.params, first) + torch.diag(penalized.double() + 0.2)
+    gradient = flat(torch.func.grad(problem.objective)(carry.params, batch))
+    after, _ = make_step(problem, optimizer)(carry, batch)
+    expected = torch.linalg.solve(matrix, -gradient)
+    torch.testing.assert_close(flat(after.opt_state.direction), expected, rtol=1e-7, atol=1e-8)
+
+
+def test_a_part_that_is_more_than_the_batch_is_refused():
+    problem, batch = convex_problem(), convex_problem().fake_batch(8, dtype=F64)
+    for name in ("newton_cg", "adahessian", "sophia_h"):
+        optimizer = MAKE[name](curvature_batch=9)
+        carry = start(problem, optimizer)
+        with pytest.raises(ConfigError, match="curvature_batch=9 is more than the batch has, 8 examples"):
+            make_step(problem, optimizer)(carry, batch)
+    with pytest.raises(ConfigError, match="curvature_batch is 0; it must be a whole number from 1"):
+        MAKE["newton_cg"](curvature_batch=0)
+
+
 # CABS
 
 

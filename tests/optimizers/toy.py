@@ -4,7 +4,9 @@ import torch
 from torch.func import grad, jvp, vjp, vmap
 
 from deepobs_func import random
+from deepobs_func.base import Outer
 from deepobs_func.probes import LinearMap
+from deepobs_func.probes.layer_gradients import LayerGradients
 from deepobs_func.probes.per_example import Statistics
 
 
@@ -69,6 +71,29 @@ class Oracle:
         rows = vmap(grad(loss), (None, 0, 0))(self._params, _X, _Y)
         flat = torch.cat([leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in rows.values()], dim=1)
         return Statistics(residual(self._params, _X, _Y).square().sum(1) / 2, gram=flat @ flat.mT)
+
+    def layer_gradients(self, kind, *, key=None, bn=None):
+        """By random vectors at the residual, one for each example."""
+        assert (kind, bn) == ("monte-carlo", None)
+        weight, bias, scale = self._params.values()
+        hidden = torch.tanh(_X.to(weight.dtype) @ weight + bias)
+        s = random.normal(key, hidden.shape, dtype=hidden.dtype)
+        g = scale * s * (1 - hidden.square())
+        rows = Outer(_X.to(weight.dtype).unsqueeze(2), g.unsqueeze(2))
+        return LayerGradients({"layer.weight": rows, "layer.bias": g, "scale": (s * hidden).sum(1)}, len(hidden))
+
+    def gradient_factors(self):
+        return None
+
+    def layerless(self):
+        return []
+
+    def taps_in_branches(self):
+        return True
+
+    def part(self, size):
+        assert size is None
+        return self
 
 
 def run(optimizer, steps=50, key=None):
