@@ -18,7 +18,7 @@ DEFAULTS = {name: dict(row.defaults) for name, row in optimizers.FUNCTIONAL.item
 LRS = {"sgd": 0.3, "rmsprop": 0.01, "newton_cg": 0.5, "sophia_h": 0.02, "sgd_cabs": 0.3}
 OTHERS = {"sophia_h": {"gamma": 2.0}}  # with its own gamma, every coordinate of this problem is clipped
 DRAWING = ["adahessian", "sophia_h"]
-STRUCTURE = {"cg_steps", "bn"}  # no numbers of the state: they decide what is computed
+STRUCTURE = {"cg_steps", "bn", "micro_batches"}  # no numbers of the state: they decide what is computed
 VALUES = {"update_every": [1, 3, 10]}  # where [0.01, 0.05, 0.4] says nothing
 # Well-conditioned: with a damping of 0.01, ten steps of conjugate gradients make 1e-8 of a round-off of 1e-16.
 VALUES |= {"damping": [0.4, 1.0, 3.0], "damping_factor": [1.0, 1.25, 1.5]}

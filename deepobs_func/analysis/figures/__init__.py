@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from deepobs_func.analysis.figures.comparison import wins as wins
     from deepobs_func.analysis.figures.demonstration import against_published as against_published
     from deepobs_func.analysis.figures.demonstration import training as training
+    from deepobs_func.analysis.figures.layers import densities as densities
+    from deepobs_func.analysis.figures.layers import layers as layers
     from deepobs_func.analysis.figures.one_run import panel as panel
     from deepobs_func.analysis.figures.one_run import spectrum as spectrum
     from deepobs_func.analysis.figures.one_run import tracked as tracked
@@ -32,6 +34,7 @@ _ROOMS = {
     "rates": ("sensitivity",),
     "comparison": ("profile", "targets", "critical_difference", "tuning", "wins"),
     "one_run": ("tracked", "panel", "spectrum"),
+    "layers": ("layers", "densities"),
     "paths": ("trajectories",),
     "demonstration": ("against_published", "training"),
     "style": ("save", "styles"),
