@@ -105,7 +105,7 @@ def parse(path: str) -> Parsed | Unread:
         return Parsed(facts, curves, _tracked(record.extra), losses)
     except DataError as error:
         return Unread(path, str(error))
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
         return Unread(path, f"it holds what a record cannot ({type(error).__name__}: {error})")
 
 

@@ -110,6 +110,7 @@ def plot_command(
     performance         losses and accuracies of a set, 4 x 4, as in the paper
     sensitivity         the final metric over the learning rate
     paper-sensitivity   the same of the eight published problems, 2 x 4
+    batch-sizes         the final metric over the batch size, each at its best setting
     profiles            how often an optimizer is nearly the fastest to the target, and AlgoPerf's score
     targets             how that score moves as targets tighten
     differences         mean ranks, and who cannot be told apart
@@ -254,11 +255,18 @@ def _densities(results: Results, how: Mapping[str, Any]) -> Figure:
     return figures.densities(results, mode=how["mode"])
 
 
+def _batch_sizes(results: Results, how: Mapping[str, Any]) -> Figure:
+    from deepobs_func.analysis import figures
+
+    return figures.batch_sizes(results)
+
+
 KINDS: Mapping[str, Callable[[Results, Mapping[str, Any]], Figure]] = {
     "curves": _curves,
     "performance": _performance,
     "sensitivity": _sensitivity,
     "paper-sensitivity": _paper_sensitivity,
+    "batch-sizes": _batch_sizes,
     "profiles": _profiles,
     "targets": _targets,
     "differences": _differences,

@@ -6,7 +6,7 @@ import torch
 
 from deepobs_func.errors import ConfigError, option
 from deepobs_func.probes.catalog import PRESETS, chosen, row_of
-from deepobs_func.probes.ntk import flat_outputs
+from deepobs_func.probes.kernel import flat_outputs
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import RunConfig, undefined
 from deepobs_func.runner.optimizing import ChosenOptimizer

@@ -14,7 +14,7 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.probes import quantities as q
 from deepobs_func.probes.by_layer import COMPUTE, grams_by_layer, layers_of
 from deepobs_func.probes.catalog import LAYER, QUANTITIES, row_of
-from deepobs_func.probes.ntk import ntk
+from deepobs_func.probes.kernel import ntk
 from deepobs_func.probes.tracked import DENSITY_POINTS, LARGEST, TrackedStep, track
 from tests.probes import oracles, toys
 from tests.probes.test_tracked import IDS, MODES, step_of
