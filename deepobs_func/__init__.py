@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deepobs_func.runner.config import RunConfig as RunConfig
     from deepobs_func.runner.loop import run as run
     from deepobs_func.runner.population.running import run_population as run_population
+    from deepobs_func.runner.probing import probe_run as probe_run
     from deepobs_func.runner.resuming import load as load
     from deepobs_func.runner.training import Training as Training
     from deepobs_func.study.spec import Study as Study
@@ -43,6 +44,7 @@ _NAMES = {
     "Study": "study.spec",
     "Training": "runner.training",
     "load": "runner.resuming",
+    "probe_run": "runner.probing",
     "run": "runner.loop",
     "run_population": "runner.population.running",
 }

@@ -15,13 +15,22 @@ from tests.analysis import made
 LEVELS = {"quadratic_deep": {"adam": 0.2, "sgd": 0.4}, "mine": {"adam": 0.3, "sgd": 0.25}}
 STEPS = {"every": 10, "bn": None, "steps": [0, 10]}
 QUANTITIES = {"position": [[0.0, 1.0], [1.0, 1.0]], "hess_max_ev": [2.0, 1.0], "hess_trace": [3.0, 1.0]}
+QUANTITIES |= {"grad_norm/layer": [[1.0, 2.0], [0.5, 1.0]], "hess_spectrum": [[[0.0, 1.0], [0.5, 0.5]]] * 2}
+OF_ONE = ("tracked", "panel", "trajectories", "spectrum", "layers", "densities")  # which one problem has alone
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = made.benchmark(LEVELS, seeds=2)
     records += [made.record("quadratic_deep", name, [1.0, 0.5], lr=1.0) for name in ("adam", "sgd")]
-    records += [made.record("two_d_beale", "adam", [1.0, 0.5], tracked={**STEPS, "quantities": QUANTITIES})]
+    records += [
+        made.record(
+            "two_d_beale", "adam", [1.0, 0.5], tracked={**STEPS, "layers": ["a", "b"], "quantities": QUANTITIES}
+        )
+    ]
+    larger = made.record("quadratic_deep", "adam", [1.0, 0.5])
+    larger.batch_size = 256
+    records += [larger]
     return made.write(tmp_path_factory.mktemp("tree") / "results", records)
 
 
@@ -36,7 +45,7 @@ def call(*words: str) -> int:
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_of_figure(tree: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figure.svg"
-    chosen = [] if kind in ("tracked", "panel", "trajectories", "spectrum") else ["--problem", "quadratic_deep,mine"]
+    chosen = [] if kind in OF_ONE else ["--problem", "quadratic_deep,mine"]
     assert call("plot", kind, str(tree), "--out", str(out), *chosen) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_text(encoding="utf-8").startswith("<?xml")

@@ -23,7 +23,7 @@ RUN_COLUMNS = (
     *("steps_per_epoch", "label", "name"),
 )
 """Of `Results.runs`, in this order."""
-EPOCH_COLUMNS = ("run", "epoch", "step", *QUANTITIES, "seconds", *CALLS)
+EPOCH_COLUMNS = ("run", "epoch", "step", *QUANTITIES, "seconds", *CALLS, "cost")
 STEP_COLUMNS = ("run", "step", "loss")
 TRACKED_COLUMNS = ("run", "step", "quantity", "value")
 ACCURACY, LOSS = "test_accuracy", "test_loss"

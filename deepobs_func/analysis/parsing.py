@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deepobs_func.analysis.dialects import CURVES, Dialect, as_record, dialect_of
 from deepobs_func.errors import DataError
-from deepobs_func.records import RunRecord, setting_name
+from deepobs_func.records import RunRecord, costs, setting_name
 
 Column = NDArray[np.float64]
 QUANTITIES = tuple(name.replace("losses", "loss").replace("accuracies", "accuracy") for name in CURVES)
@@ -26,6 +26,7 @@ CLOCK_NAMES = {
     "step": "steps",
     "seconds": "seconds of training",
     "gradients": "gradient evaluations",
+    "cost": "gradient equivalents",
 }
 """In what a time to a target is counted, in words."""
 GENERATED = ("quadratic_", "two_d_")
@@ -101,10 +102,10 @@ def parse(path: str) -> Parsed | Unread:
         facts = _facts(path, record, dialect, about, curves)
         _check(facts)
         losses = _column(record.minibatch_train_losses, "minibatch_train_losses")
-        return Parsed(facts, curves, _tracked(record.extra.get("tracked")), losses)
+        return Parsed(facts, curves, _tracked(record.extra), losses)
     except DataError as error:
         return Unread(path, str(error))
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
         return Unread(path, f"it holds what a record cannot ({type(error).__name__}: {error})")
 
 
@@ -157,6 +158,7 @@ def curves_of(
     timings, calls = extra.get("timings", {}), extra.get("calls", {})
     found["seconds"] = _from_start(np.cumsum(_column(timings.get("train"), "timings")))
     found |= {kind: _from_start(_column(calls.get(kind), "calls")) for kind in CALLS}
+    found["cost"] = _from_start(_column(costs({kind: calls[kind] for kind in CALLS if kind in calls}), "calls"))
     return {name: _padded(column, length) for name, column in found.items()}
 
 
@@ -181,17 +183,60 @@ def _padded(column: Column, length: int) -> Column:
     return np.concatenate((column, np.full(length - len(column), np.nan)))
 
 
-def _tracked(tracked: Mapping[str, Any] | None) -> dict[str, tuple[Column, Column]]:
-    """Quantities of one number under their name, others as `name[i]` or `name[i,j]`."""
-    found = {}
-    steps = _column((tracked or {}).get("steps"), "tracked steps")
-    for name, values in (tracked or {}).get("quantities", {}).items():
-        array = np.asarray(values, dtype=np.float64)
-        for index in np.ndindex(array.shape[1:]):
-            label = f"{name}[{','.join(map(str, index))}]" if index else name
-            column = array[(slice(None), *index)]
-            found[label] = (steps[: len(column)], column)
+def _tracked(extra: Mapping[str, Any]) -> dict[str, tuple[Column, Column]]:
+    """What was tracked, and what was probed later; where both have a step of a quantity, they agree.
+
+    Quantities of one number stand under their name, those of each layer as `name/LAYER`, others as `name[i]` or
+    `name[i,j]`; after the name of a probed one stands over what it is, as `hess_max_ev (train)`.
+    """
+    tracked: Mapping[str, Any] = extra.get("tracked") or {}
+    found: dict[str, tuple[Column, Column]] = {}
+    steps = _column(tracked.get("steps"), "tracked steps")
+    for name, values in tracked.get("quantities", {}).items():
+        found |= _numbers(name, "", values, steps, tracked.get("layers"))
+    for entry in extra.get("probed", ()):
+        over = _over(entry, tracked.get("bn"))
+        for name, column in entry["quantities"].items():
+            at = _column(column["steps"], "probed steps")
+            for label, new in _numbers(name, over, column["values"], at, entry.get("layers")).items():
+                found[label] = _united(found[label], new) if label in found else new
     return found
+
+
+def _over(entry: Mapping[str, Any], bn: str | None) -> str:
+    """What a probe is over, where that is not the batch of a step, in brackets behind a name."""
+    several = entry.get("batches") not in (None, 1)
+    parts = [
+        "" if entry["over"] == "batch" else str(entry["over"]),
+        f"{entry['batches']} batches" if several else "",
+        f"bn {entry['bn']}" if entry.get("bn") not in (None, bn) else "",
+    ]
+    return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
+
+
+def _numbers(
+    name: str, over: str, values: Sequence[Any], steps: Column, layers: Sequence[str] | None
+) -> dict[str, tuple[Column, Column]]:
+    """The columns of numbers that a quantity has."""
+    found, array = {}, np.asarray(values, dtype=np.float64)
+    for index in np.ndindex(array.shape[1:]):
+        if index and layers and name.endswith(_LAYER):
+            label = f"{name.removesuffix(_LAYER)}/{layers[index[0]]}{over}"
+        else:
+            label = f"{name}{over}[{','.join(map(str, index))}]" if index else f"{name}{over}"
+        column = array[(slice(None), *index)]
+        found[label] = (steps[: len(column)], column)
+    return found
+
+
+_LAYER = "/layer"  # the end of the name of a quantity of each layer, as in `probes.catalog`
+
+
+def _united(old: tuple[Column, Column], new: tuple[Column, Column]) -> tuple[Column, Column]:
+    """Two columns as one, by steps."""
+    rows = dict(zip(*old, strict=True)) | dict(zip(*new, strict=True))
+    steps = np.array(sorted(rows))
+    return steps, np.array([rows[step] for step in steps])
 
 
 def _facts(

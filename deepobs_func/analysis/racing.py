@@ -82,8 +82,8 @@ def race(
     Args:
         results: what was read.
         optimizers: display names; all of them where none is given.
-        clock: in what time is counted: `"epoch"`, `"step"`, `"seconds"` of training, or `"gradients"`, the gradient
-            evaluations that the optimizer asked for.
+        clock: in what time is counted: `"epoch"`, `"step"`, `"seconds"` of training, `"gradients"`, the gradient
+            evaluations that the optimizer asked for, or `"cost"`, all its calls of the oracle in gradient equivalents.
         target: of the metric; None for the published convergence performance of each problem, or, where there is
             none, for that of `ProblemData.target`.
         mode: which setting stands for an optimizer, as in `Results.best`.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from deepobs_func.analysis.honesty import Caveat
 
-_MEASURED = (*QUANTITIES, "seconds", *CALLS)
+_MEASURED = (*QUANTITIES, "seconds", *CALLS, "cost")
 _CHECKED = {"problem": "problem", "optimizer": "optimizer"}  # columns of which a value that is not there is a mistake
 
 
@@ -36,8 +36,8 @@ class Results:
             `reason` says why a run ended early, `label` under which of several paths it was read, `name` what the
             record calls the optimizer.
         epochs: a row for each run and evaluation: `run, epoch, step`, losses and accuracies of the three splits,
-            cumulative `seconds` of training and calls of the oracle (`gradients, products, evaluations`). NaN where
-            nothing is recorded.
+            cumulative `seconds` of training and calls of the oracle (`gradients, products, evaluations`), and these as
+            `cost`, in gradient equivalents (`records.GRADIENTS`). NaN where nothing is recorded.
         steps: a row for each recorded mini-batch loss: `run, step, loss`.
         tracked: a row for each tracked number: `run, step, quantity, value`.
         unread: the files that could not be read, `(path, reason)`.

@@ -20,6 +20,7 @@ from deepobs_func.cli.data import data_command
 from deepobs_func.cli.describe import describe_command
 from deepobs_func.cli.doctor import doctor_command
 from deepobs_func.cli.duel import duel_command
+from deepobs_func.cli.probe import probe_command
 from deepobs_func.cli.report import plot_command, report_command
 from deepobs_func.cli.run import resume_command, run_command
 from deepobs_func.cli.runtime import runtime_command
@@ -39,6 +40,7 @@ def cli() -> None:
     \b
     deepobs list
     deepobs run mnist_mlp --optimizer adam --lr 1e-3 --epochs 5
+    deepobs probe results/.../random_seed__42__....json --quantities hess_max_ev,trace
     deepobs sweep study.yaml --jobs 2
     deepobs tune mnist_mlp --optimizer adam,momentum --budget random-20
     deepobs compare adam momentum
@@ -59,7 +61,7 @@ _ANALYSIS = (show_command, compare_command, best_command, table_command, report_
 _VERDICTS = (duel_command, runtime_command)
 _CATALOGUE = (list_command, describe_command, optimizers_command)
 for command in (
-    *(*_CATALOGUE, run_command, resume_command),
+    *(*_CATALOGUE, run_command, resume_command, probe_command),
     *(*_STUDIES, *_ANALYSIS, *_VERDICTS),
     *(data_command, doctor_command, check_parity_command, check_problem_command, check_optimizer_command),
     *(demo_command, completion_command),

@@ -35,7 +35,7 @@ def show_command(run: str, results_dir: str, as_json: bool) -> None:
 @click.option(
     "--against",
     metavar="CLOCK",
-    help="Compare the time to a target: epoch, step, seconds or gradients.",
+    help="Compare the time to a target: epoch, step, seconds, gradients or cost.",
     shell_complete=complete(CLOCKS),
 )
 @click.option("--target", type=float, help="With --against: of the metric. Default: the published one.")

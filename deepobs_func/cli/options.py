@@ -12,7 +12,7 @@ from deepobs_func.runner.config import BN_SYNC, COMPILE, PRECISIONS, PROTOCOLS, 
 
 Command = Callable[..., None]
 MODES = ("most", "final", "best")
-CLOCKS = ("epoch", "step", "seconds", "gradients")
+CLOCKS = ("epoch", "step", "seconds", "gradients", "cost")
 
 _OF_RUNS: dict[str, Callable[[Command], Command]] = {
     "epochs": click.option("--epochs", "-N", type=int, help="Default: the problem's published value."),

@@ -70,7 +70,7 @@ def _complete_kind(ctx: click.Context, param: click.Parameter, incomplete: str) 
     "--against",
     default="epoch",
     show_default=True,
-    help="Of curves: epoch, step, seconds or gradients.",
+    help="Of curves: epoch, step, seconds, gradients or cost.",
     shell_complete=complete(CLOCKS),
 )
 @click.option(
@@ -110,6 +110,7 @@ def plot_command(
     performance         losses and accuracies of a set, 4 x 4, as in the paper
     sensitivity         the final metric over the learning rate
     paper-sensitivity   the same of the eight published problems, 2 x 4
+    batch-sizes         the final metric over the batch size, each at its best setting
     profiles            how often an optimizer is nearly the fastest to the target, and AlgoPerf's score
     targets             how that score moves as targets tighten
     differences         mean ranks, and who cannot be told apart
@@ -118,7 +119,9 @@ def plot_command(
     tracked             tracked quantities over the steps
     panel               all that is known of one run
     trajectories        paths on the two_d problems, of runs with --track position
+    layers              quantities of each layer over the steps, of runs with --track grad_norm/layer
     spectrum            the largest eigenvalue and the trace of the Hessian, where they were tracked
+    densities           spectral densities of the Hessian, of runs with --track spectrum or `deepobs probe`
     """  # noqa: D301  # a backspace is Click's mark of lines that stay as they are
     if kind not in KINDS:
         raise ConfigError(f"{option('kind')}: {unknown('kind of figure', kind, KINDS)}")
@@ -240,11 +243,30 @@ def _spectrum(results: Results, how: Mapping[str, Any]) -> Figure:
     return figures.tracked(results, ("hess_max_ev", "hess_trace"), mode=how["mode"])
 
 
+def _layers(results: Results, how: Mapping[str, Any]) -> Figure:
+    from deepobs_func.analysis import figures
+
+    return figures.layers(results, how["quantity"] or (), mode=how["mode"])
+
+
+def _densities(results: Results, how: Mapping[str, Any]) -> Figure:
+    from deepobs_func.analysis import figures
+
+    return figures.densities(results, mode=how["mode"])
+
+
+def _batch_sizes(results: Results, how: Mapping[str, Any]) -> Figure:
+    from deepobs_func.analysis import figures
+
+    return figures.batch_sizes(results)
+
+
 KINDS: Mapping[str, Callable[[Results, Mapping[str, Any]], Figure]] = {
     "curves": _curves,
     "performance": _performance,
     "sensitivity": _sensitivity,
     "paper-sensitivity": _paper_sensitivity,
+    "batch-sizes": _batch_sizes,
     "profiles": _profiles,
     "targets": _targets,
     "differences": _differences,
@@ -253,6 +275,8 @@ KINDS: Mapping[str, Callable[[Results, Mapping[str, Any]], Figure]] = {
     "tracked": _tracked,
     "panel": _panel,
     "trajectories": _trajectories,
+    "layers": _layers,
     "spectrum": _spectrum,
+    "densities": _densities,
 }
 """By the word of the command line, what draws results, given the options."""

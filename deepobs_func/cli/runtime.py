@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 @shared("precision")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def runtime_command(optimizer: tuple[str, ...], problem: str, baseline: str, as_json: bool, **options: Any) -> None:
-    """Estimate what optimizers cost relative to SGD: time, memory and allocations of a step.
+    """Estimate what optimizers cost relative to SGD: time, calls of the oracle, memory and allocations of a step.
+
+    Calls are gradients (g), products (p) and evaluations (e), on average; "gradients" is their sum in gradient
+    equivalents: g + 2 p + e / 3.
 
     OPTIMIZER is a name, or the import path of a class or a factory, with settings after it: adam,beta1=0.95. They take
     turns, so that whatever else the machine does slows all of them alike.
@@ -56,7 +59,9 @@ def runtime_command(optimizer: tuple[str, ...], problem: str, baseline: str, as_
         first, *others = (Entrant(*settings_of(text), text) for text in (baseline, *optimizer))
         found = estimate_runtime(others, problem, baseline=first, **options)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        from deepobs_func.analysis.plain import as_json as to_json
+
+        click.echo(to_json(dataclasses.asdict(found)))
         return
     _show(found)
 
@@ -65,8 +70,14 @@ def _show(found: Runtimes) -> None:
     """A table, and what it was measured on."""
     threads = "" if found.device.startswith("NVIDIA") else f", {found.threads} thread(s)"
     click.echo(f"{found.problem}, batch size {found.batch_size}, {found.device}{threads}, {found.rounds} rounds")
-    titles = ("optimizer", f"times {found.costs[0].name}", "quartiles", "ms a step", "whole run")
-    print_table((*titles, "peak MB", "allocations", "state MB"), map(_row, found.costs), numbers=7)
+    titles = ("optimizer", f"times {found.costs[0].name}", "quartiles", "ms a step", "whole run", "calls a step")
+    more = ("gradients", "peak MB", "times", "allocations", "state MB")
+    print_table((*titles, *more), map(_row, found.costs), numbers=10)
+
+
+def _calls(cost: Cost) -> str:
+    """As `1g 10p 1e`: gradients, products and evaluations."""
+    return " ".join(f"{number:.3g}{kind[0]}" for kind, number in cost.calls.items() if number) or "?"
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
@@ -78,7 +89,10 @@ def _row(cost: Cost) -> tuple[str, ...]:
         f"{cost.low:.2f}-{cost.high:.2f}",
         f"{1e3 * cost.seconds:.3g}",
         whole,
+        _calls(cost),
+        "" if math.isnan(cost.equivalents) else f"{cost.equivalents:.3g}",
         f"{cost.peak_bytes / 1e6:.3g}",
+        f"{cost.peak_ratio:.2f}",
         str(cost.allocated),
         f"{cost.state_bytes / 1e6:.3g}",
     )

@@ -254,8 +254,11 @@ FUNCTIONAL = Registry(
         OptimizerSpec(
             "sgd_cabs",
             "deepobs_func.optimizers.cabs:sgd_cabs",
-            "SGD that records the batch size which CABS advises",
-            {"bn": Hyperparameter(None, _BN)},
+            "SGD that records the batch size which CABS advises, and follows it by whole micro-batches",
+            {
+                "bn": Hyperparameter(None, _BN),
+                "micro_batches": Hyperparameter(1, Whole()),
+            },
             lr_search=_SGD_RATES,  # Balles, Romero and Hennig (UAI 2017) tune the rate of each problem
         ),
         OptimizerSpec(

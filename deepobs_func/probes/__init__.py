@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deepobs_func import lazy
 
 if TYPE_CHECKING:
+    from deepobs_func.probes.by_layer import grams_by_layer as grams_by_layer
     from deepobs_func.probes.curvature import ggnvp as ggnvp
     from deepobs_func.probes.curvature import hvp as hvp
     from deepobs_func.probes.curvature import make_ggnvp as make_ggnvp
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from deepobs_func.probes.layer_gradients import layer_gradients as layer_gradients
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
+    from deepobs_func.probes.kernel import ntk as ntk
     from deepobs_func.probes.per_example import explain as explain
     from deepobs_func.probes.per_example import grad_sum_of_squares as grad_sum_of_squares
     from deepobs_func.probes.per_example import grad_variance as grad_variance
@@ -39,8 +41,10 @@ _ROOMS = {
     "curvature": ("hvp", "ggnvp", "make_hvp", "make_ggnvp"),
     "estimators": ("trace", "diagonal"),
     "fisher": ("fisher_vp", "make_fisher_vp"),
+    "by_layer": ("grams_by_layer",),
     "layer_gradients": ("layer_gradients",),
     "linear_map": ("LinearMap", "over"),
+    "kernel": ("ntk",),
     "export": ("as_curvlinops", "as_scipy"),
     "per_example": (
         *("statistics", "per_example_grads", "per_example_sq_norms", "per_example_dots"),

@@ -26,9 +26,15 @@ class Tridiagonal(NamedTuple):
     basis: Float[Tensor, "m P"]
 
     def eigh(self) -> tuple[Float[Tensor, " m"], Float[Tensor, "m m"]]:
-        """Eigenvalues in ascending order and, as columns, eigenvectors of the tridiagonal matrix."""
+        """Eigenvalues in ascending order and, as columns, eigenvectors of the tridiagonal matrix.
+
+        The eigenvalues of a map that is not finite, as where a run diverged, are NaN; LAPACK would raise an error.
+        """
         below = torch.diag_embed(self.betas[:-1], offset=-1)
-        return torch.linalg.eigh(torch.diag_embed(self.alphas) + below + below.mT)
+        matrix = torch.diag_embed(self.alphas) + below + below.mT
+        finite = matrix.isfinite().all()
+        values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
+        return torch.where(finite, values, torch.nan), vectors
 
 
 def lanczos(

@@ -341,6 +341,27 @@ def _from_layers(
     return losses, by_name
 
 
+def grams_of_groups(found: Examples, groups: Mapping[str, Sequence[str]], max_bytes: int) -> dict[str, Tensor]:
+    """The Gram matrix of each of some groups of parameters.
+
+    Args:
+        found: the losses of a batch.
+        groups: names of parameters, by group; together all of them.
+        max_bytes: of what is computed at once.
+
+    Returns:
+        `(B, B)` by group.
+    """
+    _, by_name = _from_layers(found, ["gram"], max_bytes)
+    for names in groups.values():
+        rest = [name for name in names if name not in by_name]
+        by_name |= _from_rows(found, rest, ["gram"], max_bytes) if rest else {}
+    return {
+        group: _sum(by_name[name]["gram"] for name in names if "gram" in by_name[name])
+        for group, names in groups.items()
+    }
+
+
 def _from_rows(found: Examples, names: Sequence[str], wanted: Sequence[Statistic], max_bytes: int) -> dict[str, Found]:
     """The statistics of the named parameters from materialised gradients, in chunks of examples."""
     rows, pieces = found.rows(names), _pieces(found, names, max_bytes)

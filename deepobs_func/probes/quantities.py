@@ -60,6 +60,62 @@ def noise_scale(gram: Gram) -> Scalar:
     return covariance_trace(gram) / gram.mean()
 
 
+def sample_covariance_trace(gram: Gram) -> Scalar:
+    """`B / (B - 1) tr S`, an unbiased estimate of the trace of the covariance of the examples' gradients.
+
+    Raises:
+        ConfigError: there is one example, which has no sample variance.
+    """
+    size = _several(gram, "the trace of the covariance")
+    return covariance_trace(gram) * (size / (size - 1))
+
+
+def squared_gradient(gram: Gram) -> Scalar:
+    """`|g|^2 - sample_covariance_trace / B`, an unbiased estimate of `|E g_n|^2`; it may be negative.
+
+    Source: McCandlish et al. (2018), appendix A.1.
+    """
+    return gram.mean() - sample_covariance_trace(gram) / len(gram)
+
+
+def critical_batch_size(gram: Gram) -> Scalar:
+    """`sample_covariance_trace / squared_gradient`, the simple noise scale from unbiased estimates.
+
+    The batch size beyond which a larger one saves little: at it, half of the expected squared norm of a mini-batch
+    gradient is noise. Infinite where the estimate of `|E g_n|^2` is not positive. Over several batches, divide the mean
+    of the one by the mean of the other; a mean of ratios is biased.
+
+    Source: McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training", 2018, equations 2.9, A.1.
+
+    Raises:
+        ConfigError: there is one example, which has no sample variance.
+    """
+    squared = squared_gradient(gram)
+    return torch.where(squared > 0, sample_covariance_trace(gram) / squared, torch.inf)
+
+
+def grad_diversity(gram: Gram) -> Scalar:
+    """`sum_n |g_n|^2 / |sum_n g_n|^2`: 1 / B where all gradients are equal, 1 where they are orthogonal.
+
+    Source: Yin, Pananjady, Lam, Papailiopoulos, Ramchandran and Bartlett, "Gradient diversity", AISTATS 2018,
+    definition 1.
+    """
+    return gram.diagonal().sum() / gram.sum()
+
+
+def covariance_eigenvalues(gram: Gram) -> Float[Tensor, " B"]:
+    """The eigenvalues of S that may differ from 0, descending: those of `(I - 1/B) K (I - 1/B) / B`, at most B - 1."""
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    return eigenvalues(centred / len(gram))
+
+
+def eigenvalues(matrix: Float[Tensor, "N N"]) -> Float[Tensor, " N"]:
+    """Of a symmetric matrix, descending; NaN where it is not finite, of which LAPACK finds none."""
+    finite = matrix.isfinite().all()
+    values = torch.linalg.eigvalsh(torch.where(finite, matrix, torch.zeros_like(matrix))).flip(0)
+    return torch.where(finite, values, torch.nan)
+
+
 def cabs(gram: Gram, losses: Float[Tensor, " B"], lr: float | Tensor) -> Scalar:
     """`lr tr S / mean loss`, the batch size that CABS advises for SGD without momentum.
 
@@ -168,6 +224,11 @@ def distance(params: Params, start: Params) -> Scalar:
 def update_size(before: Params, after: Params) -> Scalar:
     """`|theta_(t+1) - theta_t|`."""
     return distance(after, before)
+
+
+def update_ratio(before: Params, after: Params) -> Scalar:
+    """`|theta_(t+1) - theta_t| / |theta_t|`; infinite, or NaN without a step, at `theta_t = 0`."""
+    return distance(after, before) / tree.norm(before)
 
 
 _TOO_FEW = "{} needs the variance over a batch, which {} example(s) do not have; take a batch of 2 or more."

@@ -13,15 +13,20 @@ from torch import Tensor
 
 from deepobs_func import random, tree
 from deepobs_func.base import Batch, Params, size_of
-from deepobs_func.probes import quantities
-from deepobs_func.probes.catalog import QUANTITIES
+from deepobs_func.probes import by_layer, quantities
+from deepobs_func.probes.catalog import LAYER, row_of
+from deepobs_func.probes.curvature import make_hvp
 from deepobs_func.probes.estimators import diagonal, trace
 from deepobs_func.probes.example_losses import examples
+from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.probes.kernel import ntk
 from deepobs_func.probes.per_example import Statistics, gradients_in_chunks, per_example_dots, statistics
 from deepobs_func.probes.quantities import LineSample
-from deepobs_func.probes.spectrum import lanczos_eigenvalues
+from deepobs_func.probes.spectrum import lanczos_eigenvalues, spectral_density
 
 LANCZOS_STEPS, TRACE_SAMPLES = 20, 10
+DENSITY_STEPS, DENSITY_SAMPLES, DENSITY_POINTS = 30, 3, 200
+LARGEST = 20  # eigenvalues of spectra of examples
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,21 @@ class TrackedStep:
     @functools.cached_property
     def statistics(self) -> Statistics:
         """All statistics of the per-example gradients that the quantities need."""
-        wanted = dict.fromkeys(need for name in self.names for need in QUANTITIES[name].needs)
+        wanted = dict.fromkeys(need for name in self.names for need in row_of(name).needs)
         return statistics(self.problem, self.before, self.batch, wanted, bn=self.bn)
+
+    @functools.cached_property
+    def layer_grams(self) -> dict[str, Tensor]:
+        """The Gram matrix of each layer; computed apart from that of all, so that neither depends on the other."""
+        return by_layer.grams_by_layer(self.problem, self.before, self.batch, bn=self.bn)
+
+    @property
+    def moments(self) -> tuple[Params, Params, int]:
+        """`sum_n g_n`, the scatter, B."""
+        found = self.statistics
+        assert found.grad is not None, "the quantity needs it"
+        assert found.scatter is not None
+        return found.grad, found.scatter, self.size
 
     @functools.cached_property
     def hessian_trace(self) -> Tensor:
@@ -89,7 +107,7 @@ class TrackedStep:
 
 
 def track(step: TrackedStep) -> dict[str, Any]:
-    """The value of each quantity that the step names: a number, or, of a histogram, nested lists of counts.
+    """The value of each quantity that the step names: a number, or nested lists, of counts, eigenvalues or layers.
 
     Raises:
         ConfigError: a quantity is not defined on this problem, or for a batch of this size.
@@ -99,7 +117,9 @@ def track(step: TrackedStep) -> dict[str, Any]:
 
 def _function_of(name: str) -> Callable[[TrackedStep], Tensor]:
     """What computes a quantity."""
-    path = QUANTITIES[name].compute
+    if name.endswith(LAYER):
+        return by_layer.COMPUTE[name.removesuffix(LAYER)]
+    path = row_of(name).compute
     return pkgutil.resolve_name(path) if path else _COMPUTE[name]
 
 
@@ -116,14 +136,6 @@ def _gram(step: TrackedStep) -> Tensor:
     return step.statistics.gram
 
 
-def _moments(step: TrackedStep) -> tuple[Params, Params, int]:
-    """`sum_n g_n`, the scatter, B."""
-    found = step.statistics
-    assert found.grad is not None, "the quantity needs it"
-    assert found.scatter is not None
-    return found.grad, found.scatter, step.size
-
-
 def _alpha(step: TrackedStep) -> Tensor:
     length = quantities.update_size(step.before, step.after)
     direction = tree.scale(1 / length.clamp(min=torch.finfo(length.dtype).tiny), tree.sub(step.after, step.before))
@@ -131,7 +143,7 @@ def _alpha(step: TrackedStep) -> Tensor:
 
 
 def _tic_diag(step: TrackedStep) -> Tensor:
-    total, scatter, size = _moments(step)
+    total, scatter, size = step.moments
     ggn = diagonal(step.problem, step.before, step.batch, method="monte-carlo", matrix="ggn", key=step.key).value
     return quantities.tic_diag(total, scatter, ggn, size)
 
@@ -149,23 +161,53 @@ def _largest_eigenvalue(step: TrackedStep) -> Tensor:
     return lanczos_eigenvalues(step.problem, step.before, step.batch, steps=steps, key=step.key).values[0]
 
 
+def density(hessian: LinearMap, *, key: random.Key) -> Tensor:
+    """`(2, points)`: a grid, and the spectral density there.
+
+    Args:
+        hessian: whose.
+        key: for the start vectors.
+    """
+    steps = min(DENSITY_STEPS, hessian.size)
+    found = spectral_density(hessian, key=key, samples=DENSITY_SAMPLES, steps=steps, points=DENSITY_POINTS)
+    return torch.stack([found.grid, found.density])
+
+
+def _largest(values: Tensor) -> Tensor:
+    """As many in every run: those of a small matrix end in zeros."""
+    return torch.nn.functional.pad(values[:LARGEST], (0, max(0, LARGEST - len(values))))
+
+
+def _ntk_eigenvalues(step: TrackedStep) -> Tensor:
+    kernel = ntk(step.problem, step.before, step.batch, bn=step.bn)
+    return _largest(quantities.eigenvalues(kernel / step.size))
+
+
 _COMPUTE: dict[str, Callable[[TrackedStep], Tensor]] = {
     "grad_norm": lambda step: tree.norm(step.grad),
     "distance": lambda step: quantities.distance(step.after, step.start),
     "position": lambda step: tree.flatten(step.before),
     "update_size": lambda step: quantities.update_size(step.before, step.after),
+    "update_ratio": lambda step: quantities.update_ratio(step.before, step.after),
     "alpha": _alpha,
     "norm_test": _of_gram(quantities.norm_test),
     "inner_test": _of_gram(quantities.inner_product_test),
     "ortho_test": _of_gram(quantities.orthogonality_test),
     "noise_scale": _of_gram(quantities.noise_scale),
     "cabs": lambda step: quantities.cabs(_gram(step), step.statistics.losses, step.lr),
-    "early_stopping": lambda step: quantities.early_stopping(*_moments(step)),
-    "mean_gsnr": lambda step: quantities.mean_gsnr(*_moments(step)),
+    "early_stopping": lambda step: quantities.early_stopping(*step.moments),
+    "mean_gsnr": lambda step: quantities.mean_gsnr(*step.moments),
+    "grad_diversity": _of_gram(quantities.grad_diversity),
+    "grad_cov_trace": _of_gram(quantities.sample_covariance_trace),
+    "grad_sq_norm": _of_gram(quantities.squared_gradient),
+    "critical_batch_size": _of_gram(quantities.critical_batch_size),
     "grad_hist_1d": _histogram(lambda grads, params: quantities.grad_hist_1d(grads)),
     "grad_hist_2d": _histogram(quantities.grad_hist_2d),
     "hess_max_ev": _largest_eigenvalue,
     "hess_trace": lambda step: step.hessian_trace,
     "tic_trace": lambda step: quantities.tic_trace(_gram(step), step.hessian_trace),
     "tic_diag": _tic_diag,
+    "hess_spectrum": lambda step: density(make_hvp(step.problem, step.before, step.batch), key=step.key),
+    "grad_cov_spectrum": _of_gram(lambda gram: _largest(quantities.covariance_eigenvalues(gram))),
+    "ntk_spectrum": _ntk_eigenvalues,
 }

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from deepobs_func import lazy
 
 if TYPE_CHECKING:
+    from deepobs_func.records.costing import GRADIENTS as GRADIENTS
+    from deepobs_func.records.costing import costs as costs
+    from deepobs_func.records.costing import gradient_equivalents as gradient_equivalents
     from deepobs_func.records.identity import environment as environment
     from deepobs_func.records.identity import execution_id as execution_id
     from deepobs_func.records.identity import run_id as run_id
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from deepobs_func.records.writing import write_anywhere as write_anywhere
 
 _ROOMS = {
+    "costing": ("GRADIENTS", "costs", "gradient_equivalents"),
     "identity": ("environment", "execution_id", "run_id"),
     "names": ("class_name", "float2str", "folder_of", "lr_schedule", "relative_folder", "setting_name"),
     "places": ("STATE_SUFFIX", "check_writable", "output_path", "state_dir"),

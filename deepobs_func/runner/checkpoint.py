@@ -212,7 +212,7 @@ def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
     theirs = checkpoint.head
     if plan.run_id != theirs["run_id"]:
         raise ConfigError(
-            f"{checkpoint.path} is of another run: {_differences(theirs['identity'], plan.identity)}. Give the same "
+            f"{checkpoint.path} is of another run: {differences(theirs['identity'], plan.identity)}. Give the same "
             "configuration, or start anew: without resuming, or in another output folder."
         )
     check_same_machine(checkpoint.path, theirs["machine"], plan)
@@ -227,18 +227,18 @@ def check_same_machine(path: Path, there: Mapping[str, Any], plan: Plan) -> None
     here = machine(plan.device)
     if there != here:
         raise ConfigError(
-            f"{path} was written elsewhere: {_differences(there, here)}. Its numbers would not be those of "
+            f"{path} was written elsewhere: {differences(there, here)}. Its numbers would not be those of "
             "one run: go on there, or start anew, without resuming."
         )
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str = "") -> str:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], of: str = "") -> str:
     """What differs between two trees of plain data, in words."""
     found = []
     for name in dict.fromkeys((*there, *here)):
         was, now = there.get(name), here.get(name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            found.append(_differences(was, now, f"{of}{name}."))
+            found.append(differences(was, now, f"{of}{name}."))
         elif json.dumps(was, default=repr) != json.dumps(now, default=repr):
             found.append(f"{of}{name} {was!r} there, {now!r} here")
     return "; ".join(filter(None, found))

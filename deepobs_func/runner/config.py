@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from deepobs_func import optimizers, problems
 from deepobs_func.errors import ConfigError, option, unknown
-from deepobs_func.probes.catalog import QUANTITIES, Quantity, chosen
+from deepobs_func.probes.catalog import Quantity, chosen, row_of
 from deepobs_func.runner import config_types as types
 
 Divergence = Literal["stop", "continue"]
@@ -372,7 +372,7 @@ def _check_weight_decay(config: RunConfig, problem: ProblemData) -> None:
 
 def _check_tracking(config: RunConfig) -> None:
     for name in chosen(config.track):
-        reason = undefined(QUANTITIES[name], config)
+        reason = undefined(row_of(name), config)
         if reason and name in config.track:  # not only as one of a preset, which leaves out what is not defined
             raise ConfigError(f"{option('track')} {name}: {reason}")
     if config.track_every != "log" and int(config.track_every) < 1:

@@ -6,10 +6,11 @@ Optimizers take turns on one and the same batch, so that whatever slows the mach
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 from deepobs_func.backend.allocations import allocations
 from deepobs_func.errors import ConfigError, option
+from deepobs_func.optimizers.counting import calls_so_far
 from deepobs_func.problems.problem import Problem
+from deepobs_func.records import gradient_equivalents
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.execution import Execution, synchronize
 from deepobs_func.runner.plan import Plan, make_plan
@@ -65,6 +68,10 @@ class Cost:
         peak_bytes: that a step holds at once, at most, beyond parameters, data and state.
         allocated: blocks of memory that a step asks for.
         state_bytes: of the floating-point numbers in the optimizer's state.
+        calls: of the oracle a step, by kind, the mean over the steps that were timed; empty where they are not known.
+        equivalents: these calls in gradients (`records.GRADIENTS`); NaN where they are not known. Beside `ratio` it
+            says whether the time is that of the calls or of the update itself.
+        peak_ratio: `peak_bytes` over that of the baseline.
         compiled: whether the step is one compiled graph.
     """
 
@@ -78,6 +85,9 @@ class Cost:
     allocated: int
     state_bytes: int
     compiled: bool
+    calls: Mapping[str, float] = field(default_factory=dict)
+    equivalents: float = math.nan
+    peak_ratio: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -183,11 +193,13 @@ class _Stepping:
         self._inputs = self.training.batches.first(self.steps)
         self._carry = self.training.from_zero(self.training.start().carry)
         self._apply = partial(self.training.execution.apply, plan.config.precision, plan.device)
+        self._made = 0
         self.once = min(self.seconds(1) for _ in range(3))
 
     def call(self) -> Tensor:
         """The next steps; their losses."""
         self._carry, metrics = self.training.train_step(self._carry, self._inputs)
+        self._made += self.steps
         return metrics.loss
 
     def seconds(self, calls: int) -> float:
@@ -216,6 +228,8 @@ class _Stepping:
         seconds = statistics.median(mine)
         with self._apply():
             watched = allocations(self.call, self.plan.device)
+        made = calls_so_far(self.plan.optimizer, self._carry.opt_state)
+        calls = {kind: number / self._made for kind, number in made.items()}
         state = tree_leaves(self.plan.optimizer.save(self._carry.opt_state))
         return Cost(
             name=name,
@@ -228,6 +242,8 @@ class _Stepping:
             allocated=round(watched.count / self.steps),
             state_bytes=sum(leaf.numel() * leaf.element_size() for leaf in state if _is_float(leaf)),
             compiled=self.training.execution.compile and self.plan.optimizer.compiles,
+            calls=calls,
+            equivalents=gradient_equivalents(calls) if calls else math.nan,
         )
 
 
@@ -246,4 +262,6 @@ def _costs(stepping: Mapping[str, _Stepping], rounds: int) -> tuple[Cost, ...]:
         for name in names[shift:] + names[:shift]:
             times[name].append(stepping[name].turn())
     first = names[0]
-    return tuple(stepping[name].cost(name, times[name], times[first]) for name in names)
+    found = [stepping[name].cost(name, times[name], times[first]) for name in names]
+    least = found[0].peak_bytes
+    return tuple(replace(each, peak_ratio=each.peak_bytes / least if least else math.nan) for each in found)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from deepobs_func.errors import ConfigError, option
-from deepobs_func.probes.catalog import PRESETS, QUANTITIES, chosen
+from deepobs_func.probes.catalog import PRESETS, chosen, row_of
+from deepobs_func.probes.kernel import flat_outputs
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import RunConfig, undefined
 from deepobs_func.runner.optimizing import ChosenOptimizer
@@ -18,7 +19,7 @@ def tracked_names(config: RunConfig, problem: Problem, optimizer: ChosenOptimize
         ConfigError: one that was asked for by name is not defined for this run; or batch norm couples the examples and
             no choice was made.
     """
-    asked = {name for name in config.track if name not in PRESETS}
+    asked = set(chosen(name for name in config.track if name not in PRESETS))
     names = []
     for name in chosen(config.track):
         reason = _undefined(name, config, problem, optimizer)
@@ -26,7 +27,7 @@ def tracked_names(config: RunConfig, problem: Problem, optimizer: ChosenOptimize
             raise ConfigError(f"{option('track')} {name}: {reason}")
         if not reason:
             names.append(name)
-    per_example = [name for name in names if QUANTITIES[name].per_example]
+    per_example = [name for name in names if row_of(name).per_example]
     if per_example and not problem.separable and config.track_bn is None:
         raise ConfigError(
             f"{option('track')} {per_example[0]}: {problem.name} couples the examples of a batch through batch norm. "
@@ -37,7 +38,7 @@ def tracked_names(config: RunConfig, problem: Problem, optimizer: ChosenOptimize
 
 def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: ChosenOptimizer) -> str:
     """Why a quantity is not defined for a run; "" where it is."""
-    row = QUANTITIES[name]
+    row = row_of(name)
     if row.plain_sgd and not _is_plain_sgd(config, optimizer):
         what = f"{config.optimizer} with clipped gradients" if _clips(config) else config.optimizer
         return f"it is derived for SGD without momentum, not for {what}; noise_scale is for any optimizer."
@@ -46,7 +47,18 @@ def _undefined(name: str, config: RunConfig, problem: Problem, optimizer: Chosen
     size = sum(shape.numel() for shape in problem.shapes.values())
     if row.most_parameters is not None and size > row.most_parameters:
         return f"it is for nets of at most {row.most_parameters} parameters; {problem.name} has {size}."
+    if row.most_outputs is not None and (count := _outputs(config, problem)) > row.most_outputs:
+        return f"a batch of {config.batch_size} has {count} outputs of {problem.name}, more than {row.most_outputs}."
     return undefined(row, config)
+
+
+def _outputs(config: RunConfig, problem: Problem) -> int:
+    """How many numbers the net puts out for a batch."""
+    params, state = problem.init()
+    batch = problem.fake_batch(2)._replace(state=state)
+    with torch.no_grad():
+        each = flat_outputs(problem.outputs(params, batch), 2).shape[1]
+    return each * (config.batch_size or problem.batch_size)
 
 
 def _clips(config: RunConfig) -> bool:

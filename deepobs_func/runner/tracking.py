@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deepobs_func import random
+from deepobs_func.base import Batch, Params
+from deepobs_func.probes.by_layer import layers_of
+from deepobs_func.probes.catalog import LAYER
 from deepobs_func.probes.tracked import TrackedStep, track
 from deepobs_func.runner.events import Event, Stepped
 from deepobs_func.runner.plan import Plan
@@ -37,8 +40,7 @@ class Tracker:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._config = plan, plan.config
         self._names = plan.tracked
-        key = random.key(plan.config.seed, plan.device)
-        self._key, self._start = random.fold_in(key, random.PROBE), plan.problem.init(key)[0]
+        self._start = plan.problem.init(random.key(plan.config.seed, plan.device))[0]
 
     def watches(self, step: int) -> bool:
         """Whether a step is tracked."""
@@ -49,7 +51,9 @@ class Tracker:
         tracked = event.log.tracked
         if not tracked:
             quantities: dict[str, list[Any]] = {name: [] for name in self._names}
-            about = {"every": self._config.track_every, "bn": self._config.track_bn}
+            about: dict[str, Any] = {"every": self._config.track_every, "bn": self._config.track_bn}
+            if any(name.endswith(LAYER) for name in self._names):
+                about["layers"] = list(layers_of(self._start))
             tracked |= {**about, "steps": [], "quantities": quantities}
         if isinstance(event, Stepped) and self.watches(event.index):
             with event.execution.apply(self._config.precision, self._plan.device):
@@ -59,14 +63,22 @@ class Tracker:
                 tracked["quantities"][name].append(value)
 
     def _step(self, event: Stepped) -> TrackedStep:
-        return TrackedStep(
-            problem=self._plan.problem,
-            batch=event.make_batch(),
-            before=event.before.params,
-            after=event.after.params,
-            start=self._start,
-            lr=self._plan.lr_at(event.index),
-            key=random.fold_in(self._key, event.index),
-            names=self._names,
-            bn=self._config.track_bn,
-        )
+        before, after = event.before.params, event.after.params
+        return make_tracked_step(self._plan, event.index, event.make_batch(), before, after, self._start)
+
+
+def make_tracked_step(
+    plan: Plan, index: int, batch: Batch, before: Params, after: Params, start: Params
+) -> TrackedStep:
+    """A step of a run as its quantities see it, while it is made or, at a checkpoint, later.
+
+    Args:
+        plan: the run, with the names of the quantities.
+        index: the number of the step, from 0 over the whole run.
+        batch: of the step, with the model's state before it.
+        before, after: the parameters around it.
+        start: those at the start of the run.
+    """
+    key = random.fold_in(random.fold_in(random.key(plan.config.seed, plan.device), random.PROBE), index)
+    names, bn = plan.tracked, plan.config.track_bn
+    return TrackedStep(plan.problem, batch, before, after, start, plan.lr_at(index), key, names, bn)

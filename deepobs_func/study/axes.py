@@ -126,7 +126,7 @@ def seed_axis(value: Any, where: Where = ("seeds",)) -> tuple[int, ...]:
     Raises:
         SpecError: they are no whole numbers from 0, none at all, or one is there twice.
     """
-    if _is_whole(value):
+    if is_whole(value):
         if not 1 <= value <= 100_000:
             raise SpecError(where, f"{value}: it must be how many seeds there are, from 1, or a list of them.")
         return tuple(range(FIRST_SEED, FIRST_SEED + int(value)))
@@ -136,7 +136,7 @@ def seed_axis(value: Any, where: Where = ("seeds",)) -> tuple[int, ...]:
         raise SpecError(where, "It is empty; give one seed at least.")
     found: list[int] = []
     for index, seed in enumerate(value):
-        if not _is_whole(seed) or not 0 <= seed < 2**64:
+        if not is_whole(seed) or not 0 <= seed < 2**64:
             raise SpecError((*where, index), f"{seed!r}: a seed is a whole number from 0 to 2**64 - 1.")
         if seed in found:
             raise SpecError((*where, index), f"{seed} is there already, item {found.index(seed)}; leave one out.")
@@ -180,5 +180,17 @@ def _items(value: Any, where: Where, kind: str) -> list[tuple[Where, Any]]:
     return [((*where, index), item) for index, item in enumerate(value)]
 
 
-def _is_whole(value: Any) -> bool:
+def whole(value: Any, where: Where, least: int) -> int:
+    """A whole number.
+
+    Raises:
+        SpecError: it is none, or below the least.
+    """
+    if not is_whole(value) or value < least:
+        raise SpecError(where, f"{value!r}: it must be a whole number from {least}.")
+    return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)

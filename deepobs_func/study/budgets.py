@@ -7,9 +7,7 @@ A budget is the same for every optimizer. Another package adds its own by an ent
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from deepobs_func.errors import ConfigError, option, unknown
@@ -19,12 +17,7 @@ from deepobs_func.study.spaces import PUBLISHED
 TuneOn = Literal["valid", "test"]
 Quantity = Literal["final", "best"]
 UNITS = ("trials", "gradients", "seconds")
-GRADIENTS: Mapping[str, float] = MappingProxyType({"gradients": 1.0, "products": 2.0, "evaluations": 1 / 3})
-"""What a call of the oracle counts, in gradients.
-
-A gradient is a forward and a backward pass, which is twice as long, so a forward pass alone is a third. A Hessian
-product is the derivative of a gradient along a vector, by forward mode at most 2.5 times as long as the gradient and in
-practice twice (Griewank and Walther 2008, chapter 4; Pearlmutter 1994); a GGN product is counted like one."""
+"""Gradients are counted by `records.GRADIENTS`, products and evaluations too."""
 
 
 @dataclass(frozen=True)

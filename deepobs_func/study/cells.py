@@ -11,6 +11,7 @@ from typing import Any
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner.config import RunConfig, is_path, resolve
 from deepobs_func.study.axes import SCHEDULE_FIELDS, SETTINGS, Fields
+from deepobs_func.study.batch_sizes import with_batch_sizes
 from deepobs_func.study.draws import draw
 from deepobs_func.study.entries import Changes, Entry
 from deepobs_func.study.overrides import Override
@@ -165,6 +166,7 @@ def make_cell(
     *,
     lr: Space | None,
     schedules: Sequence[Fields],
+    batch_sizes: Sequence[int] = (),
     settings: Fields,
     output_dir: str,
 ) -> Cell:
@@ -175,8 +177,8 @@ def make_cell(
         where: the place of the problem.
         entry: the optimizer.
         override: what is said of the problem.
-        lr, schedules, settings, output_dir: of the study. What is said of an optimizer goes before it, what is said of
-            a problem before that, and what is said of the optimizer on the problem before all.
+        lr, schedules, batch_sizes, settings, output_dir: of the study. What is said of an optimizer goes before
+            it, what is said of a problem before that, and what is said of the optimizer on the problem before all.
 
     Raises:
         SpecError: two things do not go together.
@@ -198,6 +200,7 @@ def make_cell(
         places |= {name if name == "lr" else f"hyperparams.{name}": layer.places[name] for name in layer.spaces}
     samples = _samples(spaces, here.samples or entry.changes.samples, places, entry, here)
     _check_schedules(fields, chosen, places)
+    chosen = with_batch_sizes(chosen, batch_sizes, fields, places, problem)
     first = {"lr": spaces["lr"]} if "lr" in spaces else {}
     return Cell(
         problem, entry.label, entry.optimizer, first | spaces, chosen or ({},), fields, samples, output_dir, places

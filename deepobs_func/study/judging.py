@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepobs_func.records import RunRecord
-from deepobs_func.study.budgets import GRADIENTS, Quantity, TuneOn
+from deepobs_func.records import RunRecord, costs
+from deepobs_func.study.budgets import Quantity, TuneOn
 
 Log = Mapping[str, Sequence[float] | None]
 
@@ -75,7 +75,7 @@ def cost(record: RunRecord | None, unit: str) -> float | None:
     Args:
         record: of the run, also of one that failed.
         unit: one of `budgets.UNITS`. A trial is one trial. Gradients are the calls of the oracle, by
-            `budgets.GRADIENTS`; seconds are those of training, without compilation and evaluation.
+            `records.GRADIENTS`; seconds are those of training, without compilation and evaluation.
     """
     return _COSTS[unit](record)
 
@@ -86,9 +86,8 @@ def _trials(record: RunRecord | None) -> float | None:
 
 def _gradients(record: RunRecord | None) -> float | None:
     calls = {} if record is None else record.extra.get("calls", {})
-    if not any(calls.values()):
-        return None
-    return sum(GRADIENTS[kind] * column[-1] for kind, column in calls.items() if column)
+    found = costs(calls)
+    return found[-1] if found else None
 
 
 def _seconds(record: RunRecord | None) -> float | None:

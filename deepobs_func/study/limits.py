@@ -22,6 +22,8 @@ class Limits:
             a tuner stops there.
         max_seconds: of training, of each run; it is then stopped.
         gradients: the most gradient evaluations of each run; it is then stopped.
+        cost: the most gradient equivalents of each run, all calls of the oracle counted (`records.GRADIENTS`); it is
+            then stopped. Both are looked at after each epoch.
 
     >>> Limits(trials=36).trials
     36
@@ -31,15 +33,17 @@ class Limits:
     trials: int | None = None
     max_seconds: float | None = None
     gradients: int | None = None
+    cost: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("runs", "trials", "gradients"):
             value = getattr(self, name)
             if value is not None and (not _is_whole(value) or value < 1):
                 raise SpecError((name,), f"{value!r}: it must be a whole number from 1.")
-        seconds = self.max_seconds
-        if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
-            raise SpecError(("max_seconds",), f"{seconds!r}: it must be a positive, finite number.")
+        for name in ("max_seconds", "cost"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise SpecError((name,), f"{value!r}: it must be a positive, finite number.")
 
     def plain(self) -> dict[str, Any]:
         """Those that there are."""

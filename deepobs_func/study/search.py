@@ -18,7 +18,6 @@ from deepobs_func import files, records
 from deepobs_func.errors import ConfigError, UserError, option
 from deepobs_func.runner.config import RunConfig, default_data, identity
 from deepobs_func.runner.plan import Plan, make_plan
-from deepobs_func.study.budgets import GRADIENTS
 from deepobs_func.study.judging import Metric, cost, log_of
 from deepobs_func.study.samplers import Told, make_sampler
 from deepobs_func.study.searched import corners, default_lr, point, spaces_for
@@ -301,7 +300,7 @@ class Search:
             "search": {name: each.plain() for name, each in self._spaces.items()},
         }
         if self._in("gradients"):
-            facts["counted"] = dict(GRADIENTS)
+            facts["counted"] = dict(records.GRADIENTS)
         about = {**facts, "configuration": identity(self._base), "budget": asdict(budget), "at_once": tuning.at_once}
         return {"tuning": records.run_id(json.loads(json.dumps(about, default=repr)))[:16], **facts}
 

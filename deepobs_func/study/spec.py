@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,7 +11,17 @@ from typing import Any, NamedTuple
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.config_types import path
-from deepobs_func.study.axes import LISTING, SETTINGS, Fields, problem_axis, schedule_axis, seed_axis, settings_axis
+from deepobs_func.study.axes import (
+    LISTING,
+    SETTINGS,
+    Fields,
+    problem_axis,
+    schedule_axis,
+    seed_axis,
+    settings_axis,
+    whole,
+)
+from deepobs_func.study.batch_sizes import batch_axis
 from deepobs_func.study.cells import Cell, make_cell
 from deepobs_func.study.distinct import FileKey, file_key
 from deepobs_func.study.entries import Entry, entries, rates
@@ -51,6 +60,8 @@ class Study:
         lr: the learning rates of optimizers that say none.
         schedules: of the learning rate: `constant`, `cosine`, `linear`, `exponential`, `steps`, `published`, or
             mappings of `schedule`, `warm_up`, `decay_factor`, `lr_sched_epochs`, `lr_sched_factors`.
+        batch_sizes: a list, with each of which every setting is run on as many examples; by default those of the
+            settings.
         seeds: how many, from 42 on, or a list.
         overrides: by problem: settings, `schedules`, and what is said of an optimizer there.
         budget: `Limits`, or a mapping of its fields.
@@ -66,8 +77,8 @@ class Study:
     Attributes:
         problems: names and import paths, in order.
         optimizers: their entries.
-        lr, schedules, seeds, overrides, budget, output_dir, retries, jobs, draw_seed, settings, notes: as above, in
-            full. `schedules` is None where the settings decide.
+        lr, schedules, batch_sizes, seeds, overrides, budget, output_dir, retries, jobs, draw_seed, settings,
+        notes: as above, in full. `schedules` is None where the settings decide.
         origin: the file.
         places: of the problems.
 
@@ -83,6 +94,7 @@ class Study:
     optimizers: tuple[Entry, ...]
     lr: Space | None
     schedules: tuple[Fields, ...] | None
+    batch_sizes: tuple[int, ...]
     seeds: tuple[int, ...]
     overrides: Mapping[str, Override]
     budget: Limits
@@ -102,6 +114,7 @@ class Study:
         *,
         lr: Any = None,
         schedules: Any = None,
+        batch_sizes: Any = None,
         seeds: Any = 1,
         overrides: Any = None,
         budget: Any = None,
@@ -119,6 +132,7 @@ class Study:
             "optimizers": optimizers,
             "lr": lr,
             "schedules": schedules,
+            "batch_sizes": batch_sizes,
             "seeds": seeds,
             "overrides": overrides,
             "budget": budget,
@@ -166,6 +180,7 @@ class Study:
                     self.overrides.get(problem, Override()),
                     lr=self.lr,
                     schedules=self.schedules or (),
+                    batch_sizes=self.batch_sizes,
                     settings=self.settings,
                     output_dir=self.output_dir,
                 )
@@ -225,6 +240,7 @@ class Study:
         optional = {
             "lr": None if self.lr is None else self.lr.plain(),
             "schedules": None if self.schedules is None else [dict(each) for each in self.schedules],
+            "batch_sizes": list(self.batch_sizes) or None,
             "overrides": {name: each.plain() for name, each in self.overrides.items()} or None,
             "budget": self.budget.plain() or None,
             "jobs": self.jobs,
@@ -326,22 +342,13 @@ def _in_full(given: dict[str, Any]) -> dict[str, Any]:
         "optimizers": optimizers,
         "lr": None if given["lr"] is None else rates(given["lr"]),
         "schedules": None if schedules is None else tuple(each for each, _ in schedule_axis(schedules)),
+        "batch_sizes": () if given["batch_sizes"] is None else batch_axis(given["batch_sizes"]),
         "seeds": seed_axis(given["seeds"]),
         "overrides": overrides(given["overrides"], list(problems), optimizers),
         "budget": limits(given["budget"]),
         "output_dir": output_dir,
-        "retries": _whole(given["retries"], ("retries",), least=0),
-        "jobs": None if given["jobs"] is None else _whole(given["jobs"], ("jobs",), least=1),
-        "draw_seed": _whole(given["draw_seed"], ("draw_seed",), least=0),
+        "retries": whole(given["retries"], ("retries",), least=0),
+        "jobs": None if given["jobs"] is None else whole(given["jobs"], ("jobs",), least=1),
+        "draw_seed": whole(given["draw_seed"], ("draw_seed",), least=0),
         "settings": settings,
     }
-
-
-def _whole(value: Any, where: Where, least: int) -> int:
-    if not _is_whole(value) or value < least:
-        raise SpecError(where, f"{value!r}: it must be a whole number from {least}.")
-    return int(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

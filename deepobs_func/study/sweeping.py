@@ -129,7 +129,7 @@ def jobs_at_a_time(study: Study, jobs: int | None) -> int:
 
 def _limits(study: Study) -> dict[str, Any]:
     """What ends a run of the study early."""
-    given = {"max_seconds": study.budget.max_seconds, "gradients": study.budget.gradients}
+    given = {name: getattr(study.budget, name) for name in ("max_seconds", "gradients", "cost")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deepobs_func.errors import ConfigError, UserError
-from deepobs_func.records import RunRecord
+from deepobs_func.records import RunRecord, costs
 from deepobs_func.runner.callbacks import Answer, Callback, Evaluated, Event, Finished, Logged, Stop, max_seconds
 from deepobs_func.runner.config import RunConfig, as_plain_data
 from deepobs_func.runner.loop import RunInterrupted, run
@@ -215,6 +215,14 @@ def _ending(limits: Mapping[str, Any]) -> list[Callback]:
             return Stop(f"its budget of {most} gradients is spent") if made >= most else None
 
         found.append(spent)
+    if "cost" in limits:
+        dearest = limits["cost"]
+
+        def spent_all(event: Event) -> Answer:
+            made = costs(event.log.calls)[-1:] if isinstance(event, Evaluated) else []
+            return Stop(f"its budget of {dearest:g} gradient equivalents is spent") if made >= [dearest] else None
+
+        found.append(spent_all)
     return found
 
 

@@ -22,7 +22,18 @@ values = st.recursive(
     max_leaves=6,
 )
 OURS = record(extra={"timings": {"train": [1.0, 2.0]}, "calls": {"gradients": [1, 2]}, "study": {}}).to_json()
-MORE = ("tracked", "environment", "data", "code", "run_id", "execution_id", "steps_per_epoch", "divergence", "stopped")
+MORE = (
+    "tracked",
+    "probed",
+    "environment",
+    "data",
+    "code",
+    "run_id",
+    "execution_id",
+    "steps_per_epoch",
+    "divergence",
+    "stopped",
+)
 KEYS = [*OURS, *(f"deepobs_func.{name}" for name in (*OURS["deepobs_func"], *MORE))]
 
 
@@ -78,6 +89,35 @@ def test_numbers_come_back_as_they_were_written(file: Path, losses: list[float])
     found = parsed(file, record(losses=losses, accuracies=None, num_epochs=len(losses) - 1).to_json())
     assert isinstance(found, Parsed)
     assert np.array_equal(found.curves["test_loss"], losses, equal_nan=True)
+
+
+def test_calls_are_counted_in_gradient_equivalents() -> None:
+    calls = {"gradients": [2, 4], "products": [10, 20], "evaluations": [3, 6]}
+    measured = {"test_losses": [1.0, 0.5, 0.25]}
+    assert curves_of(measured, {"calls": calls})["cost"].tolist() == [0.0, 2 + 20 + 1, 4 + 40 + 2]
+    assert curves_of(measured, {"calls": {"gradients": [2, 4]}})["cost"].tolist() == [0.0, 2.0, 4.0]
+    assert np.isnan(curves_of(measured)["cost"]).all()  # not known
+
+
+def test_what_was_probed_stands_beside_what_was_tracked(file: Path) -> None:
+    def column(steps: list[int], values: list[Any]) -> dict[str, Any]:
+        return {"steps": steps, "values": values}
+
+    tracked = {"steps": [0, 5], "bn": None, "quantities": {"a": [1.0, 2.0]}}
+    probed = [
+        {"over": "batch", "batches": 1, "bn": None, "quantities": {"a": column([3, 5], [1.5, 2.0])}},
+        {"over": "train", "batches": None, "bn": "eval", "quantities": {"a": column([3], [7.0])}},
+        {"over": "batch", "batches": 4, "layers": ["x", "y"], "quantities": {"b/layer": column([3], [[8.0, 9.0]])}},
+    ]
+    found = parsed(file, record(extra={"tracked": tracked, "probed": probed}).to_json())
+    assert isinstance(found, Parsed)
+    columns = {name: (steps.tolist(), values.tolist()) for name, (steps, values) in found.tracked.items()}
+    assert columns == {
+        "a": ([0, 3, 5], [1.0, 1.5, 2.0]),
+        "a (train, bn eval)": ([3], [7.0]),
+        "b/x (4 batches)": ([3], [8.0]),
+        "b/y (4 batches)": ([3], [9.0]),
+    }
 
 
 def test_shorter_columns_end_in_nan() -> None:

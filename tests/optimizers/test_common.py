@@ -32,7 +32,7 @@ OTHERS |= {name: {"kl_clip": 0.0, "damping": 0.1} for name in ("kfac", "ekfac")}
 DRAWING = ["adahessian", "sophia_h", "kfac", "ekfac"]
 AVERAGING = ["schedule_free_sgd", "schedule_free_adamw"]
 # No numbers of the state: they decide what is computed.
-STRUCTURE = {"cg_steps", "bn", "ns_steps", "adam_for", "max_backtracks", "memory", "max_dim"}
+STRUCTURE = {"cg_steps", "bn", "micro_batches", "ns_steps", "adam_for", "max_backtracks", "memory", "max_dim"}
 STRUCTURE |= {"fisher", "curvature_batch", "others"}
 VALUES = {"update_every": [1, 3, 10]}  # where [0.01, 0.05, 0.4] says nothing
 # Well-conditioned: with a damping of 0.01, ten steps of conjugate gradients make 1e-8 of a round-off of 1e-16.

@@ -61,8 +61,9 @@ def test_settings_and_labels_tell_two_of_one_name_apart() -> None:
             estimate_runtime(["adam"], "quadratic_deep", **options)
 
 
-COST = runtime.Cost("sgd", 2e-3, 1.0, 1.0, 1.0, 120.0, 2_000_000, 12, 0, compiled=False)
-MINE = runtime.Cost("mine,x=1", 8e-3, 4.0, 3.5, 4.25, 36_000.0, 3_500_000, 40, 800, compiled=True)
+CALLS = {"gradients": 1.0, "products": 0.5, "evaluations": 1.0}
+COST = runtime.Cost("sgd", 2e-3, 1.0, 1.0, 1.0, 120.0, 2_000_000, 12, 0, False, {"gradients": 1.0}, 1.0, 1.0)
+MINE = runtime.Cost("mine,x=1", 8e-3, 4.0, 3.5, 4.25, 36_000.0, 3_500_000, 40, 800, True, CALLS, 7 / 3, 1.75)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +77,31 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     args = ["estimate-runtime", "mine,x=1", "--threads", "1"]
     shown = CliRunner().invoke(cli, args, catch_exceptions=False).output.splitlines()
     assert shown[0] == "mnist_mlp, batch size 128, cpu, 1 thread(s), 15 rounds"
-    assert " ".join(shown[1].split()).endswith("times sgd quartiles ms a step whole run peak MB allocations state MB")
-    assert " ".join(shown[2].split()) == "sgd 1.00 1.00-1.00 2 2.0 min 2 12 0"
-    assert " ".join(shown[3].split()) == "mine,x=1 (compiled) 4.00 3.50-4.25 8 10.0 h 3.5 40 0.0008"
+    assert " ".join(shown[1].split()).endswith(
+        "times sgd quartiles ms a step whole run calls a step gradients peak MB times allocations state MB"
+    )
+    assert " ".join(shown[2].split()) == "sgd 1.00 1.00-1.00 2 2.0 min 1g 1 2 1.00 12 0"
+    assert (
+        " ".join(shown[3].split()) == "mine,x=1 (compiled) 4.00 3.50-4.25 8 10.0 h 1g 0.5p 1e 2.33 3.5 1.75 40 0.0008"
+    )
     (others, problem), options = asked[0]
     assert (others, problem, options["baseline"]) == ([Entrant("mine", {"x": 1}, "mine,x=1")], "mnist_mlp", SGD)
     assert (options["threads"], options["data"], options["compile"]) == (1, "synthetic", "off")
     plain = json.loads(CliRunner().invoke(cli, [*args, "--json"], catch_exceptions=False).output)
     assert plain["costs"][1]["ratio"] == 4.0
+
+
+def test_calls_a_step_in_gradient_equivalents() -> None:
+    """Newton-CG with three products of conjugate gradients; the update of Sophia is every second step."""
+    given = ["torch.optim.SGD", Entrant("sophia_h", {"update_every": 2}), Entrant("newton_cg", {"cg_steps": 3})]
+    sgd, torch_sgd, sophia, newton = estimate_runtime(given, "quadratic_deep", rounds=3, threads=1).costs
+    assert sgd.calls["gradients"] == torch_sgd.calls["gradients"] == 1.0
+    assert sgd.equivalents == torch_sgd.equivalents == sgd.peak_ratio == 1.0
+    assert sophia.calls["products"] == pytest.approx(0.5, abs=0.3)  # of at least six steps
+    assert sophia.equivalents == pytest.approx(1 + 2 * sophia.calls["products"])
+    assert newton.calls["gradients"] == newton.calls["evaluations"] == 1.0
+    assert newton.equivalents == pytest.approx(1 + 2 * newton.calls["products"] + 1 / 3)
+    assert newton.peak_ratio == newton.peak_bytes / sgd.peak_bytes
 
 
 def test_allocations_are_counted() -> None:

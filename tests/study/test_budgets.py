@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from deepobs_func.errors import ConfigError, as_flag
-from deepobs_func.study.budgets import BUDGETS, GRADIENTS, find_budget
+from deepobs_func.records import GRADIENTS
+from deepobs_func.study.budgets import BUDGETS, find_budget
 
 
 def test_the_published_protocol() -> None:

@@ -169,7 +169,9 @@ STUDIES = st.fixed_dictionaries(
             min_size=1,
             unique_by=str,
         ),
-        "budget": st.sampled_from([{"trials": 50}, {"runs": 5000, "max_seconds": 3.5, "gradients": 10**6}]),
+        "budget": st.sampled_from(
+            [{"trials": 50}, {"runs": 5000, "max_seconds": 3.5, "gradients": 10**6, "cost": 2.5}]
+        ),
     }
 )
 
@@ -323,7 +325,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"budget": {"trial": 1}}, "budget.trial: Unknown key of a budget 'trial'. Did you mean 'trials'?"),
     ({"budget": {"runs": 0}}, "budget.runs: 0: it must be a whole number from 1."),
     ({"budget": {"max_seconds": 0}}, "budget.max_seconds: 0: it must be a positive, finite number."),
-    ({"budget": 3}, "budget: 3: it must be a mapping of runs, trials, max_seconds, gradients."),
+    ({"budget": 3}, "budget: 3: it must be a mapping of runs, trials, max_seconds, gradients, cost."),
     (
         {"seeds": 3, "budget": {"runs": 2}},
         "budget.runs: The study has 3 runs, more than 2. Give fewer settings or seeds.",

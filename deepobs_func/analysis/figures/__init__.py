@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from deepobs_func.analysis.figures.comparison import wins as wins
     from deepobs_func.analysis.figures.demonstration import against_published as against_published
     from deepobs_func.analysis.figures.demonstration import training as training
+    from deepobs_func.analysis.figures.of_layers import densities as densities
+    from deepobs_func.analysis.figures.of_layers import layers as layers
     from deepobs_func.analysis.figures.one_run import panel as panel
     from deepobs_func.analysis.figures.one_run import spectrum as spectrum
     from deepobs_func.analysis.figures.one_run import tracked as tracked
     from deepobs_func.analysis.figures.paths import trajectories as trajectories
     from deepobs_func.analysis.figures.rates import sensitivity as sensitivity
+    from deepobs_func.analysis.figures.sizes import batch_sizes as batch_sizes
     from deepobs_func.analysis.figures.style import save as save
     from deepobs_func.analysis.figures.style import styles as styles
 
@@ -32,6 +35,8 @@ _ROOMS = {
     "rates": ("sensitivity",),
     "comparison": ("profile", "targets", "critical_difference", "tuning", "wins"),
     "one_run": ("tracked", "panel", "spectrum"),
+    "sizes": ("batch_sizes",),
+    "of_layers": ("layers", "densities"),
     "paths": ("trajectories",),
     "demonstration": ("against_published", "training"),
     "style": ("save", "styles"),

@@ -40,7 +40,7 @@ def curves(
     Args:
         results: what was read.
         quantity: a column of `results.epochs`, such as `"train_loss"`; None for that by which each problem is judged.
-        against: `"epoch"`, `"step"`, `"seconds"` or `"gradients"`.
+        against: `"epoch"`, `"step"`, `"seconds"`, `"gradients"` or `"cost"`.
         band: `"sd"`, `"quartiles"`, `"range"` or `"none"`, as in `series`.
         mode: how the setting of each optimizer is chosen, as in `Results.best`.
         problems: those that are drawn, in this order; by default all.

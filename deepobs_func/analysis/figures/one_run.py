@@ -52,12 +52,13 @@ def tracked(
         DataError: nothing was tracked.
         ConfigError: there is no such quantity or problem, or several problems have some.
     """
-    name = _problem(results, problem)
-    frame = _of_problem(results, name)
-    there = [each for each in dict.fromkeys(frame["quantity"].astype(str)) if "[" not in each]
+    name = problem_with_some(results, problem)
+    frame = of_problem(results, name)
+    known = [each for each in dict.fromkeys(frame["quantity"].astype(str)) if "[" not in each]
+    there = [each for each in known if "/" not in each]  # `layers` draws those of each layer
     for each in quantities:
-        if each not in there:
-            raise ConfigError(f"{option('quantity')}: {unknown('tracked quantity', each, there)}")
+        if each not in known:
+            raise ConfigError(f"{option('quantity')}: {unknown('tracked quantity', each, known)}")
     wanted, every, looks = list(quantities) or there, results.optimizers, styles(results.optimizers)
     with style():
         figure, axes = grid(len(wanted), 3)
@@ -66,7 +67,7 @@ def tracked(
                 found = chosen_setting(results, name, optimizer, mode) if _ran(results, name, optimizer) else None
                 runs = frame[frame["run"].isin(found.runs if found else ()) & (frame["quantity"] == quantity)]
                 _curves(axis, runs, looks[optimizer].line)
-            _axes(axis, quantity)
+            scale_axis(axis, quantity)
             axis.set_title(quantity)
         figure.suptitle(shown(name))
         legend(figure, handles([each for each in every if _ran(results, name, each)], looks))
@@ -92,7 +93,7 @@ def panel(results: Results, run: int | None = None) -> Figure:
     frame = results.tracked[results.tracked["run"] == number]
     names = list(dict.fromkeys(frame["quantity"].astype(str)))
     there = [each for group in PANEL.values() for each in group if each in names]
-    custom = [each for each in names if each not in there and "[" not in each]
+    custom = [each for each in names if each not in there and not {"[", "/"} & set(each)]
     histogram = [f"{_HISTOGRAM}[{i}]" for i in range(100)]
     has_histogram = set(histogram) <= set(names)
     has_plane = f"{_PLANE}[0,0]" in names
@@ -108,7 +109,7 @@ def panel(results: Results, run: int | None = None) -> Figure:
             _plane(axes[2 + has_histogram], frame)
         for axis, quantity in zip(axes[2 + has_histogram + has_plane :], quantities, strict=True):
             _one(axis, frame[frame["quantity"] == quantity], colour)
-            _axes(axis, quantity)
+            scale_axis(axis, quantity)
             group = next((group for group, members in PANEL.items() if quantity in members), "")
             axis.set_title(quantity + (f" ({group})" if group else ""))
         title = f"{row['problem']}, {row['optimizer']}, lr {row['lr']:.4g}, seed {row['seed']}: {row['status']}"
@@ -153,7 +154,8 @@ def _colours(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
-def _problem(results: Results, problem: str | None) -> str:
+def problem_with_some(results: Results, problem: str | None) -> str:
+    """The problem that is drawn, which has tracked quantities."""
     with_some = list(dict.fromkeys(results.runs.loc[results.tracked["run"].unique(), "problem"]))
     if not with_some:
         raise DataError("No run tracked anything. Run it with --track economy.")
@@ -166,7 +168,8 @@ def _problem(results: Results, problem: str | None) -> str:
     return problem or with_some[0]
 
 
-def _of_problem(results: Results, problem: str) -> pd.DataFrame:
+def of_problem(results: Results, problem: str) -> pd.DataFrame:
+    """What was tracked on a problem."""
     runs = results.runs.index[results.runs["problem"] == problem]
     return results.tracked[results.tracked["run"].isin(runs)]
 
@@ -204,7 +207,7 @@ def _one(axis: Axes, frame: pd.DataFrame, look: dict[str, Any]) -> None:
     axis.plot(values.index, values.rolling(window, min_periods=1, center=True).median(), **look)
 
 
-def _axes(axis: Axes, quantity: str) -> None:
+def scale_axis(axis: Axes, quantity: str) -> None:
     """A logarithmic axis for a positive quantity that spans decades."""
     from matplotlib.ticker import LogLocator, NullFormatter
 

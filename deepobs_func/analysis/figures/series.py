@@ -23,6 +23,7 @@ AGAINST: Mapping[str, str] = {
     "step": "step",
     "seconds": "seconds of training",
     "gradients": "gradient evaluations",
+    "cost": "gradient equivalents",
 }
 """What curves are drawn against, and the label of the axis."""
 BANDS: Mapping[str, str] = {
@@ -176,4 +177,4 @@ def _axis(results: Results, run: int, against: str, length: int) -> Array:
     return np.arange(length, dtype=np.float64) * float(each)
 
 
-_RECORDED = ("seconds", "gradients")
+_RECORDED = ("seconds", "gradients", "cost")

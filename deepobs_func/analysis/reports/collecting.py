@@ -213,7 +213,7 @@ def _measured(
     clocks = {
         "epoch": epochs,
         "step": [each * by for each, by in zip(epochs, steps, strict=True)],
-        **{each: [results.values(run, each) for run in runs] for each in ("seconds", "gradients")},
+        **{each: [results.values(run, each) for run in runs] for each in ("seconds", "gradients", "cost")},
     }
     known = {name: columns for name, columns in clocks.items() if not any(np.isnan(each).any() for each in columns)}
     return (

@@ -66,6 +66,39 @@ def test_a_curve_is_the_mean_of_its_seeds_and_the_band_is_theirs(results: Result
     assert axis.get_ylabel() == "test accuracy"
 
 
+def test_layers_have_a_line_each_and_densities_their_steps(tmp_path: Path) -> None:
+    layers = {"grad_norm/layer": [[1.0, 2.0], [3.0, 4.0]], "hess_spectrum": [[[0.0, 1.0], [0.5, 0.25]]] * 2}
+    extra = {"tracked": {"steps": [0, 10], "layers": ["first", "last"], "quantities": layers}}
+    results = load(made.write(tmp_path / "tree", [made.record("mine", "adam", [1.0, 0.5], **extra)]))
+    names = set(results.tracked["quantity"].astype(str))
+    assert {"grad_norm/first", "grad_norm/last", "hess_spectrum[0,1]"} <= names
+    axis = panel(figures.layers(results), "grad_norm, adam")
+    assert [list(line.get_ydata()) for line in axis.lines] == [[1.0, 3.0], [2.0, 4.0]]
+    assert [line.get_label() for line in axis.lines] == ["first", "last"]
+    axis = panel(figures.densities(results), "adam")
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0.5, 0.25]] * 2
+    assert [list(line.get_xdata()) for line in axis.lines] == [[0.0, 1.0]] * 2
+    with pytest.raises(ConfigError, match="quantity: Unknown quantity of each layer 'grad_nrm'"):
+        figures.layers(results, ["grad_nrm"])
+    assert [axis.get_title(loc="left") for axis in figures.panel(results).axes] == ["loss", "accuracy"]
+
+
+def test_batch_sizes_are_drawn_at_the_best_setting_of_each(tmp_path: Path) -> None:
+    records = []
+    for size, lr, end in ((32, 0.1, 0.4), (32, 1.0, 0.2), (128, 0.1, 0.3), (128, 1.0, math.nan)):
+        for seed in (42, 43):
+            record = made.record("mine", "sgd", [1.0, end + 0.01 * (seed - 42)], lr=lr, seed=seed)
+            record.batch_size = size
+            records.append(record)
+    results = load(made.write(tmp_path / "tree", records))
+    axis = panel(figures.batch_sizes(results), "mine")
+    line = axis.lines[0]
+    np.testing.assert_allclose(line.get_xdata(), [32, 128])
+    np.testing.assert_allclose(line.get_ydata(), [0.205, 0.305])
+    with pytest.raises(DataError, match="No optimizer has two batch sizes"):
+        figures.batch_sizes(results.select(batch_size=32))
+
+
 @pytest.mark.parametrize(
     ("band", "low", "high"), [("range", 1.0, 5.0), ("quartiles", 2.0, 4.0), ("none", math.nan, math.nan)]
 )
@@ -77,7 +110,7 @@ def test_bands(band: str, low: float, high: float) -> None:
     np.testing.assert_array_equal(upper, [high, math.nan])
 
 
-@pytest.mark.parametrize(("against", "last"), [("epoch", 6.0), ("seconds", 3.0), ("gradients", 42.0)])
+@pytest.mark.parametrize(("against", "last"), [("epoch", 6.0), ("seconds", 3.0), ("gradients", 42.0), ("cost", 42.0)])
 def test_curves_against(results: Results, against: str, last: float) -> None:
     found = series(results, "mine", "sgd", against=against)
     assert found is not None

@@ -48,7 +48,7 @@
     worse: "worse than the first", untested: "cannot be tested",
   };
   const valueTitle = () => {
-    if (choice.measure === "time") return `median ${Plots.LABELS[choice.clock]}${choice.clock === "seconds" ? "" : "s"} to the target`;
+    if (choice.measure === "time") return `median ${Plots.LABELS[choice.clock]}${["epoch", "step"].includes(choice.clock) ? "s" : ""} to the target`;
     return choice.measure === "final" ? "mean after the last epoch" : "mean at its best epoch";
   };
 

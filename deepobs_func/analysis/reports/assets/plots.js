@@ -2,7 +2,7 @@
 /* What is drawn of a problem, by plotly.js. */
 const Plots = (() => {
   const DASH = (dashes) => (dashes.length ? dashes.map((length) => `${length * 2}px`).join(",") : "solid");
-  const LABELS = { epoch: "epoch", step: "step", seconds: "seconds of training", gradients: "gradient evaluations" };
+  const LABELS = { epoch: "epoch", step: "step", seconds: "seconds of training", gradients: "gradient evaluations", cost: "gradient equivalents" };
   const words = (quantity) => quantity.replace("valid_", "validation_").replaceAll("_", " ");
   /* A name is a name: no tags, and no mathematics. */
   const plain = (name) => name.replace(/[&<>$]/g, (each) => `&#${each.charCodeAt(0)};`);
