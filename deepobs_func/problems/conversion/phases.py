@@ -22,7 +22,7 @@ from deepobs_func.probes.formulas import exactly
 from deepobs_func.problems.conversion.base import LATER, TEST, Converted, place_of
 from deepobs_func.problems.conversion.functions import NAMES, Drawing
 from deepobs_func.problems.conversion.norms import BatchNorm
-from deepobs_func.problems.conversion.passing import passing
+from deepobs_func.problems.conversion.passing import passing, under_way
 from deepobs_func.problems.conversion.table import PURE, convert
 from deepobs_func.problems.description import Tensors, on_meta
 from deepobs_func.problems.modules import copied
@@ -56,8 +56,7 @@ class Phases:
         start: initial values, with which it is listened to.
         tensors: the places of its tensors, and their names; see `nets.ties`.
         draws: whether its own `forward` methods call functions of torch that draw.
-        reads_pass: whether a layer reads the pass under way, also where nobody listens. A net of pure layers does not,
-            so that it may be called in a branch of `torch.cond`, in which the compiler forbids to set what is outside.
+        reads_pass: whether a layer reads the pass under way, also where nobody listens. A net of pure layers does not.
         exact: whether operations of torch without right derivatives are computed by formulas, but for fused kernels.
         places: where these functions draw, by name.
         failures: what it raised where it was listened to; then nothing is known of what it draws.
@@ -77,8 +76,8 @@ class Phases:
         net = net if p.train else self.test
         draws = Drawing(self.places) if self.draws else nullcontext()
         formulas = exactly() if self.exact and not p.fused else nullcontext()
-        under_way = passing(p) if self.reads_pass or p.tap is not None else nullcontext()
-        with under_way, formulas, draws:
+        held = under_way(p) if self.reads_pass or p.tap is not None else nullcontext()
+        with held, formulas, draws:
             return call_tied(net, self.tensors, tensors, *arguments_of(x))
 
     def rebuilt(self, params: Tensors, moments: Tensors) -> nn.Module:

@@ -6,9 +6,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
+from deepobs_func.runner.step import Carry, Step, make_step
 from tests.problems.conversion.stock import assert_test_phase, assert_training_phase, at_float64, close, data, make
 
 
@@ -79,3 +83,37 @@ def test_layers_with_names_of_other_draws_are_refused(name: str, layer: nn.Modul
     net.add_module(name, layer)
     with pytest.raises(ConfigError, match=r"have names that draws have in batch.noise"):
         make(net, data("vector"))
+
+
+class Forgetful(nn.Module):
+    """Draws by a layer and by a function, and keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3)
+        self.drop, self.head = nn.Dropout2d(0.3), nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(torch.tanh(self.norm(self.conv(x))))
+        return self.head(F.dropout(y.flatten(1), 0.2, self.training))
+
+
+@pytest.mark.large
+def test_work_of_some_steps_compiles_with_draws_and_statistics() -> None:
+    """A branch of `torch.cond` calls the net: the compiler lets nothing outside of it be set there."""
+    problem = make(Forgetful, data("image"))
+    optimizer = optimizers.sophia_h(1e-2, update_every=3)
+    params, batch = at_float64(problem)
+    start = Carry(params, optimizer.init(params, random.key(0)), batch.state)
+    batches = [problem.fake_batch(3, seed, dtype=torch.float64) for seed in range(5)]
+    step = make_step(problem, optimizer)
+
+    def after(step: Step) -> list[Tensor]:
+        carry = start
+        for each in batches:
+            carry, _ = step(carry, each)
+        return pytree.tree_leaves(carry)
+
+    compiled = after(torch.compile(step, backend="eager", fullgraph=True, dynamic=False))
+    for found, right in zip(compiled, after(step), strict=True):
+        assert torch.equal(found, right)
