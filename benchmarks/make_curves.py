@@ -1,6 +1,6 @@
 """Records short runs on real data of problems of which nothing is published, for the catalogue of the site.
 
-python -m benchmarks.make_curves --data DIR [PROBLEM ...]
+python -m benchmarks.make_curves --data DIR [--device cuda] [PROBLEM ...]
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from deepobs_func.runner.execution import Execution
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
 OPTIMIZER, LR, EPOCHS = "adam", 1e-3, 5
-PROBLEMS = ("mnist_logreg", "fmnist_logreg", "mnist_mlp", "fmnist_mlp")
+PROBLEMS = ("mnist_logreg", "fmnist_logreg", "mnist_mlp", "fmnist_mlp", "mnist_2c2d")
 
 
-def recorded(problem: str, data: str) -> dict[str, Any]:
+def recorded(problem: str, data: str, device: str = "cpu") -> dict[str, Any]:
     """The curves of a run, with what they follow from."""
-    config = RunConfig(problem, OPTIMIZER, lr=LR, epochs=EPOCHS, data=data, output_dir=None, device="cpu")
+    config = RunConfig(problem, OPTIMIZER, lr=LR, epochs=EPOCHS, data=data, output_dir=None, device=device)
     record = run(config, execution=Execution()).record
     return {
         "optimizer": OPTIMIZER,
@@ -30,6 +30,7 @@ def recorded(problem: str, data: str) -> dict[str, Any]:
         "epochs": EPOCHS,
         "batch_size": record.batch_size,
         "seed": config.seed,
+        "device": device,
         "protocol": config.protocol,
         "torch": torch.__version__.partition("+")[0],
         "train_losses": record.train_losses,
@@ -43,10 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("problems", nargs="*", default=PROBLEMS)
     parser.add_argument("--data", required=True, help="the folder of the data sets")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
     for problem in given.problems:
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        found[problem] = recorded(problem, given.data)
+        found[problem] = recorded(problem, given.data, given.device)
         RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
 
 
