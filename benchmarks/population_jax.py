@@ -45,12 +45,14 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)  # so that the work is
 MEMBERS = {"quadratic_deep": 64, "mnist_logreg": 32, "two_d_branin": 64, "mnist_mlp": 4}
 STEPS = {"quadratic_deep": 5, "mnist_logreg": 5, "two_d_branin": 5}
 TEN, TOLERANCE, QUICK, BUDGET = 10, 1e-4, 8, 10.0
+# Where Adam does not amplify rounding: at 3e-3, JAX's loss of mnist_mlp was after ten steps 7e-3 from that in float64.
+LEAST_RATE = {"mnist_mlp": 1e-5}
 OURS, JAX = "ours", "jax"
 
 
-def rates(members: int) -> list[float]:
-    """A learning rate for each member."""
-    return [10 ** (-4 + 2 * index / members) for index in range(members)]
+def rates(name: str, members: int) -> list[float]:
+    """A learning rate for each member of a problem's population."""
+    return [LEAST_RATE.get(name, 1e-4) * 10 ** (2 * index / members) for index in range(members)]
 
 
 class Ours:
@@ -63,7 +65,7 @@ class Ours:
         self.kernels = using(onednn=multiplies)
         names = constants_of(problem)
         self.constants = {name: state.moments[name] for name in names}
-        made = [optimizers.adam(lr) for lr in rates(members)]
+        made = [optimizers.adam(lr) for lr in rates(problem.name, members)]
         rest = ModelState({k: v for k, v in state.moments.items() if k not in names}, {})
         carries = [Carry(self.params, each.init(self.params, random.key(0)), rest) for each in made]
         self.start = tree_map(lambda *leaves: torch.stack(leaves).unsqueeze(0), *carries)
@@ -121,7 +123,7 @@ class Theirs:
     def __init__(self, ours: Ours, batches: list[Batch], members: int) -> None:
         net = two_d() if ours.problem.name.startswith("two_d") else jax_nets.net(ours.problem)
         self.batches = [jax_nets.data_from_torch(batch) for batch in batches]
-        self.params, self.members, self.rates = ours.params, members, jnp.array(rates(members))
+        self.params, self.members, self.rates = ours.params, members, jnp.array(rates(ours.problem.name, members))
 
         def loss(params: Any, data: Data) -> Any:
             return net.losses(net.outputs(params, data, True), data).mean()
