@@ -134,6 +134,8 @@ def executions(problem: Problem, device: torch.device, *, compile: bool = True) 
             several = dataclasses.replace(whole, cuda_graphs=True)
             found["ours, compiled, graph"] = (several, "float32")
             found["ours, compiled, graph, tf32"] = (several, "tf32")
+            same = dataclasses.replace(several, deterministic=True)
+            found["ours, compiled, graph, deterministic"] = (same, "float32")
     if any(leaf.ndim == 4 for leaf in problem.init(0)[0].values()):
         last = Execution(channels_last=True, cuda_graphs=device.type == "cuda")
         found["ours, eager, channels last"] = (last, "bf16" if device.type == "cuda" else "float32")

@@ -16,6 +16,7 @@ from benchmarks import (
     jax_report,
     population_report,
     probes_report,
+    ranks,
     recording,
     report,
 )
@@ -24,7 +25,7 @@ from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
 PROBES = Path(__file__).parent / "results" / "probes.json"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md")))
 
 
 def problems_table(names: Iterable[str] = problems.SETS["deepobs"]) -> str:
@@ -113,6 +114,7 @@ def tables() -> dict[str, str]:
         "coverage": coverage_report.intervals(covered),
         "duels": coverage_report.duels(covered),
         "gpu": gpu_report.summary(),
+        "ranks": ranks.summary(recording.read(recording.RESULTS / "ranks.json")),
         "jax": jax_report.summary(recording.read(recording.RESULTS / "jax.json")),
     } | {name: report.summary(name) for name in report.SUMMARIES}
 

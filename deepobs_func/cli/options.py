@@ -63,6 +63,9 @@ _OF_ONE_RUN: dict[str, Callable[[Command], Command]] = {
     "micro_batch": click.option(
         "--micro-batch", type=int, metavar="N", help="Look at N examples of a batch at a time, in as little memory."
     ),
+    "deterministic": click.option(
+        "--deterministic", is_flag=True, help="The same bits each time on a GPU too, by slower kernels."
+    ),
     "bn_sync": click.option(
         "--bn-sync",
         default="sync",

@@ -78,6 +78,8 @@ class RunConfig:
             None for all. For problems whose examples are not coupled.
         bn_sync: of several processes: `"sync"`, batch norm takes its statistics from all shards of a batch; `"local"`,
             each process takes them from its own, and the moving ones are averaged.
+        deterministic: whether runs of one `Execution` have the same bits on a GPU too, where sums otherwise add up in
+            any order; some kernels are slower. On a CPU they always have.
         train_log_interval: steps between two recorded mini-batch losses.
         track: names of quantities to track (`probes.catalog`), or of presets; or one string, separated by commas.
         track_every: steps between two tracked ones; `"log"` for about ten in each decade.
@@ -123,6 +125,7 @@ class RunConfig:
     precision: str = "float32"
     micro_batch: int | None = None
     bn_sync: str = "sync"
+    deterministic: bool = False
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
@@ -142,7 +145,7 @@ class RunConfig:
 # Paths, what changes no number, and what changes their rounding alone: not part of a run's id.
 _NOT_IN_ID = (
     *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
-    *("compile", "memory_format", "checkpoint_every", "keep", "micro_batch", "bn_sync"),
+    *("compile", "memory_format", "checkpoint_every", "keep", "micro_batch", "bn_sync", "deterministic"),
 )
 SCHEDULES = ("cosine", "linear", "exponential", "steps", "published")
 
@@ -166,6 +169,7 @@ _TYPES: Mapping[str, types.Convert] = {
     "precision": types.choice(PRECISIONS),
     "micro_batch": types.optional(types.whole),
     "bn_sync": types.choice(BN_SYNC),
+    "deterministic": types.flag,
     "train_log_interval": types.whole,
     "on_divergence": types.optional(types.choice(("stop", "continue"))),
     "workers": types.optional(types.whole),

@@ -85,6 +85,13 @@ def whole_or(word: str) -> Convert:
     return convert
 
 
+def flag(field: str, value: Any) -> bool:
+    """True or False."""
+    if isinstance(value, bool):
+        return value
+    raise _refused(field, value, "it must be True or False")
+
+
 def whole_or_flag(field: str, value: Any) -> int | bool:
     """A whole number from 0, or True or False."""
     if isinstance(value, bool):

@@ -19,6 +19,7 @@ import torch
 
 from deepobs_func import records
 from deepobs_func.backend import ranks
+from deepobs_func.backend.determinism import deterministic
 from deepobs_func.backend.kernels import Kernels, using
 from deepobs_func.backend.precision import precision
 from deepobs_func.backend.threads import num_threads
@@ -49,6 +50,7 @@ class Execution:
         micro_batch: the examples of a batch that are looked at together; 0 for all of them.
         processes: how many train one net, each on a shard of every batch.
         bn_sync: whether batch norm takes its statistics from the shards of all processes.
+        deterministic: whether kernels give the same bits each time, on a GPU too.
         repack: how many steps must be left before compiled steps of fewer members, after divergences, are worth their
             compilation; 0 where nothing is compiled.
         reason: why, in words; no part of the identity.
@@ -66,6 +68,7 @@ class Execution:
     micro_batch: int = 0
     processes: int = 1
     bn_sync: bool = True
+    deterministic: bool = False
     repack: int = 0
     reason: str = dataclasses.field(default="", compare=False)
 
@@ -82,7 +85,8 @@ class Execution:
         """
         kernels = self.kernels(precision_name)
         by = using(onednn=kernels.onednn, autocast=kernels.autocast, ranks=kernels.ranks)
-        with num_threads(self.threads), precision(precision_name, device), by:
+        same = deterministic(self.deterministic)
+        with num_threads(self.threads), precision(precision_name, device), same, by:
             yield
 
     @property
@@ -152,9 +156,10 @@ class Execution:
         return cls.from_plain_data(content, str(path))
 
 
+_FLAGS = ("bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs", "deterministic", "onednn")
 _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {
-    **dict.fromkeys(("bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs", "onednn"), _WHETHER),
+    **dict.fromkeys(_FLAGS, _WHETHER),
     "steps_per_call": f"a whole number from 1 to {MOST_STEPS_PER_CALL}",
     "way": f"one of {', '.join(WAYS)}",
     "members": f"a whole number from 1 to {MOST_MEMBERS}",

@@ -138,6 +138,7 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
         micro_batch=plan.micro_batch,
         processes=plan.ranks.size,
         bn_sync=plan.config.bn_sync == "sync",
+        deterministic=plan.config.deterministic,
     )
     eager = plan.ranks.from_first(eager)  # what one process takes, all take
     seconds = measure(eager).step
@@ -267,6 +268,7 @@ def _identity(plan: Plan, params: Params, *more: Any) -> str:
             plan.steps_per_epoch,
             plan.epochs,
         ],
+        "deterministic": config.deterministic,
         "options": [config.compile, config.memory_format, config.precision, bool(config.track), has_compiler()],
         **({"more": more} if more else {}),
     }

@@ -12,6 +12,7 @@ import torch
 
 import deepobs_func
 from deepobs_func import problems, records
+from deepobs_func.backend import determinism
 from deepobs_func.backend import ranks as ranks_of
 from deepobs_func.backend.ranks import ALONE, Ranks
 from deepobs_func.backend.threads import cores
@@ -201,6 +202,8 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     ranks = ranks_of.current()
     device = _device(config.device)
+    if config.deterministic:
+        determinism.prepare()
     _check_execution(config, device)
     _check_parts(config, found, ranks)
     config = replace(config, valid=found.dataset.test_size if config.valid is True else int(config.valid))

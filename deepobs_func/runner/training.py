@@ -34,6 +34,7 @@ from deepobs_func.runner.batches import Batches, make_batches
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.execution import Execution, synchronize
+from deepobs_func.runner.fitting import naming_what_fits
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.measuring import Timing, choose, timing
 from deepobs_func.runner.plan import Plan
@@ -116,13 +117,15 @@ class Training:
             announce()
             return self._timing(initial, first(execution.steps_per_call), execution)
 
-        self.execution: Execution = (execution or choose(plan, initial.params, measure, series)).alone
+        with naming_what_fits(plan, functools.partial(self._attempt, initial, first)):
+            self.execution: Execution = (execution or choose(plan, initial.params, measure, series)).alone
         self.train_step: TrainStep = make_train_step(
             plan.problem, plan.optimizer, self.execution, plan.config.precision
         )
         self.evaluator: Evaluator = Evaluator(plan, self.batches, self.key, self.execution)
         self.make_batch: Callable[[ModelState, StepInput], Batch] = make_batch(plan.problem, plan.ranks)
-        self._warm_up(initial, first(self.execution.steps_per_call))
+        with naming_what_fits(plan, functools.partial(self._attempt, initial, first)):
+            self._warm_up(initial, first(self.execution.steps_per_call))
         self._setting_up = time.perf_counter() - start
 
     def start(self) -> TrainState:
@@ -187,6 +190,13 @@ class Training:
 
         with execution.apply(self.plan.config.precision, self.plan.device):
             return timing(call, execution.steps_per_call, self.plan.device, self.plan.ranks)
+
+    def _attempt(self, carry: Carry, first: Callable[[int], StepInput], size: int) -> None:
+        """Makes a step in pieces of so many examples, which is thrown away."""
+        execution, config = Execution(micro_batch=size, processes=self.plan.ranks.size), self.plan.config
+        with execution.apply(config.precision, self.plan.device):
+            step = make_train_step(self.plan.problem, self.plan.optimizer, execution, config.precision)
+            step(self._throwaway(carry), first(1))[1].loss.sum().item()
 
     def _warm_up(self, carry: Carry, inputs: StepInput) -> None:
         """Makes a step and an evaluation that are thrown away: compiling and first calls are off the clock."""

@@ -130,9 +130,10 @@ def peak(problem: Problem, batch_size: int, size: int) -> int:
 
 
 def test_a_quarter_needs_the_memory_of_a_quarter() -> None:
+    """Besides what is as large as the parameters: the gradient so far, that of a piece, and the ones after the step."""
     problem = problems.get("cifar100_allcnnc")
     whole, pieces = peak(problem, 64, 0), peak(problem, 64, 16)
-    assert pieces <= 0.35 * whole
+    assert pieces <= whole / 4 + 3 * sum(4 * shape.numel() for shape in problem.shapes.values())
 
 
 @pytest.mark.large

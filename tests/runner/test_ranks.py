@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,9 +125,9 @@ def test_processes_that_run_something_else_are_named() -> None:
 def with_other_data() -> None:
     plan = make_plan(RunConfig("mnist_logreg", "sgd", 0.1, data="synthetic", device="cpu", output_dir=None))
     sample = Split(torch.ones(100, 4), torch.zeros(100))
-    check_same_data(plan, Dataset(sample, sample, True, "made up"))
+    check_same_data(plan, Dataset(plan.problem.dataset, sample, sample, True, "made up"))
     other = Split(sample.x + (current().rank == 1), sample.y)
-    check_same_data(plan, Dataset(sample, other, True, "made up"))
+    check_same_data(plan, Dataset(plan.problem.dataset, sample, other, True, "made up"))
 
 
 def test_processes_with_other_data_are_named() -> None:
@@ -152,3 +156,22 @@ def own_batch_norm(sync: str) -> str:
     return str(
         run(RunConfig("mine", "sgd", 0.1, epochs=1, bn_sync=sync, output_dir=None, compile="off"), problem).status
     )
+
+
+def of_torchrun(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What the record holds of a run that torchrun starts, and starts again when a process is lost."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.runner.lost_ranks"]
+    done = subprocess.run([*command, str(folder), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = folder.rglob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.large
+def test_a_run_that_loses_a_process_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    expected, found = of_torchrun(tmp_path / "whole"), of_torchrun(tmp_path / "lost", "10")
+    for name in ("train_losses", "test_losses", "minibatch_train_losses"):
+        assert found[name] == expected[name]
+    assert len(found["test_losses"]) == 4
