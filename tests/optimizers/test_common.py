@@ -22,7 +22,7 @@ LRS |= {
     "schedule_free_sgd": 0.5,
     "sgd_line_search": 2.0,
     "lbfgs": 1.0,
-    "shampoo": 0.3,
+    "shampoo": 1.0,
     "kfac": 0.5,
     "ekfac": 0.5,
 }
