@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepobs_func.base import Outer, Params
 from deepobs_func.optimizers.axes import eigh, fresh, wide
-from deepobs_func.probes.layer_gradients import LayerGradients
+from deepobs_func.probes.by_layer import LayerGradients
 from deepobs_func.tree import Tree
 
 

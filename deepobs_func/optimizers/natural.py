@@ -35,8 +35,8 @@ from deepobs_func.optimizers.conditional import in_any_case, only_if
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay
+from deepobs_func.probes.by_layer import LayerGradients, layerless
 from deepobs_func.probes.example_losses import check_batch_norm
-from deepobs_func.probes.layer_gradients import LayerGradients, layerless
 from deepobs_func.tree import Tree
 
 Transforms = Sequence[Transform]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deepobs_func import lazy
 
 if TYPE_CHECKING:
+    from deepobs_func.probes.by_layer import layer_gradients as layer_gradients
     from deepobs_func.probes.curvature import ggnvp as ggnvp
     from deepobs_func.probes.curvature import hvp as hvp
     from deepobs_func.probes.curvature import make_ggnvp as make_ggnvp
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from deepobs_func.probes.export import as_scipy as as_scipy
     from deepobs_func.probes.fisher import fisher_vp as fisher_vp
     from deepobs_func.probes.fisher import make_fisher_vp as make_fisher_vp
-    from deepobs_func.probes.layer_gradients import layer_gradients as layer_gradients
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
     from deepobs_func.probes.per_example import explain as explain
@@ -39,7 +39,7 @@ _ROOMS = {
     "curvature": ("hvp", "ggnvp", "make_hvp", "make_ggnvp"),
     "estimators": ("trace", "diagonal"),
     "fisher": ("fisher_vp", "make_fisher_vp"),
-    "layer_gradients": ("layer_gradients",),
+    "by_layer": ("layer_gradients",),
     "linear_map": ("LinearMap", "over"),
     "export": ("as_curvlinops", "as_scipy"),
     "per_example": (

@@ -14,9 +14,9 @@ from deepobs_func.backend.kernels import using
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Outer, Params, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes import curvature, per_example
+from deepobs_func.probes.by_layer import LayerGradients, layer_gradients, layerless, named
 from deepobs_func.probes.contract import check_batch
 from deepobs_func.probes.fisher import Kind
-from deepobs_func.probes.layer_gradients import LayerGradients, layer_gradients, layerless, named
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.many import sliced
 from deepobs_func.probes.outer import Statistic

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import optimizers, problems, random
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.blocks import factors_of, zero_factors
-from deepobs_func.probes.layer_gradients import layer_gradients
+from deepobs_func.probes.by_layer import layer_gradients
 from deepobs_func.problems.measures import square
 from deepobs_func.runner.step import Carry, make_step
 from tests.optimizers import nets
