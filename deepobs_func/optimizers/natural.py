@@ -311,7 +311,8 @@ def _how(
     before: Transforms,
 ) -> How:
     values = {"fisher": fisher, "curvature_batch": curvature_batch, "bn": bn, "others": others, "max_dim": max_dim}
-    return How(corrected, *(checked(name, value) for name, value in values.items()), not before)
+    found = {name: checked(name, value) for name, value in values.items()}
+    return How(corrected=corrected, is_first=not before, **found)
 
 
 def ekfac(
