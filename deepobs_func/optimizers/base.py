@@ -13,9 +13,9 @@ from deepobs_func.tree import Tree
 
 if TYPE_CHECKING:
     from deepobs_func.probes.fisher import Kind
-    from deepobs_func.probes.layer_gradients import LayerGradients
     from deepobs_func.probes.linear_map import LinearMap
     from deepobs_func.probes.outer import Statistic
+    from deepobs_func.probes.outer_products import LayerGradients
     from deepobs_func.probes.per_example import Statistics
 
 

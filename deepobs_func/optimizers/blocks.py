@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepobs_func.base import Outer, Params
 from deepobs_func.optimizers.axes import eigh, fresh, wide
-from deepobs_func.probes.layer_gradients import LayerGradients
+from deepobs_func.probes.outer_products import LayerGradients
 from deepobs_func.tree import Tree
 
 
@@ -49,17 +49,17 @@ def factors_of(found: LayerGradients, like: Tree) -> Tree:
     for name, grads in found.grads.items():
         if squares_of(name) in like:
             whole = grads.product().squeeze(2) if isinstance(grads, Outer) else grads
-            factors[squares_of(name)] = whole.to(like[squares_of(name)].dtype).square().sum(0) / found.count
+            factors[squares_of(name)] = whole.to(like[squares_of(name)].dtype).square().sum(0) / found.examples
             continue
         rows, columns = sides(name)
         if isinstance(grads, Outer):
-            factors[rows] = _moment(grads.rows, like[rows]) / found.count
+            factors[rows] = _moment(grads.rows, like[rows]) / found.examples
             factors[columns] = _moment(grads.columns, like[columns]) / (grads.rows.shape[0] * grads.sizes[2])
         else:
             whole = grads.reshape(len(grads), grads.shape[1], -1)
-            factors[rows] = _moment(whole, like[rows]) / found.count
-            trace = whole.to(like[rows].dtype).square().sum() / found.count
-            columns_of = _moment(whole.transpose(1, 2), like[columns]) / found.count
+            factors[rows] = _moment(whole, like[rows]) / found.examples
+            trace = whole.to(like[rows].dtype).square().sum() / found.examples
+            columns_of = _moment(whole.transpose(1, 2), like[columns]) / found.examples
             factors[columns] = torch.where(trace > 0, columns_of / trace, columns_of)
     return factors
 
@@ -120,20 +120,20 @@ def squares_in(found: LayerGradients, bases: Tree, like: Tree) -> Tree:
         place, dtype = squares_of(name), like[squares_of(name)].dtype
         if sides(name)[0] not in bases:
             whole = grads.product().squeeze(2) if isinstance(grads, Outer) else grads
-            squares[place] = whole.to(dtype).square().sum(0) / found.count
+            squares[place] = whole.to(dtype).square().sum(0) / found.examples
             continue
         left, right = (bases[side] for side in sides(name))
         if not isinstance(grads, Outer):
             whole = grads.to(dtype).reshape(len(grads), grads.shape[1], -1)
             turned = _turned(_turned(whole, left).transpose(1, 2), right).transpose(1, 2)
-            squares[place] = turned.square().sum(0) / found.count
+            squares[place] = turned.square().sum(0) / found.examples
             continue
         rows, columns = _turned(grads.rows.to(dtype), left), _turned(grads.columns.to(dtype), right)
         if grads.sizes[2] == 1:
             total = rows.squeeze(2).square().transpose(0, 1) @ columns.squeeze(2).square()
         else:
             total = (rows @ columns.transpose(1, 2)).square().sum(0)
-        squares[place] = total / found.count
+        squares[place] = total / found.examples
     return squares
 
 

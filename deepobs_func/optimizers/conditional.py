@@ -55,18 +55,18 @@ def repeat_while(
         values: tensors, what it starts from.
         most: how many changes there are at most.
     """
-    if any(torch._C._functorch.is_batchedtensor(value) for value in (*values, is_due(*values))):
-        for _ in range(most):
-            due = is_due(*values)
-            values = tuple(torch.where(due, new, old) for new, old in zip(change(*values), values, strict=True))
-        return values
-    if torch.compiler.is_compiling():
+    is_mapped = any(torch._C._functorch.is_batchedtensor(value) for value in values)
+    if torch.compiler.is_compiling() and not is_mapped:
         count = torch.zeros_like(values[0], dtype=torch.int64)
         more = lambda count, *values: is_due(*values) & (count < most)
         again = lambda count, *values: (count + 1, *change(*values))
         return tuple(torch.while_loop(more, again, (count, *values))[1:])
     for _ in range(most):
-        if not bool(is_due(*values)):
+        due = is_due(*values)
+        if torch._C._functorch.is_batchedtensor(due):
+            values = tuple([torch.where(due, new, old) for new, old in zip(change(*values), values, strict=True)])
+        elif bool(due):
+            values = change(*values)
+        else:
             break
-        values = change(*values)
     return values

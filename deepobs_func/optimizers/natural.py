@@ -36,7 +36,7 @@ from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay
 from deepobs_func.probes.example_losses import check_batch_norm
-from deepobs_func.probes.layer_gradients import LayerGradients, layerless
+from deepobs_func.probes.outer_products import LayerGradients, layerless
 from deepobs_func.tree import Tree
 
 Transforms = Sequence[Transform]
@@ -311,7 +311,8 @@ def _how(
     before: Transforms,
 ) -> How:
     values = {"fisher": fisher, "curvature_batch": curvature_batch, "bn": bn, "others": others, "max_dim": max_dim}
-    return How(corrected, *(checked(name, value) for name, value in values.items()), not before)
+    found = {name: checked(name, value) for name, value in values.items()}
+    return How(corrected=corrected, is_first=not before, **found)
 
 
 def ekfac(

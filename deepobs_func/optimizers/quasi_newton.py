@@ -44,8 +44,8 @@ def _make_rule(memory: int) -> tuple[Callable[[Params], Pairs], Callable[..., tu
 
     def init(params: Params) -> Pairs:
         flat = tree.flatten(params)
-        rows = [flat.new_zeros(memory, flat.numel()) for _ in range(2)]
-        return Pairs(flat.clone(), *rows, flat.new_zeros(memory), flat.new_ones(()))
+        s, y = (flat.new_zeros(memory, flat.numel()) for _ in range(2))
+        return Pairs(flat.clone(), s, y, flat.new_zeros(memory), flat.new_ones(()))
 
     def act(view: View, direction: Params, pairs: Pairs) -> tuple[Params, Pairs]:
         here, flat = tree.flatten(view.params), tree.flatten(direction)

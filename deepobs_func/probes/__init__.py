@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from deepobs_func.probes.fisher import fisher_vp as fisher_vp
     from deepobs_func.probes.fisher import make_fisher_vp as make_fisher_vp
     from deepobs_func.probes.kernel import ntk as ntk
-    from deepobs_func.probes.layer_gradients import layer_gradients as layer_gradients
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
+    from deepobs_func.probes.outer_products import layer_gradients as layer_gradients
     from deepobs_func.probes.per_example import explain as explain
     from deepobs_func.probes.per_example import grad_sum_of_squares as grad_sum_of_squares
     from deepobs_func.probes.per_example import grad_variance as grad_variance
@@ -42,7 +42,7 @@ _ROOMS = {
     "estimators": ("trace", "diagonal"),
     "fisher": ("fisher_vp", "make_fisher_vp"),
     "by_layer": ("grams_by_layer",),
-    "layer_gradients": ("layer_gradients",),
+    "outer_products": ("layer_gradients",),
     "linear_map": ("LinearMap", "over"),
     "kernel": ("ntk",),
     "export": ("as_curvlinops", "as_scipy"),

@@ -16,10 +16,10 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.probes import curvature, per_example
 from deepobs_func.probes.contract import check_batch
 from deepobs_func.probes.fisher import Kind
-from deepobs_func.probes.layer_gradients import LayerGradients, layer_gradients, layerless, named
 from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.many import sliced
 from deepobs_func.probes.outer import Statistic
+from deepobs_func.probes.outer_products import LayerGradients, layer_gradients, layerless, named
 from deepobs_func.problems.problem import Problem
 from deepobs_func.tree import Tree
 

@@ -22,12 +22,13 @@ LRS |= {
     "schedule_free_sgd": 0.5,
     "sgd_line_search": 2.0,
     "lbfgs": 1.0,
-    "shampoo": 0.3,
+    "shampoo": 0.5,
     "kfac": 0.5,
     "ekfac": 0.5,
 }
 # Sophia: with its own gamma, every coordinate of this problem is clipped. Prodigy: its own d0 grows for many steps.
 OTHERS = {"sophia_h": {"gamma": 2.0}, "prodigy": {"d0": 0.01}, "muon": {"adam_factor": 1.0}}
+OTHERS["shampoo"] = {"update_every": 1}  # roots of the first gradient alone are too large for the second
 OTHERS |= {name: {"kl_clip": 0.0, "damping": 0.1} for name in ("kfac", "ekfac")}
 DRAWING = ["adahessian", "sophia_h", "kfac", "ekfac"]
 AVERAGING = ["schedule_free_sgd", "schedule_free_adamw"]

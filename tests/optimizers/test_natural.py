@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from deepobs_func import optimizers, problems, random
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.blocks import factors_of, zero_factors
-from deepobs_func.probes.layer_gradients import layer_gradients
+from deepobs_func.probes.outer_products import layer_gradients
 from deepobs_func.problems.measures import square
 from deepobs_func.runner.step import Carry, make_step
 from tests.optimizers import nets
@@ -157,7 +157,7 @@ def test_the_layers_gradients_are_those_of_the_outputs_times_vectors(kind):
             torch.testing.assert_close(whole.mT @ whole, expected, rtol=1e-9, atol=1e-10)
         else:
             torch.testing.assert_close(whole, torch.einsum("bip,bi->bp", rows, vectors), rtol=1e-9, atol=1e-10)
-    assert found.count == nets.BATCH
+    assert found.examples == nets.BATCH
 
 
 def test_a_part_of_the_batch_has_the_curvature():

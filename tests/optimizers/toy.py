@@ -6,7 +6,7 @@ from torch.func import grad, jvp, vjp, vmap
 from deepobs_func import random
 from deepobs_func.base import Outer
 from deepobs_func.probes import LinearMap
-from deepobs_func.probes.layer_gradients import LayerGradients
+from deepobs_func.probes.outer_products import LayerGradients
 from deepobs_func.probes.per_example import Statistics
 
 

@@ -35,7 +35,22 @@ DASHES: tuple[tuple[float, ...], ...] = (
     (8, 1.5, 2, 1.5),
     (4, 1, 1, 1, 1, 1),
 )
-_KNOWN = ("sgd", "momentum", "adam", "adamw", "rmsprop", "nesterov", "newton_cg", "adahessian", "sophia_h", "sgd_cabs")
+_KNOWN = (
+    *("sgd", "momentum", "adam", "adamw", "rmsprop", "nesterov", "newton_cg", "adahessian", "sophia_h", "sgd_cabs"),
+    *(
+        "kfac",
+        "ekfac",
+        "shampoo",
+        "soap",
+        "muon",
+        "schedule_free_sgd",
+        "schedule_free_adamw",
+        "nadamw",
+        "lion",
+        "prodigy",
+    ),
+    *("lbfgs", "sgd_line_search"),
+)
 _TEX = {each: f"\\{each}" for each in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

@@ -31,11 +31,11 @@ class LayerGradients(NamedTuple):
 
     Attributes:
         grads: for each parameter, `Outer` with `(N, m, T)` and `(N, n, T)`, or `(N, *shape)`.
-        count: of the examples; the mean over them is a sum divided by it.
+        examples: how many there are; the mean over them is a sum divided by it.
     """
 
     grads: dict[str, Outer | Tensor]
-    count: int
+    examples: int
 
 
 def layer_gradients(
@@ -88,7 +88,7 @@ def layer_gradients(
         result, inputs = _tapped(found, found.problem, taps)
         return outputs(result), inputs
 
-    tensors, pull, inputs = vjp(forward, _zeros(found, found.problem), has_aux=True)
+    tensors, pull, inputs = vjp(forward, _zeros(found, found.problem), has_aux=True)  # type: ignore[misc]  # with has_aux, three
     vectors = _vectors(found, outputs, tensors, kind, key)
     by_layer = [pull(vector)[0] for vector in vectors]
     grads: dict[str, Outer | Tensor] = {}
