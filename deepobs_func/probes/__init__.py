@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from deepobs_func.probes.export import as_scipy as as_scipy
     from deepobs_func.probes.fisher import fisher_vp as fisher_vp
     from deepobs_func.probes.fisher import make_fisher_vp as make_fisher_vp
+    from deepobs_func.probes.kernel import ntk as ntk
     from deepobs_func.probes.linear_map import LinearMap as LinearMap
     from deepobs_func.probes.linear_map import over as over
-    from deepobs_func.probes.kernel import ntk as ntk
     from deepobs_func.probes.per_example import explain as explain
     from deepobs_func.probes.per_example import grad_sum_of_squares as grad_sum_of_squares
     from deepobs_func.probes.per_example import grad_variance as grad_variance

@@ -18,8 +18,8 @@ from deepobs_func.probes.catalog import LAYER, row_of
 from deepobs_func.probes.curvature import make_hvp
 from deepobs_func.probes.estimators import diagonal, trace
 from deepobs_func.probes.example_losses import examples
-from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.kernel import ntk
+from deepobs_func.probes.linear_map import LinearMap
 from deepobs_func.probes.per_example import Statistics, gradients_in_chunks, per_example_dots, statistics
 from deepobs_func.probes.quantities import LineSample
 from deepobs_func.probes.spectrum import lanczos_eigenvalues, spectral_density
