@@ -58,7 +58,9 @@ found = {}
 for event in training(start):
     if isinstance(event, Stepped):
         found[event.index] = (of_gram(event.before.params), direct(event.before.params))
-        print(f"step {event.index}: {found[event.index][0]:.0f} from the Gram matrix, {found[event.index][1]:.0f} direct")
+        print(
+            f"step {event.index}: {found[event.index][0]:.0f} from the Gram matrix, {found[event.index][1]:.0f} direct"
+        )
     if event.step > max(AT):
         break
 
