@@ -8,8 +8,8 @@ there, as Cohen et al. (ICLR 2021) found.
 
 # %%
 # A small tanh net, 196-32-32-10, on 500 digits of MNIST at half their resolution, with the squared error to one-hot
-# targets: mnist_mlp on the whole set does the same in hours. The batch is the whole set, so that a step of SGD is one of
-# gradient descent, and the probe sees the Hessian of what is descended on.
+# targets, so that it takes seconds; mnist_mlp has 170 times as many parameters. The batch is the whole set: a step of
+# SGD is one of gradient descent, and the probe sees the Hessian of what is descended on.
 import os
 
 import matplotlib.pyplot as plt
@@ -58,10 +58,8 @@ at = np.arange(0, STEPS + 1, EVERY)
 for lr, values in curves.items():
     (line,) = axis.plot(at, values, ".-", label=f"lr {lr:g}")
     axis.axhline(2 / lr, color=line.get_color(), ls="--", lw=0.8)
-    late = values[-len(values) // 3 :]
-    print(
-        f"lr {lr:g}: from {values[0]:.2f}; in the last third {late.min() * lr / 2:.2f} to {late.max() * lr / 2:.2f} of 2 / lr"
-    )
+    late = values[-len(values) // 4 :] * lr / 2
+    print(f"lr {lr:g}: from {values[0]:.2f} to {late.min():.2f} ... {late.max():.2f} of 2 / lr in the last quarter")
 axis.set(xlabel="step", ylabel="largest eigenvalue of the Hessian")
 axis.set_title("full-batch gradient descent" + (" (STAND-IN DATA: NOT A RESULT)" if DATA == "synthetic" else ""))
 axis.legend()
