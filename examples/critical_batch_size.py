@@ -7,8 +7,8 @@ beside it a direct estimate from the gradients of two batch sizes.
 """
 
 # %%
-# Below the critical batch size, twice the batch saves nearly half of the steps; above it, next to none (McCandlish et al.
-# 2018). It is `tr Cov(g_n) / |E g_n|^2`. `probes.gram` has the inner products of a batch's gradients without holding a
+# Below the critical batch size, twice the batch saves nearly half of the steps; above it, next to none (McCandlish et
+# al. 2018). It is `tr Cov(g_n) / |E g_n|^2`. `probes.gram` has the inner products of a batch's gradients without holding a
 # single one of them; over several batches the mean of the one estimate is divided by the mean of the other.
 import os
 
@@ -22,8 +22,8 @@ from deepobs_func.runner import make_plan
 from deepobs_func.runner.callbacks import Stepped
 
 DATA = os.environ.get("DEEPOBS_DATA", "synthetic")
-SMALL, LARGE, BATCHES = 32, 256, 8
-AT = (0, 8, 32)  # steps
+SMALL, LARGE, BATCHES = 16, 64, 8
+AT = (0, 20)  # steps
 
 config = RunConfig("fmnist_2c2d", "sgd", 0.05, epochs=1, batch_size=LARGE, data=DATA, output_dir=None, compile="off")
 training = Training(make_plan(config), watch=lambda step: step in AT)
@@ -58,9 +58,7 @@ found = {}
 for event in training(start):
     if isinstance(event, Stepped):
         found[event.index] = (of_gram(event.before.params), direct(event.before.params))
-        print(
-            f"step {event.index}: {found[event.index][0]:.0f} from the Gram matrix, {found[event.index][1]:.0f} direct"
-        )
+        print("step {}: {:.1f} from Gram matrices, {:.1f} direct".format(event.index, *found[event.index]))
     if event.step > max(AT):
         break
 
