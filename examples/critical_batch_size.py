@@ -8,8 +8,8 @@ beside it a direct estimate from the gradients of two batch sizes.
 
 # %%
 # Below the critical batch size, twice the batch saves nearly half of the steps; above it, next to none (McCandlish et
-# al. 2018). It is `tr Cov(g_n) / |E g_n|^2`. `probes.gram` has the inner products of a batch's gradients without holding a
-# single one of them; over several batches the mean of the one estimate is divided by the mean of the other.
+# al. 2018). It is `tr Cov(g_n) / |E g_n|^2`. `probes.gram` has the inner products of a batch's gradients without
+# holding a single one of them; over several batches the mean of the one estimate is divided by that of the other.
 import os
 
 import matplotlib.pyplot as plt
