@@ -188,7 +188,10 @@ def test_plain_data_are_the_same_study_again(arguments: dict[str, Any]) -> None:
     assert replace(made) == made
     assert replace(made, seeds=[1]).seeds == (1,)
     assert sum(row["runs"] for row in made.table()) == made.size == len(made.runs)
-    assert len({(run.problem, run.optimizer, run.lr, run.schedule, run.batch_size, run.seed) for run in made.runs}) == made.size
+    assert (
+        len({(run.problem, run.optimizer, run.lr, run.schedule, run.batch_size, run.seed) for run in made.runs})
+        == made.size
+    )
 
 
 def test_every_run_is_resolved_before_any_runs() -> None:
