@@ -23,4 +23,4 @@ def test_an_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 12

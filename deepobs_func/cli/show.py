@@ -61,6 +61,7 @@ def _print_others(here: Mapping[str, str], sets: Mapping[str, tuple[str, ...]]) 
     economy = PRESETS["economy"]
     quantities = ((each.name, "yes" if each.name in economy else "", each.summary) for each in QUANTITIES.values())
     print_table(("quantity", "in preset economy", ""), quantities)
+    click.echo(f"NAME/layer for each layer: {', '.join(each.name for each in QUANTITIES.values() if each.by_layer)}")
 
 
 @click.command("optimizers")

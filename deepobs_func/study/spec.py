@@ -94,7 +94,7 @@ class Study:
     optimizers: tuple[Entry, ...]
     lr: Space | None
     schedules: tuple[Fields, ...] | None
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...] | None
     seeds: tuple[int, ...]
     overrides: Mapping[str, Override]
     budget: Limits
@@ -180,7 +180,7 @@ class Study:
                     self.overrides.get(problem, Override()),
                     lr=self.lr,
                     schedules=self.schedules or (),
-                    batch_sizes=self.batch_sizes,
+                    batch_sizes=self.batch_sizes or (),
                     settings=self.settings,
                     output_dir=self.output_dir,
                 )
@@ -240,7 +240,7 @@ class Study:
         optional = {
             "lr": None if self.lr is None else self.lr.plain(),
             "schedules": None if self.schedules is None else [dict(each) for each in self.schedules],
-            "batch_sizes": list(self.batch_sizes) or None,
+            "batch_sizes": self.batch_sizes and list(self.batch_sizes),
             "overrides": {name: each.plain() for name, each in self.overrides.items()} or None,
             "budget": self.budget.plain() or None,
             "jobs": self.jobs,
@@ -342,7 +342,7 @@ def _in_full(given: dict[str, Any]) -> dict[str, Any]:
         "optimizers": optimizers,
         "lr": None if given["lr"] is None else rates(given["lr"]),
         "schedules": None if schedules is None else tuple(each for each, _ in schedule_axis(schedules)),
-        "batch_sizes": () if given["batch_sizes"] is None else batch_axis(given["batch_sizes"]),
+        "batch_sizes": None if given["batch_sizes"] is None else batch_axis(given["batch_sizes"]),
         "seeds": seed_axis(given["seeds"]),
         "overrides": overrides(given["overrides"], list(problems), optimizers),
         "budget": limits(given["budget"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from deepobs_func import datasets, problems, random, records
 from deepobs_func.datasets.loading import Split
 from deepobs_func.errors import ConfigError
-from deepobs_func.probes.catalog import PRESETS, QUANTITIES
+from deepobs_func.probes.catalog import PRESETS, QUANTITIES, SPECTRA
 from deepobs_func.problems import measures
 from deepobs_func.runner import RunConfig
 from deepobs_func.runner.execution import Execution
@@ -46,7 +47,7 @@ def test_every_quantity_of_every_third_step_is_in_the_record(tmp_path: Path) -> 
     tracked = records.read(record.path).extra["tracked"]
     assert tracked["steps"] == [0, 3, 6, 9, 12]  # of 2 x 7
     assert tracked["every"] == 3
-    assert list(tracked["quantities"]) == list(QUANTITIES)
+    assert list(tracked["quantities"]) == [name for name in QUANTITIES if name not in SPECTRA]
     assert all(len(values) == 5 for values in tracked["quantities"].values())
     assert len(record.extra["timings"]["track"]) == 2
     assert all(seconds > 0 for seconds in record.extra["timings"]["track"])
@@ -97,6 +98,26 @@ def test_what_is_not_defined_is_an_error_by_name_and_left_out_of_a_preset() -> N
         names(problem="svhn_wrn164", track=("grad_norm", "norm_test"))
     assert names(problem="svhn_wrn164", track=("norm_test",), track_bn="frozen") == ("norm_test",)
     assert names(problem="svhn_wrn164", track=("grad_norm",)) == ("grad_norm",)
+    with pytest.raises(ConfigError, match=r"track ntk_spectrum: a batch of 128 has 12800 outputs .* more than 4096"):
+        names(track=("ntk_spectrum",))
+    assert names(track=("spectra",)) == SPECTRA[:2]
+    with pytest.raises(ConfigError, match=r"track noise_scale/layer: svhn_wrn164 couples"):
+        names(problem="svhn_wrn164", track=("noise_scale/layer",))
+
+
+def test_quantities_of_layers_name_their_layers() -> None:
+    tracked = recorded(config(track=("grad_norm/layer", "trace"), track_every=7)).extra["tracked"]
+    assert tracked["layers"] == ["(net)"]  # of the quadratic, which is one
+    assert list(tracked["quantities"]) == ["grad_norm/layer", "hess_trace"]
+    assert [len(values) for values in tracked["quantities"]["grad_norm/layer"]] == [1, 1]
+
+
+def test_a_run_that_diverges_is_tracked_to_its_end() -> None:
+    """The Hessian is not finite there: its eigenvalue is NaN, and no error of LAPACK's ends the run."""
+    made = config(problem="two_d_beale", lr=10.0, track=("hess_max_ev",), track_every=1, epochs=3)
+    record = recorded(made)
+    assert record.status == "diverged"
+    assert math.isnan(record.extra["tracked"]["quantities"]["hess_max_ev"][-1])
 
 
 TWINS = [

@@ -164,6 +164,7 @@ STUDIES = st.fixed_dictionaries(
         ),
         "seeds": st.one_of(st.integers(1, 3), st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)),
         "epochs": st.integers(2, 9),
+        "batch_sizes": st.sampled_from([None, [100], [50, 100]]),
         "schedules": st.lists(
             st.sampled_from(["constant", "cosine", {"schedule": "linear", "warm_up": 0.5}]),
             min_size=1,
@@ -187,7 +188,10 @@ def test_plain_data_are_the_same_study_again(arguments: dict[str, Any]) -> None:
     assert replace(made) == made
     assert replace(made, seeds=[1]).seeds == (1,)
     assert sum(row["runs"] for row in made.table()) == made.size == len(made.runs)
-    assert len({(run.problem, run.optimizer, run.lr, run.schedule, run.seed) for run in made.runs}) == made.size
+    assert (
+        len({(run.problem, run.optimizer, run.lr, run.schedule, run.batch_size, run.seed) for run in made.runs})
+        == made.size
+    )
 
 
 def test_every_run_is_resolved_before_any_runs() -> None:

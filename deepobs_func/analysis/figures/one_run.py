@@ -155,7 +155,12 @@ def _colours(count: int) -> list[str]:
 
 
 def problem_with_some(results: Results, problem: str | None) -> str:
-    """The problem that is drawn, which has tracked quantities."""
+    """The problem that is drawn, which has tracked quantities.
+
+    Raises:
+        DataError: nothing was tracked.
+        ConfigError: there is no such problem, or several have some and none is named.
+    """
     with_some = list(dict.fromkeys(results.runs.loc[results.tracked["run"].unique(), "problem"]))
     if not with_some:
         raise DataError("No run tracked anything. Run it with --track economy.")

@@ -1,0 +1,66 @@
+"""
+Progressive sharpening and the edge of stability
+================================================
+
+Full-batch gradient descent at three learning rates: the largest eigenvalue of the Hessian rises to 2 / lr and stays
+there, as Cohen et al. (ICLR 2021) found.
+"""
+
+# %%
+# A small tanh net, 196-32-32-10, on 500 digits of MNIST at half their resolution, with the squared error to one-hot
+# targets, so that it takes seconds; mnist_mlp has 170 times as many parameters. The batch is the whole set: a step of
+# SGD is one of gradient descent, and the probe sees the Hessian of what is descended on.
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+
+from deepobs_func import datasets, optimizers, probes, problems, random
+from deepobs_func.base import Batch
+from deepobs_func.problems import measures
+from deepobs_func.runner.step import Carry, make_step
+
+DATA = os.environ.get("DEEPOBS_DATA", "synthetic")
+SIZE, STEPS, EVERY = 500, 1200, 40
+RATES = (0.15, 0.2, 0.3)
+
+digits = datasets.load(datasets.spec("mnist"), DATA, torch.device("cpu")).train
+images = nn.functional.avg_pool2d(digits.x[:SIZE].float().reshape(SIZE, 1, 28, 28) / 255, 2).flatten(1)
+images, targets = images - images.mean(0), nn.functional.one_hot(digits.y[:SIZE].long(), 10).float()
+net = nn.Sequential(nn.Linear(196, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+arrays = (images.numpy(), targets.numpy())
+problem = problems.from_module(
+    net, measures.square, datasets.from_arrays("digits", arrays, arrays), name="small_mlp", batch_size=SIZE
+)
+
+
+def sharpness(lr):
+    """The largest eigenvalue of the Hessian at every EVERY-th step of gradient descent."""
+    optimizer = optimizers.sgd(lr)
+    params, state = problem.init(seed=0)
+    carry, found = Carry(params, optimizer.init(params, random.key(0)), state), []
+    step, batch = make_step(problem, optimizer, plain=True), Batch.of(images, targets, state=state)
+    for count in range(STEPS + 1):
+        if count % EVERY == 0:
+            found.append(float(probes.lanczos_eigenvalues(problem, carry.params, batch, steps=12).values[0]))
+        carry, _ = step(carry, batch)
+    return np.array(found)
+
+
+curves = {lr: sharpness(lr) for lr in RATES}
+
+# %%
+# The dashed lines are 2 / lr, beyond which gradient descent on a quadratic diverges. Here it hovers, a little above.
+figure, axis = plt.subplots()
+at = np.arange(0, STEPS + 1, EVERY)
+for lr, values in curves.items():
+    (line,) = axis.plot(at, values, ".-", label=f"lr {lr:g}")
+    axis.axhline(2 / lr, color=line.get_color(), ls="--", lw=0.8)
+    late = values[-len(values) // 4 :] * lr / 2
+    print(f"lr {lr:g}: from {values[0]:.2f} to {late.min():.2f} ... {late.max():.2f} of 2 / lr in the last quarter")
+axis.set(xlabel="step", ylabel="largest eigenvalue of the Hessian")
+axis.set_title("full-batch gradient descent" + (" (STAND-IN DATA: NOT A RESULT)" if DATA == "synthetic" else ""))
+axis.legend()
+figure
