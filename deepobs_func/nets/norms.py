@@ -1,7 +1,8 @@
 """Norms that take each example alone: layer norm and group norm.
 
 A pass that allows fused kernels runs torch's, which serve the plain gradient. Any other pass computes them by
-`backend.standardising`: reverse mode through torch's forward-mode formula of `layer_norm` takes its mean for a constant.
+`backend.standardising`: reverse mode through torch's forward-mode formula of `layer_norm` takes its mean for a
+constant.
 """
 
 from __future__ import annotations
