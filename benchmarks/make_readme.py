@@ -93,6 +93,12 @@ def probes_table() -> str:
     return probes_report.summary(json.loads(PROBES.read_text(encoding="utf-8"))) if PROBES.exists() else ""
 
 
+def modern_costs() -> str:
+    """One line a net of the modern set that is measured."""
+    runs, steps = (recording.read(recording.RESULTS / f"{name}.json") for name in ("probes", "steps"))
+    return probes_report.modern(runs, steps)
+
+
 def population_table() -> str:
     """Populations beside sequences of runs, and beside JAX."""
     read = [recording.read(recording.RESULTS / f"{name}.json") for name in ("population", "population_jax")]
@@ -111,6 +117,7 @@ def tables() -> dict[str, str]:
         "population": population_table(),
         "quantities": quantities_table(),
         "probes": probes_table(),
+        "modern_costs": modern_costs(),
         "coverage": coverage_report.intervals(covered),
         "duels": coverage_report.duels(covered),
         "gpu": gpu_report.summary(),

@@ -17,7 +17,9 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from benchmarks import plain
 from benchmarks.sequential import equivalent
+from benchmarks.shares import MODERN
 from deepobs_func.base import BATCH_DIMS, Batch, Params, one_example
 from deepobs_func.problems.problem import Problem
 
@@ -60,17 +62,35 @@ class BackPACK:
         return found
 
 
+def stock(problem: Problem, params: Params, batch: Batch) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """A problem's net of torch's own layers, on the parameters' memory, and its parameters under the problem's names.
+
+    Dropout is left out.
+    """
+    if problem.name not in MODERN:
+        return equivalent(problem, params, batch)
+    module = plain.module(problem.name)
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    net = getattr(module, "net", module)
+    by_name = dict(zip(params, net.parameters(), strict=True))
+    for name, parameter in by_name.items():
+        parameter.data = params[name].detach()
+    return net, by_name
+
+
 class Opacus:
     """Per-example gradients by hooks, and their norms."""
 
     def __init__(self, problem: Problem, params: Params, batch: Batch) -> None:
-        net, self._by_name = equivalent(problem, params, batch)
+        net, self._by_name = stock(problem, params, batch)
         self._net, self._batch = GradSampleModule(net, loss_reduction="sum"), batch
-        self._loss = nn.CrossEntropyLoss(reduction="sum")
+        self._losses = problem.criterion
 
     def per_example_grads(self) -> Tree:
         self._net.zero_grad()  # of per-example gradients too
-        self._loss(self._net(self._batch.x), self._batch.y).backward()
+        self._losses(self._net(self._batch.x), self._batch).sum().backward()
         found = {name: parameter.grad_sample for name, parameter in self._by_name.items()}
         self._net.zero_grad()
         return found
@@ -83,13 +103,13 @@ class OpacusGhost:
     """Opacus' norms without the gradients, where it knows how (dense layers)."""
 
     def __init__(self, problem: Problem, params: Params, batch: Batch) -> None:
-        net = equivalent(problem, params, batch).net
+        net, _ = stock(problem, params, batch)
         self._net, self._batch = GradSampleModuleFastGradientClipping(net, loss_reduction="sum"), batch
-        self._loss = nn.CrossEntropyLoss(reduction="sum")
+        self._losses = problem.criterion
 
     def sq_norms(self) -> Tensor:
         self._net.zero_grad()
-        self._loss(self._net(self._batch.x), self._batch.y).backward()
+        self._losses(self._net(self._batch.x), self._batch).sum().backward()
         return self._net.get_norm_sample().square()
 
 

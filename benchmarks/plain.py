@@ -155,6 +155,9 @@ _MODULES: dict[str, Callable[..., Plain] | str] = {
     "rnn:CharRNN": "benchmarks.plain_losses:CharRNN",
     "quadratic:Quadratic": "benchmarks.plain_losses:Quadratic",
     "quadratic:Point": "benchmarks.plain_losses:Point",
+    "resnet:ResNet18": "benchmarks.plain_modern:resnet18",
+    "vit:VisionTransformer": "benchmarks.plain_modern:vit",
+    "gpt:GPT": "benchmarks.plain_modern:GPT",
 }
 
 

@@ -5,6 +5,7 @@
 Every problem is measured in a process of its own, in which all functions take turns, compiled and in eager code. Ours
 and `vmap(grad)` are compared with the plain gradient in the same mode, and compiled as a run's step is; the libraries,
 which run in eager code only, are compared with the eager one. Dropout is left out, which the libraries would draw anew.
+Of the modern set everything is eager, as a call of a probe is by default: each compilation takes minutes.
 The results replace those of the same problems and numbers of threads in `benchmarks/results/probes.json`.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from torch import Tensor
 from benchmarks import others, probes_report
 from benchmarks.memory import peak_bytes
 from benchmarks.recording import environment, in_a_new_process
+from benchmarks.shares import BATCH_SIZES, MODERN
 from benchmarks.timing import clock_for, interleaved
 from deepobs_func import probes, problems, random, runner
 from deepobs_func.backend import onednn
@@ -31,7 +34,8 @@ from deepobs_func.base import Batch, Params
 from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 
-PROBLEMS = ("mnist_logreg", "mnist_mlp", "mnist_2c2d", "cifar10_3c3d", "cifar100_allcnnc")
+PROBLEMS = ("mnist_logreg", "mnist_mlp", "mnist_2c2d", "cifar10_3c3d", "cifar100_allcnnc", *MODERN)
+QUANTITIES = dict.fromkeys(MODERN, ("sq_norms", "hvp", "ggnvp"))  # where it is not all
 RESULTS = Path(__file__).parent / "results" / "probes.json"
 Probe = Callable[[Params, Batch, dict[str, Tensor]], Any]
 Call = Callable[[], Any]
@@ -81,17 +85,24 @@ def functions(problem: Problem, batch_size: int) -> Iterator[tuple[Key, Call]]:
     """Everything that is measured of a problem, the plain gradients first."""
     params, batch, v = point(problem, batch_size)
     multiplies = onednn.is_faster(torch.device("cpu"), params)
-    compiled = functools.partial(runner.compiled, problem=problem, onednn=multiplies)
     bind = functools.partial
-    yield Key("grad", "ours", "eager"), bind(make_plain_value_and_grad(problem), params, batch)
-    yield Key("grad", "ours", "compiled"), bind(compiled(make_value_and_grad(problem)), params, batch)
-    for quantity, probe in ours(problem).items():
-        yield Key(quantity, "ours", "eager"), bind(probe, params, batch, v)
-        yield Key(quantity, "ours", "compiled"), bind(compiled(probe), params, batch, v)
+    ways: dict[str, Callable[[Any], Any]] = {"eager": lambda function: function}
+    if problem.name not in MODERN:
+        ways["compiled"] = functools.partial(runner.compiled, problem=problem, onednn=multiplies)
+    for mode, way in ways.items():
+        make = make_plain_value_and_grad if mode == "eager" else make_value_and_grad
+        yield Key("grad", "ours", mode), bind(way(make(problem)), params, batch)
+    probed = ours(problem)
+    wanted = QUANTITIES.get(problem.name, tuple(probed))
+    for quantity, (mode, way) in itertools.product(wanted, ways.items()):
+        yield Key(quantity, "ours", mode), bind(way(probed[quantity]), params, batch, v)
     vmap_grad = others.make_vmap_grad(problem)
-    for quantity in ("sq_norms", "sum_of_squares", "variance", "gram"):
-        yield Key(quantity, "vmap(grad)", "eager"), bind(vmap_grad[quantity], params, batch)
-        yield Key(quantity, "vmap(grad)", "compiled"), bind(compiled(vmap_grad[quantity]), params, batch)
+    for quantity, (mode, way) in itertools.product(("sq_norms", "sum_of_squares", "variance", "gram"), ways.items()):
+        if quantity in wanted:
+            yield Key(quantity, "vmap(grad)", mode), bind(way(vmap_grad[quantity]), params, batch)
+    if problem.name in MODERN:  # whose nets BackPACK does not know
+        yield Key("sq_norms", "Opacus", "eager"), others.Opacus(problem, params, batch).sq_norms
+        return
     backpack = others.BackPACK(problem, params, batch)
     for quantity in ("sq_norms", "sum_of_squares", "variance"):
         yield Key(quantity, "BackPACK", "eager"), getattr(backpack, quantity)
@@ -142,9 +153,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small batches and two rounds: does it run?")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    size = QUICK if options.quick else Size(rounds=options.rounds)
     for threads in options.threads:
         for name in options.problems:
+            size = QUICK if options.quick else Size(BATCH_SIZES.get(name, Size().batch_size), options.rounds)
             run = in_a_new_process(measure, name, threads, size)
             print(probes_report.report(run), flush=True)
             runs = json.loads(options.output.read_text()) if options.output.exists() else []

@@ -19,6 +19,8 @@ SHARES = {  # of an epoch; all of it where nothing is said
     "cifar100_wrn404": 0.01,
     "tolstoi_char_rnn": 0.1,
 }
+MODERN = ("cifar10_resnet18_gn", "cifar100_vit", "tolstoi_gpt")  # of the modern set, those that are measured
+BATCH_SIZES = dict.fromkeys(MODERN, 64)  # where it is not the problem's own
 _RATES = {"quadratic_deep": 1e-3, "two_d": 1e-6}  # by data set or problem: nothing may diverge
 
 

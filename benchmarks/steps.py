@@ -23,7 +23,7 @@ from benchmarks import plain, recording, tables
 from benchmarks.memory import peak_bytes
 from benchmarks.peak import Peak, operations
 from benchmarks.recording import Benchmark, Run, Settings
-from benchmarks.shares import learning_rate
+from benchmarks.shares import BATCH_SIZES, MODERN, learning_rate
 from benchmarks.tables import Target
 from benchmarks.timing import clock_for, interleaved
 from deepobs_func import optimizers, problems, random
@@ -39,6 +39,7 @@ from deepobs_func.runner.step import Carry, laid_out
 PROBLEMS = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
     *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock"),
+    *MODERN,
 )
 BUDGET = 10.0  # seconds for the steps of each that takes part
 MOST = 1.05  # times the time and the memory of the compiled module
@@ -178,7 +179,7 @@ def measure(name: str, settings: Settings) -> Run:
     """Times and peak memory of one problem's step."""
     torch.set_num_threads(settings.threads)
     problem, device = problems.get(name), recording.device()
-    batch_size = QUICK_BATCH if settings.quick else problem.batch_size
+    batch_size = QUICK_BATCH if settings.quick else BATCH_SIZES.get(name, problem.batch_size)
     last = channels_last(problem, batch_size, device)
     found = steps(problem, batch_size, device, last)
     for step in found.values():

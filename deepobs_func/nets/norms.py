@@ -1,7 +1,8 @@
 """Norms that take each example alone: layer norm and group norm.
 
 A pass that allows fused kernels runs torch's, which serve the plain gradient. Any other pass computes them by
-primitives: reverse mode through torch's forward-mode formula of `layer_norm` takes its mean for a constant.
+`backend.standardising`: reverse mode through torch's forward-mode formula of `layer_norm` takes its mean for a
+constant.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepobs_func.backend.standardising import standardised
 from deepobs_func.base import Outer
 from deepobs_func.nets.initializers import Initializer, constant
 from deepobs_func.nets.layers import ZEROS, Layer, Pass
@@ -39,8 +41,7 @@ class LayerNorm(Layer):
         x = x.to(self.weight.dtype)  # statistics of a half-precision input would be rounded to it
         if p.fused and p.tap is None:
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-        centred = x - x.mean(-1, keepdim=True)
-        normalised = centred * (centred.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
+        normalised = standardised(x, self.epsilon)
         return p.tapped(self, normalised, normalised * self.weight + self.bias)
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:
@@ -71,10 +72,7 @@ class GroupNorm(Layer):
         x = x.to(self.weight.dtype)
         if p.fused and p.tap is None:
             return F.group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
-        grouped = x.reshape(len(x), self.groups, -1)
-        centred = grouped - grouped.mean(-1, keepdim=True)
-        normalised = centred * (centred.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
-        normalised = normalised.reshape(x.shape)
+        normalised = standardised(x.reshape(len(x), self.groups, -1), self.epsilon).reshape(x.shape)
         return p.tapped(self, normalised, normalised * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1))
 
     def factors(self, x: Tensor, g: Tensor) -> dict[str, Outer | Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from deepobs_func.backend.standardising import standardised
 from deepobs_func.probes import loss_formulas, recurrent
 
 
@@ -97,7 +98,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    y, *_ = _standardised(_wide(x), tuple(range(-len(shape), 0)), eps)
+    y = standardised(_wide(x).flatten(-len(shape)), eps).reshape(x.shape)
     return _affine(y, weight, bias).to(x.dtype)
 
 
@@ -116,7 +117,7 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Tensor:
-    y, *_ = _standardised(_wide(x).reshape(len(x), groups, -1), (2,), eps)
+    y = standardised(_wide(x).reshape(len(x), groups, -1), eps)
     return _affine(y.reshape(x.shape), _channels(weight, x), _channels(bias, x)).to(x.dtype)
 
 

@@ -23,6 +23,7 @@ BEHIND_A_FLATTENING = {  # by the name of ours: the shape before it
 EQUAL = (
     *("mnist_logreg", "mnist_mlp", "mnist_2c2d", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
     *("tolstoi_char_rnn", "quadratic_deep", "two_d_rosenbrock", "two_d_beale", "two_d_branin"),
+    *("cifar10_resnet18", "cifar10_resnet18_gn", "cifar100_vit", "tolstoi_gpt"),
 )
 
 
