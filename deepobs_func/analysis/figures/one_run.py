@@ -271,7 +271,7 @@ def _accuracies(axis: Axes, results: Results, run: int) -> None:
     axis.set_title(label("accuracy"))
     if found:
         axis.set_xlabel("epoch")
-        axis.legend()
+        axis.legend(loc="lower right")
     else:
         empty(axis, "the problem has none")
 

@@ -73,6 +73,7 @@ RC: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "legend.loc": "upper right",  # "best" looks at every point: with a warning where that takes a second
     "legend.fontsize": "small",
     "legend.handlelength": 3.2,  # so that dashes are told apart
     "lines.linewidth": 1.6,
