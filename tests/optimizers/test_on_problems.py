@@ -20,6 +20,7 @@ def options_for(name, problem):
     """Small matrices, so that a step takes no time, and what batch norm asks for."""
     known = optimizers.FUNCTIONAL[name].hyperparameters
     found = {"max_dim": 64, "bn": None if problem.separable else "frozen", "memory": 3, "max_backtracks": 3}
+    found["d0"] = 0.01  # whose own is lost in the rounding of float32
     return {key: value for key, value in found.items() if key in known}
 
 
@@ -30,12 +31,11 @@ def options_for(name, problem):
 def test_it_makes_steps_or_says_why_not(name, problem_name):
     problem = problems.get(problem_name)
     optimizer = pkgutil.resolve_name(optimizers.FUNCTIONAL[name].make)(1e-3, **options_for(name, problem))
-    try:
-        optimizer.check(problem)
-    except ConfigError as error:
-        assert REFUSED[name] in str(error)
-        assert not problem.measure.convex
+    if name in REFUSED and not problem.measure.convex:
+        with pytest.raises(ConfigError, match=REFUSED[name]):
+            optimizer.check(problem)
         return
+    optimizer.check(problem)
     params, state = problem.init(0)
     carry, step = Carry(params, optimizer.init(params, random.key(0)), state), make_step(problem, optimizer)
     for index in range(2):
