@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deepobs_func.errors import ConfigError, option, unknown
+from deepobs_func.probes.catalog import LAYER
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
 from deepobs_func.runner.log import SPLITS, Log
 from deepobs_func.runner.plan import Plan
@@ -264,6 +265,9 @@ class TensorBoard:
         tracked = event.log.tracked
         for name, column in tracked.get("quantities", {}).items():
             self._add(f"tracked/{name}", zip(tracked["steps"], column, strict=True))
+            for index, layer in enumerate(tracked.get("layers", ()) if name.endswith(LAYER) else ()):
+                values = ((step, each[index]) for step, each in zip(tracked["steps"], column, strict=True))
+                self._add(f"tracked/{name.removesuffix(LAYER)}/{layer}", values)
         for name, entries in event.log.metrics.items():
             self._add(f"metrics/{name}", ((epoch * steps_per_epoch + step, value) for epoch, step, value in entries))
 
