@@ -44,8 +44,9 @@ class Ranks:
         Args:
             tree: of tensors of the same shapes everywhere; what is no floating-point tensor stays as it is.
         """
-        if self.size == 1:
-            return tree
+        return tree if self.size == 1 else self._reduced(tree, 1)
+
+    def _reduced(self, tree: T, divisor: int) -> T:
         leaves, structure = pytree.tree_flatten(tree)
         places: dict[Any, list[int]] = {}
         for place, leaf in enumerate(leaves):
@@ -54,16 +55,15 @@ class Ranks:
         for of_type in places.values():
             flat = torch.cat([leaves[place].detach().flatten() for place in of_type])
             dist.all_reduce(flat)
+            if divisor > 1:
+                flat /= divisor
             for place, part in zip(of_type, flat.split([leaves[place].numel() for place in of_type]), strict=True):
                 leaves[place] = part.view(leaves[place].shape)
         return pytree.tree_unflatten(leaves, structure)
 
     def mean(self, tree: T) -> T:
         """The mean over the processes of each floating-point tensor of a tree."""
-        if self.size == 1:
-            return tree
-        scaled = lambda leaf: leaf / self.size if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-        return pytree.tree_map(scaled, self.sum(tree))
+        return tree if self.size == 1 else self._reduced(tree, self.size)
 
     def gathered(self, shard: Tensor, axis: int = 0) -> Tensor:
         """The shards of all processes, one after the other along an axis; the same everywhere."""

@@ -7,7 +7,7 @@ together. A piece needs the memory of a piece.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,6 @@ from deepobs_func.probes.outer import Statistic
 from deepobs_func.problems.oracle import Oracle, Value, ValueAndGrad
 from deepobs_func.problems.problem import Problem
 from deepobs_func.tree import Tree
-
-T = TypeVar("T")
 
 
 class Parts(NamedTuple):
@@ -187,13 +185,13 @@ class PiecewiseOracle(Oracle):
         assert found is not None, "it was asked for"
         return found
 
-    def statistics(self, wanted: Iterable[Statistic], *, bn: str | None = None) -> per_example.Statistics:
+    def statistics(self, wanted: Statistic | Iterable[Statistic], *, bn: str | None = None) -> per_example.Statistics:
         """Statistics of the per-example gradients of the whole batch; the Gram matrix costs a pass for each two pieces.
 
         Raises:
             ConfigError: as in `Oracle.per_example_grads`; or `bn="coupled"` of a batch that processes share.
         """
-        names: list[Statistic] = [wanted] if isinstance(wanted, str) else list(wanted)
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
         ranks = self._parts.ranks
         if bn == "coupled" and not self._problem.separable and ranks.size > 1:
             raise ConfigError(
@@ -225,8 +223,7 @@ class PiecewiseOracle(Oracle):
                 both = [one] if other is one else [one, other]
                 rows = torch.cat([torch.arange(each.start, each.stop, device=gram.device) for each in both])
                 pair = _rows_of(batch, rows)
-                found = per_example.statistics(self._problem, self._params, pair, ["gram"], bn=bn).gram
-                gram[rows.unsqueeze(1), rows] = found
+                gram[rows.unsqueeze(1), rows] = per_example.gram(self._problem, self._params, pair, bn=bn)
         return gram
 
     def _local_mean(self, question: Callable[[Problem, Batch], Tensor]) -> Tensor:
@@ -268,13 +265,14 @@ def _joined(
     if "scatter" in names:
         examples = sum(sizes) * ranks.size
         mean = tree.scale(1.0 / examples, values["grad"])
-        spread = [
-            # Around the mean of all: that around the piece's own, and its distance from it for each example.
-            tree.map(lambda own, g, m, n=size: own + n * (g / n - m).square(), part.scatter, part.grad, mean)
-            for part, size in found
-        ]
+        spread = [_around(part.scatter or {}, part.grad or {}, mean, size) for part, size in found]
         values["scatter"] = ranks.sum(_total(spread))
     return values
+
+
+def _around(scatter: Tree, grad: Tree, mean: Tree, size: int) -> Tree:
+    """The scatter of a piece around the mean of all: around its own, and the distance of both for each example."""
+    return tree.map(lambda own, g, m: own + size * (g / size - m).square(), scatter, grad, mean)
 
 
 def _total(trees: Sequence[Tree]) -> Tree:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepobs_func.optimizers.snapshot import SnapshotError, decode, difference, encode
+from deepobs_func.optimizers.snapshot import KIND, SnapshotError, decode, difference, encode
 from tests.optimizers.loops import assert_plain
 
 LEAVES = {"a": torch.nn.Parameter(torch.ones(3)), "b": torch.nn.Parameter(torch.zeros(()))}
@@ -113,3 +113,15 @@ def test_objects_of_other_packages_are_not_made() -> None:
 def test_the_place_of_a_difference(a: Any, b: Any, place: str) -> None:
     assert difference(a, b) == place
     assert difference(a, a) is None
+
+
+def test_what_stays_on_the_processor_comes_back_to_it() -> None:
+    """The parameters are elsewhere, where the tree of a checkpoint is moved as a whole."""
+    leaves = {"w": torch.empty(2, device="meta")}
+    held = {"count": torch.tensor(3.0)}
+    tree = encode(held, leaves)
+    assert tree["count"] == {KIND: "host", "value": torch.tensor(3.0)}
+    restored = decode(tree, {}, leaves, [])
+    assert restored["count"].device.type == "cpu"
+    assert restored["count"].item() == 3.0
+    assert isinstance(encode(held, {"w": torch.empty(2)})["count"], torch.Tensor)
