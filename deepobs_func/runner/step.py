@@ -152,23 +152,34 @@ def make_train_step(
     the preparation and the steps are one compiled graph, or eager code in which only the preparation may be compiled.
     """
     is_short = execution.steps_per_call > 1  # so that what a call costs beside its steps counts
-    how = (execution.compile, execution.compile_batch, execution.channels_last, is_short)
-    parts = execution.parts
-    arguments = (problem, optimizer.update, optimizer.compiles, *how, execution.kernels(precision), parts)
-    together = _graphed(*arguments) if execution.cuda_graphs and optimizer.compiles else _make_steps(*arguments)
-    ranks = parts.ranks
-
-    def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
-        drawn = drawn_for(problem, given, execution.compile_batch)
-        return together(carry, given.split, ranks.shard(given.rows, 1), ranks.shards(drawn))
-
-    return train_step
+    graphs = execution.cuda_graphs and optimizer.compiles
+    return _make_train_step(
+        graphs,
+        problem,
+        optimizer.update,
+        optimizer.compiles,
+        execution.compile,
+        execution.compile_batch,
+        execution.channels_last,
+        is_short,
+        execution.kernels(precision),
+        execution.parts,
+    )
 
 
 @functools.lru_cache(maxsize=32)
-def _graphed(problem: Problem, *how: Any) -> StepsOfRows:
-    """The same in a CUDA graph. Held data stay where they are; a batch that is read is copied."""
-    return Graphed(_make_steps(problem, *how), fixed=[] if problem.dataset.streamed else [1])
+def _make_train_step(graphs: bool, problem: Problem, *how: Any) -> TrainStep:
+    """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
+    compile_batch, ranks = how[3], how[-1].ranks
+    together = _make_steps(problem, *how)
+    if graphs:  # held data stay where they are; a batch that is read is copied
+        together = Graphed(together, fixed=[] if problem.dataset.streamed else [1])
+
+    def train_step(carry: Carry, given: StepInput) -> tuple[Carry, Metrics]:
+        drawn = drawn_for(problem, given, compile_batch)
+        return together(carry, given.split, ranks.shard(given.rows, 1), ranks.shards(drawn))
+
+    return train_step
 
 
 @functools.lru_cache(maxsize=32)
@@ -183,7 +194,7 @@ def _make_steps(
     kernels: Kernels,
     parts: Parts,
 ) -> StepsOfRows:
-    """Shared by all runs of one structure: learning rates and hyperparameters are in the carry."""
+    """The steps of given rows; with graphs and without, the same compiled code."""
     optimizer = Optimizer(_no_init, update, compiles)
     step = make_step(problem, optimizer, compile=compile, plain=not compile, parts=parts)
     whole = compile and optimizer.compiles and parts.is_whole
