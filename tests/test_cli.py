@@ -509,7 +509,8 @@ def test_results_in_the_current_folder(tmp_path: Path, deepobs: Deepobs, output_
         (
             "--optimizer newton_cg --cg_steps 3 --damping 0.1",
             "newton_cg",
-            {"cg_steps": 3, "cg_tol": 1e-3, "damping": 0.1, "damping_factor": 1.5, "warm_start": 0.95},
+            {"cg_steps": 3, "cg_tol": 1e-3, "curvature_batch": None, "damping": 0.1, "damping_factor": 1.5}
+            | {"warm_start": 0.95},
         ),
         ("--optimizer sgd_cabs", "sgd_cabs", {"bn": None, "micro_batches": 1}),
         ("--optimizer sgd_cabs --bn frozen", "sgd_cabs", {"bn": "frozen", "micro_batches": 1}),

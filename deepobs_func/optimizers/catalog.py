@@ -101,7 +101,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         "deepobs_func.optimizers.preconditioned:shampoo",
         "Shampoo: inverse roots of the gradient's outer products, axis by axis",
         {
-            "momentum": Hyperparameter(0.0, FRACTION, MOMENTA),
+            "momentum": Hyperparameter(0.0, FRACTION),
             "gram_beta": Hyperparameter(1.0, SHARE),
             "epsilon": Hyperparameter(1e-6, POSITIVE, Search(1e-8, 1e-2)),
             "weight_decay": of_decay(0.0),
@@ -165,7 +165,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         "deepobs_func.optimizers.quasi_newton:lbfgs",
         "L-BFGS on batches, with a line search on each",
         {
-            "damping": Hyperparameter(0.0, POSITIVE, Search(1e-4, 1.0)),
+            "damping": Hyperparameter(0.0, POSITIVE),
             "armijo": Hyperparameter(1e-4, SHARE),
             "memory": Hyperparameter(10, Whole()),
             "max_backtracks": Hyperparameter(10, Whole(0)),

@@ -54,7 +54,8 @@ def _make_rule(memory: int) -> tuple[Callable[[Params], Pairs], Callable[..., tu
         found = _two_loops(pairs, flat)
         first = (1 / flat.abs().sum()).clamp(max=1.0)
         found = torch.where(view.step == 1, first * flat, found)
-        return tree.unflatten(found, view.params), pairs._replace(last=here)
+        # copies: a search that is compiled takes no two views of one tensor
+        return tree.map(torch.clone, tree.unflatten(found, view.params)), pairs._replace(last=here)
 
     return init, act
 

@@ -115,8 +115,11 @@ def test_members_with_keys_of_their_own_equal_separate_runs(name):
         )
 
 
-# Their compiled steps are in the quick suite elsewhere, or are Adam's and SGD's with a term more.
-LONG_TO_COMPILE = ("newton_cg", "sophia_h", "adahessian", "adamw", "rmsprop", "nesterov", "sgd_cabs")
+# Their compiled steps are in the quick suite elsewhere, are those of others with a term more, or take long.
+LONG_TO_COMPILE = (
+    *("newton_cg", "sophia_h", "adahessian", "adamw", "rmsprop", "nesterov", "sgd_cabs", "adam", "nadamw", "lion"),
+    *("prodigy", "schedule_free_adamw", "sgd_line_search", "soap", "shampoo", "kfac", "ekfac"),
+)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, words: str) -> None:
 def test_every_argument_of_a_study_is_a_key() -> None:
     assert set(KEYS) == {
         *("problems", "optimizers", "lr", "schedules", "seeds", "overrides", "budget", "output_dir"),
-        *("retries", "jobs", "draw_seed"),
+        *("retries", "jobs", "draw_seed", "batch_sizes"),
     }
 
 
