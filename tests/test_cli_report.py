@@ -55,7 +55,7 @@ def test_report(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = tmp_path / "deep" / "report.html"
     assert call("report", str(tree), "--out", str(out), "--title", "My title", "--optimizer", "adam", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == {"file": str(out), "bytes": out.stat().st_size, "runs": 6, "unread": []}
+    assert found == {"file": str(out), "bytes": out.stat().st_size, "runs": 7, "unread": []}
     page = out.read_text(encoding="utf-8")
     assert "<h1>My title</h1>" in page
     assert "sgd" not in page.partition("<script")[0].partition("</style>")[2]
