@@ -140,7 +140,8 @@ def test_a_coupled_criterion_is_refused() -> None:
 
 
 def test_a_run_of_kfac_in_pieces_with_factors_of_one_is_that_of_whole_batches() -> None:
-    made = config(optimizer="kfac", lr=0.01, hyperparams={"curvature_batch": 8, "update_every": 2}, compile="off")
+    hyper = {"curvature_batch": 8, "update_every": 2, "fisher": "empirical"}
+    made = config(optimizer="kfac", lr=0.01, hyperparams=hyper, compile="off")
     whole, pieces = (run(replace(made, micro_batch=size), small_problem()) for size in (None, 8))
     assert pieces.test_losses == pytest.approx(whole.test_losses, rel=1e-4)
 
