@@ -221,13 +221,19 @@ KINDS: Mapping[str, Kind] = {"max_norm": POSITIVE, "max_value": POSITIVE} | {
 """Of the hyperparameters of this package's transforms, by name; one that is not here may be any finite number."""
 
 
-def checked(name: str, value: Any) -> Any:
+def checked(name: str, value: Any, of: str | None = None) -> Any:
     """The value of a transform's hyperparameter: a float, a whole number or a name.
+
+    Args:
+        name: of the hyperparameter.
+        value: what was given.
+        of: the optimizer whose range it must be in; None for that of most optimizers which have one of this name.
 
     Raises:
         ConfigError: it is of another kind, or out of its range.
     """
-    return KINDS.get(name, ANY).checked(name, value)
+    kind = KINDS.get(name, ANY) if of is None else FUNCTIONAL.own[of].hyperparameters[name].kind
+    return kind.checked(name, value)
 
 
 def check_lr(lr: float) -> None:

@@ -98,8 +98,13 @@ def nadamw(
     return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
 
 
+def _sign(x: Tensor) -> Tensor:
+    """NaN of NaN, of which `torch.sign` makes 0, so that a run may diverge."""
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
 def _lion(direction: Params, slots: Params, params: Params, hyper: Hyper, step: Tensor) -> tuple[Params, Params]:
-    signs = tree.map(lambda m, d: torch.sign(average(hyper["beta1"], m, d)), slots, direction)
+    signs = tree.map(lambda m, d: _sign(average(hyper["beta1"], m, d)), slots, direction)
     return signs, tree.map(lambda m, d: average(hyper["beta2"], m, d), slots, direction)
 
 
@@ -179,12 +184,16 @@ def _prodigy(view: View, direction: Params, slots: ProdigySlots) -> tuple[Params
     second = tree.map(lambda v, d: average(beta2, v, d * d), slots.second, scaled)
     denominator = torch.stack([leaf.abs().sum().to(torch.float64) for leaf in sums.values()]).sum()
     estimate = hyper["d_coef"] * numerator / denominator / hyper["d0"]
-    grown = torch.where(denominator > 0, torch.maximum(relative, estimate), relative)
+    grown = torch.where(
+        denominator != 0,  # which NaN is, so that a run may diverge
+        torch.maximum(relative, estimate),
+        relative,
+    )
 
     def rule(m: Tensor, v: Tensor, p: Tensor) -> Tensor:
         adam = m / (torch.sqrt(v) + (grown * hyper["d0"] * hyper["epsilon"]).to(v.dtype))
         moved = distance.to(m.dtype) * (adam + hyper["weight_decay"].to(p.dtype) * p)
-        return torch.where(denominator > 0, moved, torch.zeros_like(moved))
+        return torch.where(denominator != 0, moved, torch.zeros_like(moved))
 
     moved = tree.map(rule, first, second, view.params)
     return moved, ProdigySlots(first, second, slots.start, sums, numerator.to(torch.float64), grown)

@@ -116,7 +116,11 @@ class Optimizer(NamedTuple):
         calls: `opt_state -> {"gradients": n, "products": n, "evaluations": n}`, how often `update` has called the
             oracle since `init`, as whole numbers or 0-d tensors (see `optimizers.counting`); None where that is not
             declared.
-        examples: how many examples a batch must have at least.
+        curvature_batch: how many examples of a batch, from the first on, its curvature is computed from; None for all.
+        by_layers: whether it asks for gradients by layers (`oracle.layer_gradients`), which no batch in pieces has.
+        calls_at: `(problem, batch_size) -> calls`, which a run takes in the place of `calls`: a product with the
+            curvature of a quarter of the batch is a quarter of a product there, and sums are rounded up. None where
+            `calls` are right for every batch.
 
     >>> from deepobs_func import RunConfig, run, tree
     >>> def update(oracle, opt_state, params):
@@ -136,4 +140,6 @@ class Optimizer(NamedTuple):
     save: Callable[[Any], Any] = as_it_is
     load: Callable[[Any, Params, random.Key], Any] = as_it_was
     calls: Callable[[Any], Mapping[str, Any]] | None = None
-    examples: int = 1
+    curvature_batch: int | None = None
+    by_layers: bool = False
+    calls_at: Callable[[Any, int], Callable[[Any], Mapping[str, Any]]] | None = None

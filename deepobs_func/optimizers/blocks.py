@@ -96,12 +96,12 @@ def _mean_of_diagonal(factor: Tensor) -> Tensor:
 
 
 def _inverse(factor: Tensor, damping: Tensor) -> Tensor:
-    """What is not finite stays so, without an exception, so that a run may diverge."""
+    """NaN where the matrix is not positive definite, without an exception: a run, or a member of it, may diverge."""
     if factor.ndim == 1:
         return 1 / (factor + damping)
     eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-    root = torch.linalg.cholesky_ex(factor + damping * eye)[0]
-    return fresh(torch.cholesky_inverse(root))
+    root, info = torch.linalg.cholesky_ex(factor + damping * eye)
+    return fresh(torch.cholesky_inverse(torch.where(info == 0, root, torch.nan)))
 
 
 def bases_of(factors: Tree) -> Tree:

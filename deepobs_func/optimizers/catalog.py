@@ -103,7 +103,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         {
             "momentum": Hyperparameter(0.0, FRACTION),
             "gram_beta": Hyperparameter(1.0, SHARE),
-            "epsilon": Hyperparameter(1e-6, POSITIVE, Search(1e-8, 1e-2)),
+            "epsilon": Hyperparameter(1e-6, ABOVE_0, Search(1e-8, 1e-2)),
             "weight_decay": of_decay(0.0),
             "update_every": Hyperparameter(10, Whole()),
             "max_dim": Hyperparameter(10000, Whole()),
@@ -152,7 +152,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         "SGD with Armijo's line search on the batch",
         {
             "armijo": Hyperparameter(0.1, SHARE, Search(1e-4, 0.5)),
-            "shrink": Hyperparameter(0.7, FRACTION),
+            "shrink": Hyperparameter(0.7, Range(1e-30, 1.0)),
             "grow": Hyperparameter(1.5, Range(1.0)),
             "max_backtracks": Hyperparameter(10, Whole(0)),
         },

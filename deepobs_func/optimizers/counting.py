@@ -9,7 +9,7 @@ An optimizer declares its numbers by `Optimizer.calls`. For one that does not, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -47,6 +47,45 @@ def calls_so_far(optimizer: Optimizer, opt_state: Any) -> dict[str, int]:
         return {}
     found = {kind: int(number) for kind, number in optimizer.calls(opt_state).items()}
     return {} if any(number < 0 for number in found.values()) else found
+
+
+def share_of(curvature_batch: int | None, batch_size: int) -> float:
+    """The part of a batch that curvature is computed from."""
+    return 1.0 if curvature_batch is None else curvature_batch / batch_size
+
+
+def rounded_up(number: Tensor) -> Tensor:
+    """A sum of calls, each of a part of the batch, as a whole number. An excess of 1e-9 is rounding."""
+    return torch.ceil(number.double() - 1e-9).to(torch.int64)
+
+
+def products_of(optimizer: Optimizer) -> Callable[[Any, int], Callable[[Any], Mapping[str, Any]]]:
+    """The `calls_at` of an optimizer all of whose products are with the curvature of `curvature_batch` examples."""
+
+    def calls_at(problem: Any, batch_size: int) -> Callable[[Any], Mapping[str, Any]]:
+        share = share_of(optimizer.curvature_batch, batch_size)
+
+        def calls(state: Any) -> Mapping[str, Any]:
+            assert optimizer.calls is not None, "it declares its calls"
+            found = optimizer.calls(state)
+            return {**found, "products": rounded_up(share * found["products"])}
+
+        return calls
+
+    return calls_at
+
+
+def counting_at(optimizer: Optimizer, problem: Any, batch_size: int) -> Optimizer:
+    """The optimizer with the `calls` of a problem and a batch size.
+
+    Args:
+        optimizer: any.
+        problem: of the run.
+        batch_size: of the run.
+    """
+    if optimizer.calls_at is None:
+        return optimizer
+    return optimizer._replace(calls=optimizer.calls_at(problem, batch_size))
 
 
 class CountingOracle:

@@ -45,7 +45,7 @@ def _make_search(max_backtracks: int) -> Callable[[View, Params, Searched], tupl
 
     def search(view: View, direction: Params, slots: Searched) -> tuple[Params, Searched]:
         hyper, oracle = view.hyper, view.oracle
-        slope = tree.dot(oracle.grad(), direction).to(torch.float64)
+        slope = tree.dot(oracle.grad(), direction).to(torch.float64).clamp(min=0)
         value = oracle.value().to(torch.float64)
 
         def value_at(factor: Tensor) -> Tensor:
@@ -76,12 +76,13 @@ def backtracking(armijo: float = 0.1, shrink: float = 0.7, grow: float = 1.5, ma
     """Backtracking on the batch of the step until Armijo's condition holds, for any direction d that descends.
 
     Formula: the first t of `min(1, grow t_last) shrink^k`, k = 0, 1, ..., for which
-    `f(params - lr t d) <= f(params) - armijo lr t <g, d>`, f being the objective of the batch; then `d <- t d`. Where
-    none of k up to `max_backtracks` does, the parameters stay, and the next search starts from the last t.
+    `f(params - lr t d) <= f(params) - armijo lr t max(0, <g, d>)`, f being the objective of the batch; then `d <- t d`.
+    Where no k up to `max_backtracks` satisfies it, the parameters stay. `t_last` is the last t that the step before has
+    tried, taken or not, and 1 in the first step. A direction that ascends is taken as far as f does not rise.
 
     Args:
         armijo: from 0 to 1.
-        shrink: from 0 to below 1.
+        shrink: more than 0 and below 1.
         grow: 1 or more.
         max_backtracks: a whole number from 0.
 
@@ -96,6 +97,21 @@ def backtracking(armijo: float = 0.1, shrink: float = 0.7, grow: float = 1.5, ma
     search = _make_search(checked("max_backtracks", max_backtracks))
     hyper = {"armijo": armijo, "shrink": shrink, "grow": grow}
     return Transform(hyper, _start, calls=_evaluations, act=search)
+
+
+def report_of(place: int, schedule: Schedule | None) -> Callable[[OptState], dict[str, Tensor]]:
+    """A `report` with `step_size`, the learning rate in force times the last factor that was tried.
+
+    Args:
+        place: of the search among the transforms.
+        schedule: of the optimizer.
+    """
+
+    def report(state: OptState) -> dict[str, Tensor]:
+        size = state.slots[place].factor * state.hyper["lr"]
+        return {"step_size": size if schedule is None else size * schedule((state.step - 1).clamp(min=0))}
+
+    return report
 
 
 def sgd_line_search(
@@ -113,7 +129,7 @@ def sgd_line_search(
     Args:
         lr: the longest step.
         armijo: the decrease that is asked for, as a share of the slope's; from 0 to 1.
-        shrink: the factor of a step that is too long, from 0 to below 1.
+        shrink: the factor of a step that is too long, more than 0 and below 1.
         grow: the next search starts at this times the last step; 1 or more.
         max_backtracks: after so many too long steps, the parameters stay.
         before: transforms of the gradient, such as `clip_by_global_norm(1.0)`.
@@ -135,7 +151,4 @@ def sgd_line_search(
     place = len(before)
     rule = backtracking(armijo, shrink, grow, max_backtracks)
 
-    def report(state: OptState) -> dict[str, Tensor]:
-        return {"step_size": state.slots[place].factor * state.hyper["lr"]}
-
-    return compose(*before, rule, lr=lr, schedule=schedule)._replace(report=report)
+    return compose(*before, rule, lr=lr, schedule=schedule)._replace(report=report_of(place, schedule))

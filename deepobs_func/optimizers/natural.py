@@ -8,7 +8,7 @@ one, and so does a compiled step of a user's own net, whose layers the compiler 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -32,11 +32,12 @@ from deepobs_func.optimizers.blocks import (
     zero_factors,
 )
 from deepobs_func.optimizers.conditional import in_any_case, only_if
+from deepobs_func.optimizers.counting import rounded_up, share_of
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 from deepobs_func.optimizers.transforms import weight_decay as decay
 from deepobs_func.probes.example_losses import check_batch_norm
-from deepobs_func.probes.outer_products import LayerGradients, layerless
+from deepobs_func.probes.outer_products import MOST_OUTPUTS, LayerGradients, layerless, outputs_of_an_example
 from deepobs_func.tree import Tree
 
 Transforms = Sequence[Transform]
@@ -193,9 +194,15 @@ def _parted(whole: Tree) -> tuple[Tree, Tree, Tree]:
     return parts["factors"], parts["used"], parts["squares"]
 
 
-def _a_pass_when_due(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
+def _a_pass_when_due(hyper: Hyper, step: Tensor, slots: Any, weight: float = 1.0) -> dict[str, Tensor]:
     """In steps 1, 1 + update_every, and so on."""
-    return {"gradients": torch.ceil(step / hyper["update_every"]).to(step.dtype)}
+    return {"gradients": rounded_up(weight * torch.ceil(step / hyper["update_every"]))}
+
+
+def _passes(how: How, problem: Any, batch_size: int) -> float:
+    """What factors cost in gradients: a forward pass is a third of one, each of D backward passes two thirds."""
+    backward = outputs_of_an_example(problem) if how.fisher == "exact" else 1
+    return share_of(how.curvature_batch, batch_size) * (1 + 2 * backward) / 3
 
 
 def _check(problem: Any, name: str, how: How) -> None:
@@ -209,6 +216,11 @@ def _check(problem: Any, name: str, how: How) -> None:
         raise ConfigError(
             f"{name} draws targets, and the criterion of {problem.name} does not say how (Measure.sample). Take "
             "fisher='exact' or 'empirical'."
+        )
+    if how.fisher == "exact" and (outputs := outputs_of_an_example(problem)) > MOST_OUTPUTS:
+        raise ConfigError(
+            f"{name}: fisher='exact' takes a backward pass for each output of an example, at most {MOST_OUTPUTS}, and "
+            f"{problem.name} has {outputs}. Take fisher='monte-carlo', one draw of each target."
         )
     check_batch_norm(problem, how.bn)
     if how.bn == "coupled":
@@ -232,9 +244,24 @@ def _composed(
     schedule: Schedule | None,
 ) -> Optimizer:
     init, act = _make_rule(how)
-    rule = Transform(hyper, init, calls=_a_pass_when_due, act=act)
-    optimizer = compose(*chain[0], rule, decay(weight_decay), *chain[1], lr=lr, schedule=schedule)
-    return optimizer._replace(check=partial(_check, name=name, how=how), examples=how.curvature_batch or 1)
+    hyper = {each: checked(each, value, of=name) for each, value in hyper.items()}
+
+    def made(weight: float) -> Optimizer:
+        rule = Transform(hyper, init, calls=partial(_a_pass_when_due, weight=weight), act=act)
+        return compose(*chain[0], rule, decay(weight_decay), *chain[1], lr=lr, schedule=schedule)
+
+    def calls_at(problem: Any, batch_size: int) -> Callable[[Any], Mapping[str, Any]]:
+        found = made(_passes(how, problem, batch_size)).calls
+        assert found is not None, "all are declared"
+        return found
+
+    optimizer = made(1.0)
+    return optimizer._replace(
+        check=partial(_check, name=name, how=how),
+        curvature_batch=how.curvature_batch,
+        by_layers=True,
+        calls_at=None if optimizer.calls is None else calls_at,
+    )
 
 
 def kfac(
@@ -266,7 +293,7 @@ def kfac(
 
     Args:
         lr: the base learning rate.
-        damping: more than 0 where factors may be singular.
+        damping: more than 0. A matrix that it leaves indefinite has an inverse of NaN, and the run diverges.
         beta: of the averages, `beta old + (1 - beta) new`; the first replaces what is there.
         momentum: from 0 to below 1.
         kl_clip: bounds the change of the model that a step makes, `lr^2 <D, G>`; 0 for no bound.
@@ -274,7 +301,7 @@ def kfac(
         update_every: steps between two computations of the factors and their inverses, from the first on.
         fisher: `"monte-carlo"`, one draw of each target; `"exact"`, a pass for each of the outputs; `"empirical"`, the
             targets of the batch.
-        curvature_batch: how many examples of the batch the factors are computed of; None for all.
+        curvature_batch: how many examples of the batch, from the first on, the factors are computed from; None for all.
         bn: where batch norm couples the examples, `"frozen"` or `"eval"`, as in `probes.statistics`.
         others: `"gradient"` has parameters of layers without factors follow the plain gradient; None refuses them.
         max_dim: a longer side of a matrix has a diagonal factor.
@@ -287,7 +314,8 @@ def kfac(
 
     Raises:
         ConfigError: a value is out of its range; (from `check`) the criterion has no GGN or cannot be sampled, `bn`
-            does not fit, or layers have no factors; (in a step) `curvature_batch` is more than the batch.
+            does not fit, layers have no factors, or an example has more than 128 outputs (`fisher="exact"`); (in a
+            step) `curvature_batch` is more than the batch.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
     Grosse and Martens, ICML 2016, for convolutions; weights that are used at many positions or steps as in the "expand"

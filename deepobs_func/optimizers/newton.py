@@ -14,6 +14,7 @@ from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers import check_lr, checked
 from deepobs_func.optimizers.base import Optimizer, Oracle
+from deepobs_func.optimizers.counting import products_of
 from deepobs_func.optimizers.schedules import Schedule, constant
 from deepobs_func.optimizers.transforms import Hyper
 from deepobs_func.probes.linear_map import LinearMap
@@ -106,7 +107,8 @@ def newton_cg(
     update = _make_update(
         checked("cg_steps", cg_steps), checked("curvature_batch", curvature_batch), schedule or constant()
     )
-    return Optimizer(init, update, check=_check, report=_report, calls=_calls, examples=curvature_batch or 1)
+    found = Optimizer(init, update, check=_check, report=_report, calls=_calls, curvature_batch=curvature_batch)
+    return found if curvature_batch is None else found._replace(calls_at=products_of(found))
 
 
 def _check(problem: Any) -> None:

@@ -22,7 +22,7 @@ from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.conditional import only_if
 from deepobs_func.optimizers.first_order import average, power
 from deepobs_func.optimizers.schedules import Schedule
-from deepobs_func.optimizers.transforms import Hyper, Transform, compose
+from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose, no_slots
 from deepobs_func.optimizers.transforms import weight_decay as decay
 from deepobs_func.tree import Tree
 
@@ -114,7 +114,7 @@ def shampoo(
         lr: the base learning rate.
         momentum: of the direction, from 0 to below 1.
         gram_beta: 1 for sums, as in AdaGrad; below 1 for averages.
-        epsilon: 0 or more.
+        epsilon: more than 0: the first matrices have a rank of 1.
         weight_decay: decoupled, 0 or more.
         update_every: steps between two computations of the roots, from the first step on.
         max_dim: a longer axis has no matrix, and does not count in n.
@@ -134,6 +134,7 @@ def shampoo(
     >>> optimizer = shampoo(0.1, momentum=0.9, gram_beta=0.99)
     """
     init, update = _make_shampoo(checked("max_dim", max_dim))
+    epsilon = checked("epsilon", epsilon, of="shampoo")
     hyper = {"momentum": momentum, "gram_beta": gram_beta, "epsilon": epsilon, "update_every": update_every}
     rule = Transform(hyper, init, update)
     return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
@@ -226,6 +227,17 @@ def _parted(whole: Tree) -> tuple[Tree, Params, Params]:
     return parts["bases"], parts["first"], parts["second"]
 
 
+def _shrink(view: View, direction: Params, slots: Params) -> tuple[Params, Params]:
+    """Decoupled decay of the parameters after the step, from the second on: `d + weight_decay (params - lr d)`."""
+    strength = torch.where(view.step == 1, 0.0, view.hyper["weight_decay"])
+    moved = tree.add_scaled(view.params, -1, view.lr, direction)
+    return tree.add_scaled(direction, 1, strength, moved), slots
+
+
+def _nothing(hyper: Hyper, step: Tensor, slots: Params) -> dict[str, Tensor]:
+    return {}
+
+
 def soap(
     lr: float,
     beta1: float = 0.95,
@@ -246,8 +258,8 @@ def soap(
     eigenvectors, from the first gradient by an eigendecomposition, then every `update_every`-th step by one step of
     orthogonal iteration, `qr(L_k Q_k)`. With `m`, `v` averages of `G Q` and `(G Q)^2` and
     `c = sqrt(1 - beta2^(t-1)) / (1 - beta1^(t-1))`, the direction is `c m / (sqrt(v) + epsilon)`, turned back by
-    `Q^T`; `params - lr (direction + weight_decay params)`. In the first step, which makes the bases, it is 0. For
-    vectors it is Adam's.
+    `Q^T`; `(1 - lr weight_decay) (params - lr direction)`. The first step makes the bases and leaves the parameters as
+    they are. For vectors the direction is Adam's.
 
     Args:
         lr: the base learning rate.
@@ -268,11 +280,12 @@ def soap(
         ConfigError: a value is out of its range.
 
     Source: Vyas et al., "SOAP: improving and stabilizing Shampoo using Adam", ICLR 2025, algorithm 3, and its code,
-    which computes the QR decomposition in float32 and shrinks the parameters after the step instead of before.
+    which computes the QR decomposition in float32.
 
     >>> optimizer = soap(3e-3, update_every=5)
     """
     init, update = _make_soap(checked("max_dim", max_dim))
     hyper = {"beta1": beta1, "beta2": beta2, "gram_beta": gram_beta, "epsilon": epsilon, "update_every": update_every}
     rule = Transform(hyper, init, update)
-    return compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
+    shrink = Transform({"weight_decay": weight_decay}, no_slots, calls=_nothing, act=_shrink)
+    return compose(*before, rule, shrink, *after, lr=lr, schedule=schedule)

@@ -13,9 +13,9 @@ from deepobs_func import tree
 from deepobs_func.base import Params
 from deepobs_func.optimizers import checked
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.optimizers.line_search import backtracking
+from deepobs_func.optimizers.line_search import backtracking, report_of
 from deepobs_func.optimizers.schedules import Schedule
-from deepobs_func.optimizers.transforms import Hyper, OptState, Transform, View, compose
+from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
 
 Transforms = Sequence[Transform]
 SMALL = 1e-10  # of s.y, as torch.optim.LBFGS has it
@@ -118,7 +118,7 @@ def lbfgs(
         schedule: the factor of `lr` by update; by default 1.
 
     Returns:
-        The optimizer.
+        The optimizer; it reports `step_size`, the last step that was tried, where it searches.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -134,9 +134,5 @@ def lbfgs(
     chain = [*before, Transform({"damping": damping}, init, calls=_a_gradient_a_step, act=act)]
     if not search:
         return compose(*chain, lr=lr, schedule=schedule)
-    place = len(chain)
-
-    def report(state: OptState) -> dict[str, Tensor]:
-        return {"step_size": state.slots[place].factor * state.hyper["lr"]}
-
-    return compose(*chain, backtracking(armijo, 0.5, 1e12, search), lr=lr, schedule=schedule)._replace(report=report)
+    found = compose(*chain, backtracking(armijo, 0.5, 1e12, search), lr=lr, schedule=schedule)
+    return found._replace(report=report_of(len(chain), schedule))

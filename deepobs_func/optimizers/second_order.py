@@ -20,6 +20,7 @@ from deepobs_func.base import Params
 from deepobs_func.optimizers import checked
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.conditional import only_if
+from deepobs_func.optimizers.counting import products_of
 from deepobs_func.optimizers.first_order import average, power, zero_moments
 from deepobs_func.optimizers.schedules import Schedule
 from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose
@@ -35,6 +36,14 @@ def _hutchinson(view: View, distribution: Distribution, size: int | None) -> Par
     vector = draw(random.fold_in(view.key, view.step), view.params, distribution)
     oracle = view.oracle if size is None else view.oracle.part(size)
     return tree.map(torch.mul, vector, oracle.hvp(vector))
+
+
+def _on_part(optimizer: Optimizer, size: int | None) -> Optimizer:
+    """The optimizer, which says how many examples its curvature is computed from."""
+    if size is None:
+        return optimizer
+    optimizer = optimizer._replace(curvature_batch=size)
+    return optimizer._replace(calls_at=products_of(optimizer))
 
 
 def _a_product_a_step(hyper: Hyper, step: Tensor, slots: Any) -> dict[str, Tensor]:
@@ -117,8 +126,7 @@ def adahessian(
     hyper = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "hessian_power": hessian_power}
     observe = _make_observe_squares(checked("curvature_batch", curvature_batch))
     rule = Transform(hyper, zero_moments, _adahessian, observe, _a_product_a_step)
-    optimizer = compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
-    return optimizer._replace(examples=curvature_batch or 1)
+    return _on_part(compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule), curvature_batch)
 
 
 @cache
@@ -195,5 +203,4 @@ def sophia_h(
     hyper = {"beta1": beta1, "beta2": beta2, "gamma": gamma, "epsilon": epsilon, "update_every": update_every}
     observe = _make_observe_diagonal(checked("curvature_batch", curvature_batch))
     rule = Transform(hyper, zero_moments, _sophia, observe, _products_when_due)
-    optimizer = compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule)
-    return optimizer._replace(examples=curvature_batch or 1)
+    return _on_part(compose(*before, rule, decay(weight_decay), *after, lr=lr, schedule=schedule), curvature_batch)

@@ -87,7 +87,7 @@ def of_averaging(decay: Hyperparameter, scale: Mapping[str, Hyperparameter] | No
 def of_kronecker() -> dict[str, Hyperparameter]:
     """Those of K-FAC and EKFAC."""
     return {
-        "damping": Hyperparameter(1e-2, POSITIVE, Search(1e-4, 1.0)),
+        "damping": Hyperparameter(1e-2, ABOVE_0, Search(1e-4, 1.0)),
         "beta": Hyperparameter(0.95, FRACTION),
         "momentum": Hyperparameter(0.9, FRACTION, MOMENTA),
         "kl_clip": Hyperparameter(1e-3, POSITIVE),

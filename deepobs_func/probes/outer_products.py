@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 from torch.func import vjp
+from torch.utils import _pytree as pytree
 
 from deepobs_func import random
 from deepobs_func.base import Outer, Params
@@ -81,7 +82,9 @@ def layer_gradients(
         )
     found = examples(problem, params, batch, bn=bn)
     if found.problem is None:
-        raise ConfigError("Gradients by layers need a Problem, which knows its layers; a plain loss does not.")
+        raise ConfigError(
+            "Gradients by layers need a Problem, which knows its layers; a plain loss function does not know them."
+        )
     outputs = TensorsOf(lambda result: result)
 
     def forward(taps: dict[str, Tensor]) -> tuple[Tensors, dict[str, Tensor]]:
@@ -119,6 +122,26 @@ def layerless(problem: Any) -> list[str]:
     for path, (layer, _) in problem.layers.items():
         known |= {f"{path}.{name}" if path else name for name in layer.known}
     return [name for name in problem.shapes if name not in known]
+
+
+def outputs_of_an_example(problem: Any) -> int:
+    """How many numbers the net of a problem puts out for one example; found by shapes alone.
+
+    Args:
+        problem: a Problem.
+
+    Returns:
+        D.
+
+    >>> from deepobs_func import problems
+    >>> outputs_of_an_example(problems.get("mnist_mlp")), outputs_of_an_example(problems.get("mnist_vae"))
+    (10, 800)
+    """
+    params = {name: torch.empty(shape, device="meta") for name, shape in problem.shapes.items()}
+    batch = pytree.tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, problem.fake_batch(2))
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(problem.outputs(params, batch))
+    return sum(leaf[0].numel() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
 
 def named(path: str, factors: Any, params: Params) -> dict[str, Outer | Tensor]:

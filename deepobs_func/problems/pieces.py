@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from deepobs_func import tree
+from deepobs_func import random, tree
 from deepobs_func.backend import ranks as ranks_of
 from deepobs_func.backend.ranks import ALONE, Ranks
-from deepobs_func.base import Batch, ModelState, Params, map_inputs, size_of
+from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Params, map_inputs, size_of
 from deepobs_func.errors import ConfigError
 from deepobs_func.probes import per_example
+from deepobs_func.probes.fisher import Kind
 from deepobs_func.probes.linear_map import LinearMap
+from deepobs_func.probes.many import sliced
 from deepobs_func.probes.outer import Statistic
+from deepobs_func.probes.outer_products import LayerGradients
 from deepobs_func.problems.oracle import Oracle, Value, ValueAndGrad
 from deepobs_func.problems.problem import Problem
 from deepobs_func.tree import Tree
@@ -208,6 +211,40 @@ class PiecewiseOracle(Oracle):
         if "gram" in names:
             values["gram"] = self._gram(bn)
         return per_example.Statistics(**{name: values[name] for name in ("losses", *names)})
+
+    def layer_gradients(self, kind: Kind, *, key: random.Key | None = None, bn: str | None = None) -> LayerGradients:
+        """Refused: they are of all examples at once.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "Gradients by layers (kfac, ekfac) are taken of all examples at once, and this batch is in pieces. Train "
+            "in one process and without micro_batch, or give a curvature_batch of at most micro_batch."
+        )
+
+    def gradient_factors(self) -> LayerGradients | None:
+        """None: the gradient is a sum over pieces."""
+        return None
+
+    def part(self, size: int | None) -> Oracle:
+        """The oracle of the first examples, in pieces as large as before; of one piece where that is enough.
+
+        Raises:
+            ConfigError: the batch has fewer, or processes share it: its first examples are those of one process.
+        """
+        if size is None:
+            return self
+        if self._parts.ranks.size > 1:
+            raise ConfigError(
+                f"curvature_batch={size} is of the first examples of a batch, which belong to one of "
+                f"{self._parts.ranks.size} processes. Leave it out, or train in one process."
+            )
+        part = super().part(size)
+        if size <= self._parts.size:
+            return part
+        batch = sliced(self._batch, BATCH_DIMS, slice(0, size))
+        return PiecewiseOracle(self._problem, self._value_and_grad, self._params, batch, self._parts)
 
     def _gram(self, bn: str | None) -> Tensor:
         """Block by block, from the gradients of two pieces at a time; every process computes all of it."""

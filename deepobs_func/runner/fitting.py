@@ -48,6 +48,11 @@ def _mend(plan: Plan, attempt: Try, said: str) -> str:
     start = f"A step on {plan.shard_size} examples needs more memory than {plan.device} has ({said})."
     if not plan.problem.separable:
         return f"{start} {plan.problem.name} couples the examples of a batch: take a smaller {option('batch_size')}."
+    if plan.optimizer.by_layers:
+        return (
+            f"{start} {plan.config.optimizer} computes its factors from all examples at once: take a smaller "
+            f"{option('batch_size')} or {option('hyperparams.curvature_batch')}."
+        )
     size = _fitting(plan.micro_batch or plan.shard_size, attempt, plan.device)
     if size is None:
         return f"{start} Not even one example fits."

@@ -21,8 +21,8 @@ from deepobs_func.errors import ConfigError, UserError, option
 from deepobs_func.imports import FRAMES, cause, load_object
 from deepobs_func.optimizers import schedules
 from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.counting import counting_at
 from deepobs_func.optimizers.schedules import Schedule
-from deepobs_func.problems.pieces import check_pieces
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner.config import (
     RunConfig,
@@ -38,6 +38,7 @@ from deepobs_func.runner.config import (
 from deepobs_func.runner.identity import optimizer_code, own_code
 from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
 from deepobs_func.runner.order import train_steps
+from deepobs_func.runner.parts import check_curvature, check_parts
 from deepobs_func.runner.tracked_names import tracked_names
 
 COMPILERS = ("g++", "clang++", "cl")  # of C++, one of which torch compiles CPU code with
@@ -205,13 +206,15 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     if config.deterministic:
         determinism.prepare()
     _check_execution(config, device)
-    _check_parts(config, found, ranks)
+    check_parts(config, found, ranks)
     config = replace(config, valid=found.dataset.test_size if config.valid is True else int(config.valid))
     steps_per_epoch = _steps_per_epoch(config, found)
     schedule = _schedule(config, steps_per_epoch)
     chosen = choose_optimizer(config, optimizer, schedule, found.shapes)
     chosen.optimizer.check(found)
-    plan = Plan(
+    check_curvature(config, chosen.optimizer, ranks)
+    chosen = replace(chosen, optimizer=counting_at(chosen.optimizer, found, config.batch_size or 0))
+    return Plan(
         config=config,
         problem=found,
         chosen=chosen,
@@ -224,12 +227,6 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
         ranks=ranks,
         source=source,
     )
-    if plan.batch_size < chosen.optimizer.examples:
-        raise ConfigError(
-            f"{option('optimizer')} {config.optimizer} computes curvature of {chosen.optimizer.examples} examples "
-            f"(curvature_batch), and a batch has {plan.batch_size}: take at most these, or a larger batch_size."
-        )
-    return plan
 
 
 def problem_at(path: str) -> Problem:
@@ -312,36 +309,6 @@ def _check_execution(config: RunConfig, device: torch.device) -> None:
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(
             f"{option('precision')} tf32 is a format of NVIDIA GPUs; on {device.type} take float32 or bf16."
-        )
-
-
-def _check_parts(config: RunConfig, problem: Problem, ranks: Ranks) -> None:
-    """Whether a batch can be cut as it is asked for."""
-    size = config.batch_size or 0
-    if config.micro_batch is not None and config.micro_batch < size // ranks.size:
-        check_pieces(problem, f"{option('micro_batch')} {config.micro_batch}")
-    if ranks.size == 1:
-        return
-    if size % ranks.size:
-        below = size - size % ranks.size
-        raise ConfigError(
-            f"{option('batch_size')} {size} does not divide among {ranks.size} processes. Take "
-            f"{f'{below} or ' if below else ''}{below + ranks.size}, or another number of processes."
-        )
-    if not problem.separable and not problem.normalizes:
-        raise ConfigError(
-            f"{problem.name} cannot be trained by {ranks.size} processes: the loss of an example depends on the other "
-            "examples of its batch, which another process has. Run it in one process."
-        )
-    if problem.normalizes and config.bn_sync == "sync" and not problem.synchronises:
-        raise ConfigError(
-            f"{option('bn_sync')}: the batch norm of {problem.name} is of a module of your own, whose statistics are "
-            f"those of each process's shard. Say so: {option('bn_sync')} local."
-        )
-    if config.track:
-        raise ConfigError(
-            f"{option('track')} looks at whole batches, of which each of {ranks.size} processes has a shard. Track in "
-            "a run of one process."
         )
 
 

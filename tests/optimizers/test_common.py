@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers.hyperparameters import Range
 from tests.optimizers import toy
 
 NAMES = optimizers.names()
@@ -209,6 +210,41 @@ def test_a_report_is_numbers(name):
 def test_values_out_of_range_are_refused(name, value, words):
     with pytest.raises(ConfigError, match=words):
         optimizers.newton_cg(1.0, **{name: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_range_of_the_row_is_that_of_the_constructor(name):
+    """Also where another optimizer has a hyperparameter of the same name and another range."""
+    for hyper, row in optimizers.FUNCTIONAL[name].hyperparameters.items():
+        if isinstance(row.kind, Range) and row.kind.low >= 0:
+            with pytest.raises(ConfigError, match=f"{hyper} is .*; it must be at least {row.kind.low:g}"):
+                make(name, **{hyper: row.kind.low - 1e-3})
+
+
+@pytest.mark.parametrize(("name", "hyper"), [("kfac", "damping"), ("ekfac", "damping"), ("shampoo", "epsilon")])
+def test_what_makes_matrices_regular_is_not_zero(name, hyper):
+    with pytest.raises(ConfigError, match=f"{hyper} is 0.0; it must be"):
+        make(name, **{hyper: 0.0})
+    with pytest.raises(ConfigError, match=r"shrink is 0\.0; it must be"):
+        optimizers.sgd_line_search(1.0, shrink=0.0)
+
+
+class Broken(toy.Oracle):
+    """One gradient of which one coordinate is not a number."""
+
+    def grad(self):
+        grads = super().grad()
+        grads["layer.bias"][0] = torch.nan
+        return grads
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "newton_cg"])  # which leaves such a step out
+def test_a_gradient_that_is_not_a_number_is_seen_in_the_parameters(name):
+    optimizer, params = make(name), toy.params()
+    state = optimizer.init(params, random.key(0))
+    for oracle in (toy.Oracle, toy.Oracle, Broken, toy.Oracle):
+        params, state = optimizer.update(oracle(params), state, params)
+    assert not params["layer.bias"][0].isfinite()
 
 
 def test_an_unknown_choice_is_refused():

@@ -8,7 +8,15 @@ import torch
 
 from deepobs_func import optimizers, random, tree
 from deepobs_func.optimizers.base import Optimizer
-from deepobs_func.optimizers.counting import KINDS, Count, Counted, CountingOracle, calls_so_far, counted
+from deepobs_func.optimizers.counting import (
+    KINDS,
+    Count,
+    Counted,
+    CountingOracle,
+    calls_so_far,
+    counted,
+    counting_at,
+)
 from deepobs_func.optimizers.torch_optim import from_class, from_factory
 from deepobs_func.optimizers.transforms import Transform, compose, no_slots
 from deepobs_func.probes import LinearMap
@@ -96,6 +104,18 @@ def test_a_functional_optimizer_declares_what_it_asks(name):
     assert after[-1]["gradients"] >= STEPS
     _, again = trained(counted(make(name)._replace(calls=None)))
     assert after == again
+
+
+@pytest.mark.parametrize("name", ["adahessian", "sophia_h", "newton_cg"])
+def test_a_product_on_a_part_of_the_batch_is_a_part_of_one(name):
+    """In a run, which knows the batch; a sum of parts is rounded up."""
+    whole, part = make(name), make(name, curvature_batch=8)
+    state, after = trained(whole)
+    products = after[-1]["products"]
+    told = counting_at(part, None, 64)
+    assert calls_so_far(told, state) == after[-1] | {"products": -(-products // 8)}
+    assert calls_so_far(counting_at(part, None, 8), state) == after[-1]
+    assert counting_at(whole, None, 64) is whole
 
 
 def test_sophia_s_products_come_when_they_are_due():

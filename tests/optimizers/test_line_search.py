@@ -5,6 +5,7 @@ import torch
 
 from deepobs_func import optimizers, random, tree
 from deepobs_func.optimizers.conditional import repeat_while
+from deepobs_func.optimizers.transforms import Transform, no_slots
 from tests.optimizers import toy
 
 
@@ -50,6 +51,47 @@ def test_the_search_is_armijos(case):
         assert max(counts) == most + 1
         torch.testing.assert_close(params, expected, rtol=1e-12, atol=0)
     assert int(optimizer.calls(state)["evaluations"]) == sum(counts)
+
+
+@pytest.mark.parametrize("name", ["sgd_line_search", "lbfgs"])
+def test_the_step_size_that_is_reported_has_the_schedule(name):
+    make = getattr(optimizers, name)
+    halved, alone = make(2.0, schedule=optimizers.steps((0, 3), (0.5, 0.125))), make(2.0)
+    params = toy.params()
+    state = halved.init(params, random.key(0))
+    for step in range(5):
+        before = params
+        params, state = halved.update(toy.Oracle(params), state, params)
+        size = float(halved.report(state)["step_size"])
+        assert size == (1.0, 0.25)[step >= 3] * float(state.slots[-1].factor)
+        if name == "sgd_line_search":
+            moved = tree.add_scaled(before, -1, torch.tensor(size), toy.Oracle(before).grad())
+            torch.testing.assert_close(params, moved)
+    assert set(alone.report(alone.init(params, random.key(0)))) == {"step_size"}
+
+
+def test_a_direction_that_ascends_does_not_make_the_loss_rise():
+    """The gradient of a concave function turned round, along which it rises by less than armijo times the slope."""
+
+    class Concave:
+        def __init__(self, params):
+            self.params = params
+
+        def loss_at(self, params):
+            return -params["w"].square().sum() / 2
+
+        def value(self):
+            return self.loss_at(self.params)
+
+        def grad(self):
+            return {"w": -self.params["w"]}
+
+    turned = Transform({}, no_slots, lambda d, slots, params, hyper, step: (tree.scale(-1.0, d), slots))
+    params = {"w": torch.tensor([1.0, -2.0], dtype=torch.float64)}
+    for most in (0, 3):
+        optimizer = optimizers.sgd(0.5, after=[turned, optimizers.backtracking(1.0, max_backtracks=most)])
+        after, _ = optimizer.update(Concave(params), optimizer.init(params, random.key(0)), params)
+        torch.testing.assert_close(after, params, rtol=0, atol=0)
 
 
 def test_a_search_follows_any_direction():

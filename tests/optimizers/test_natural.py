@@ -9,7 +9,8 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import optimizers, problems, random
 from deepobs_func.errors import ConfigError
-from deepobs_func.optimizers.blocks import factors_of, zero_factors
+from deepobs_func.optimizers.blocks import _inverse, factors_of, zero_factors
+from deepobs_func.optimizers.counting import calls_so_far, counting_at
 from deepobs_func.probes.outer_products import layer_gradients
 from deepobs_func.problems.measures import square
 from deepobs_func.runner.step import Carry, make_step
@@ -213,6 +214,44 @@ def test_what_is_refused_says_why():
     for name in ("mnist_mlp", "fmnist_2c2d", "tolstoi_char_rnn", "mnist_vae"):
         optimizers.kfac(0.1).check(problems.get(name))
     optimizers.kfac(0.1, bn="frozen").check(problems.get("svhn_wrn164"))
+
+
+def test_exact_factors_of_many_outputs_are_refused_before_a_step():
+    words = (
+        "kfac: fisher='exact' takes a backward pass for each output of an example, at most 128, and mnist_vae has 800"
+    )
+    with pytest.raises(ConfigError, match=words):
+        optimizers.kfac(0.1, fisher="exact").check(problems.get("mnist_vae"))
+    for name in ("mnist_mlp", "cifar100_3c3d"):
+        optimizers.ekfac(0.1, fisher="exact").check(problems.get(name))
+    optimizers.kfac(0.1).check(problems.get("mnist_vae"))
+
+
+def test_the_inverse_of_an_indefinite_matrix_is_not_a_number():
+    """And does not end a population, of whose other members it is the inverse."""
+    good, bad = torch.diag(torch.tensor([1.0, 3.0], dtype=F64)), torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64)
+    zero = torch.zeros(2, 2, dtype=F64)
+    damping = torch.tensor(0.0, dtype=F64)
+    assert _inverse(bad, damping).isnan().all()
+    assert _inverse(zero, damping).isnan().all()
+    found = torch.vmap(_inverse, in_dims=(0, None))(torch.stack([good, bad, zero]), damping)
+    torch.testing.assert_close(found[0], torch.diag(torch.tensor([1.0, 1 / 3], dtype=F64)))
+    assert found[1:].isnan().all()
+
+
+@pytest.mark.parametrize(("fisher", "passes"), [("exact", (1 + 2 * nets.CLASSES) / 3), ("empirical", 1.0)])
+@pytest.mark.parametrize("size", [None, 2])
+def test_factors_cost_what_their_passes_cost(fisher, passes, size):
+    """In gradients: a third for the forward pass, two thirds for each backward pass, of a part of the batch."""
+    problem = nets.make_problem()
+    optimizer = optimizers.kfac(0.1, fisher=fisher, curvature_batch=size, update_every=2)
+    carry, step = start(problem, optimizer), make_step(problem, optimizer)
+    told = counting_at(optimizer, problem, nets.BATCH)
+    for index in range(5):
+        carry, _ = step(carry, problem.fake_batch(nets.BATCH, seed=index, dtype=F64))
+    share = 1.0 if size is None else size / nets.BATCH
+    assert calls_so_far(told, carry.opt_state)["gradients"] == 5 + math.ceil(3 * passes * share - 1e-9)
+    assert calls_so_far(optimizer, carry.opt_state)["gradients"] == 8
 
 
 def test_parameters_without_factors_follow_the_gradient_if_told_so():

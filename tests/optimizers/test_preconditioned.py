@@ -88,11 +88,14 @@ def test_shampoo_is_its_formula(hyper):
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-8, atol=1e-8)
 
 
-def test_soap_is_that_of_pytorch_optimizer_until_it_takes_a_decomposition_in_float32():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_soap_is_that_of_pytorch_optimizer_until_it_takes_a_decomposition_in_float32(weight_decay):
+    """Whose first step leaves the parameters as they are, weight decay included."""
     theirs = lambda leaves: pytorch_optimizer.SOAP(
-        leaves, lr=0.05, betas=(0.9, 0.8), shampoo_beta=0.7, weight_decay=0.0, precondition_frequency=STEPS
+        leaves, lr=0.05, betas=(0.9, 0.8), shampoo_beta=0.7, weight_decay=weight_decay, precondition_frequency=STEPS
     )
-    ours = optimizers.soap(0.05, 0.9, 0.8, gram_beta=0.7, weight_decay=0.0, update_every=STEPS)
+    ours = optimizers.soap(0.05, 0.9, 0.8, gram_beta=0.7, weight_decay=weight_decay, update_every=STEPS)
+    assert all(torch.equal(leaf, toy.params()[name]) for name, leaf in toy.run(ours, steps=1).items())
     toy.assert_close(toy.run(ours, steps=STEPS), toy.run_torch(theirs, steps=STEPS), rtol=1e-8)
 
 
@@ -124,13 +127,12 @@ def test_soap_is_its_formula(max_dim):
     m, v = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in range(2))
     for t in range(1, STEPS + 1):
         for name, grad in Given(t - 1).arrays().items():
-            direction = np.zeros_like(grad)
             if t > 1:
                 m[name] = beta1 * m[name] + (1 - beta1) * grad
                 v[name] = beta2 * v[name] + (1 - beta2) * turn(name, grad, back=False) ** 2
                 c = np.sqrt(1 - beta2 ** (t - 1)) / (1 - beta1 ** (t - 1))
                 direction = turn(name, c * turn(name, m[name], back=False) / (np.sqrt(v[name]) + epsilon), back=True)
-            expected[name] = expected[name] - lr * (direction + decay * expected[name])
+                expected[name] = (1 - lr * decay) * (expected[name] - lr * direction)
             for k in axes[name]:
                 sums[name, k] = gram_beta * sums.get((name, k), 0.0) + (1 - gram_beta) * gram(grad, k)
                 if t == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from deepobs_func import RunConfig, optimizers, problems, random
 from deepobs_func.backend.allocations import allocations
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers.counting import calls_so_far
 from deepobs_func.problems.oracle import Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.pieces import Parts, PiecewiseOracle, check_pieces, in_parts, slices
 from deepobs_func.problems.problem import Problem
@@ -71,6 +73,50 @@ def test_gradients_of_pieces_have_their_own_noise_and_recurrent_state(name: str)
     torch.testing.assert_close(tuple(pieces.all()), tuple(whole.all()), rtol=1e-10, atol=1e-12)
 
 
+def test_a_part_of_the_batch_is_in_pieces_too() -> None:
+    problem = problems.get("mnist_logreg")
+    v = point(problem)[0]
+    for size in (2, 5, BATCH):
+        whole, pieces = (oracle.part(size) for oracle in oracles(problem, 2))
+        assert isinstance(pieces, PiecewiseOracle) == (size > 2)
+        torch.testing.assert_close(pieces.hvp(v), whole.hvp(v), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(pieces.grad(), whole.grad(), rtol=1e-10, atol=1e-12)
+    _, pieces = oracles(problem, 2)
+    assert pieces.part(None) is pieces
+    with pytest.raises(ConfigError, match="curvature_batch=9 is more than the batch has, 8 examples"):
+        pieces.part(9)
+
+
+def test_gradients_by_layers_are_of_one_piece() -> None:
+    """The oracle refuses what a plan could not see."""
+    _, pieces = oracles(problems.get("mnist_logreg"), 2)
+    assert pieces.gradient_factors() is None
+    with pytest.raises(ConfigError, match=r"Gradients by layers .* this batch is in pieces"):
+        pieces.layer_gradients("empirical")
+    assert pieces.part(2).layer_gradients("empirical").examples == 2
+
+
+def test_factors_of_a_batch_in_pieces_are_refused_and_those_of_one_piece_are_not() -> None:
+    words = "optimizer kfac: its factors are computed from all examples at once, 128, and micro_batch 8 allows fewer"
+    made = RunConfig("mnist_mlp", "kfac", 0.1, micro_batch=8, output_dir=None)
+    with pytest.raises(ConfigError, match=words):
+        make_plan(made)
+    with pytest.raises(ConfigError, match="from all examples at once, 16, and micro_batch 8"):
+        make_plan(replace(made, hyperparams={"curvature_batch": 16}))
+    assert make_plan(replace(made, hyperparams={"curvature_batch": 8})).micro_batch == 8
+    assert make_plan(replace(made, micro_batch=128)).micro_batch == 0
+    assert make_plan(replace(made, optimizer="adahessian", hyperparams={"curvature_batch": 16})).micro_batch == 8
+
+
+@pytest.mark.parametrize("hyperparams", [{}, {"fisher": "exact", "curvature_batch": 16}])
+def test_a_plan_counts_by_problem_and_batch(hyperparams: dict[str, Any]) -> None:
+    plan = make_plan(RunConfig("mnist_mlp", "kfac", 0.1, hyperparams=hyperparams, output_dir=None))
+    state = plan.optimizer.init(plan.problem.init()[0], random.key(0))._replace(step=torch.tensor(31))
+    renewals, backward, share = (4, 10, 1 / 8) if hyperparams else (4, 1, 1)
+    expected = 31 + math.ceil(renewals * (1 + 2 * backward) / 3 * share)
+    assert calls_so_far(plan.optimizer, state)["gradients"] == expected
+
+
 @given(st.integers(1, 50), st.integers(0, 60))
 def test_slices_cover_a_batch_once(examples: int, size: int) -> None:
     rows = [row for piece in slices(examples, size) for row in range(examples)[piece]]
@@ -91,6 +137,13 @@ def test_a_coupled_criterion_is_refused() -> None:
     coupled = replace(problems.get("mnist_logreg"), separable=False)
     with pytest.raises(ConfigError, match="the loss of an example depends on the other examples"):
         check_pieces(coupled, "micro_batch=2")
+
+
+def test_a_run_of_kfac_in_pieces_with_factors_of_one_is_that_of_whole_batches() -> None:
+    hyper = {"curvature_batch": 8, "update_every": 2, "fisher": "empirical"}
+    made = config(optimizer="kfac", lr=0.01, hyperparams=hyper, compile="off")
+    whole, pieces = (run(replace(made, micro_batch=size), small_problem()) for size in (None, 8))
+    assert pieces.test_losses == pytest.approx(whole.test_losses, rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adahessian", "sophia_h", "torch.optim.Adam", "sgd_cabs"])

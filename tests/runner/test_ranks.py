@@ -12,10 +12,15 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from deepobs_func import problems
 from deepobs_func.backend.ranks import ALONE, Ranks, current
 from deepobs_func.datasets.loading import Dataset, Split
+from deepobs_func.errors import ConfigError
+from deepobs_func.problems.oracle import make_value_and_grad
+from deepobs_func.problems.pieces import Parts, PiecewiseOracle, in_parts
 from deepobs_func.runner import RunConfig, make_plan
 from deepobs_func.runner.distributed import check_same_data
+from deepobs_func.runner.parts import check_curvature
 from tests.runner import ranks
 from tests.runner.ranks import OPTIMIZERS, together
 
@@ -108,6 +113,42 @@ REFUSED = {
 def test_what_processes_cannot_do_is_said(message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         together(4, ranks.recorded, "mnist_logreg", (64, 32), {"optimizer": "sgd", "lr": 0.01, **REFUSED[message]})
+
+
+CURVATURE = {
+    "optimizer kfac: its factors are computed from all examples at once, of which 2 processes have a shard": {
+        "optimizer": "kfac"
+    },
+    "hyperparams.'curvature_batch'. 4: adahessian takes the curvature of the first examples": {
+        "optimizer": "adahessian",
+        "hyperparams": {"curvature_batch": 4},
+    },
+}
+
+
+@pytest.mark.parametrize("message", CURVATURE)
+def test_curvature_that_processes_would_not_share_is_refused(message: str) -> None:
+    """Each would have its own, and the parameters would drift apart."""
+    config = RunConfig("mnist_logreg", lr=0.01, batch_size=8, output_dir=None, **CURVATURE[message])
+    optimizer = make_plan(config).optimizer
+    with pytest.raises(ConfigError, match=message):
+        check_curvature(config, optimizer, Ranks(0, 2))
+    check_curvature(config, optimizer, ALONE)
+
+
+def part_of_shared() -> str:
+    problem = problems.get("mnist_logreg")
+    params, parts = problem.init()[0], Parts(0, current())
+    differentiate = in_parts(problem, make_value_and_grad(problem), parts)
+    oracle = PiecewiseOracle(problem, differentiate, params, problem.fake_batch(4), parts)
+    for question in (lambda: oracle.part(2), lambda: oracle.layer_gradients("empirical")):
+        with pytest.raises(ConfigError, match="in one process"):
+            question()
+    return "refused"
+
+
+def test_the_oracle_of_a_shard_refuses_what_is_of_one_process() -> None:
+    assert together(2, part_of_shared) == "refused"
 
 
 def differing() -> None:
