@@ -212,7 +212,7 @@ def _points(kept: Kept, at: Sequence[int] | str, whole: int) -> list[Point]:
         return there
     if at == "last":
         return there[-1:]
-    if not isinstance(at, str) and not at:
+    if not at:
         raise ConfigError(f"{option('at')}: there is no epoch. Give all, last, or epochs with commas, such as 0,5,10.")
     if isinstance(at, str):
         raise ConfigError(f"{option('at')} {at}: it must be all, last, or epochs with commas, such as 0,5,10.")

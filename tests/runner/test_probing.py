@@ -269,7 +269,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quantities: there is none"):
         probe("")
     for nothing in ((), ""):
-        with pytest.raises(ConfigError, match="at: there is no epoch. Give all, last, or epochs"):
+        with pytest.raises(ConfigError, match=r"at: there is no epoch\. Give all, last, or epochs"):
             probe("grad_norm", at=nothing)
     with pytest.raises(ConfigError, match="at some: it must be all, last, or epochs"):
         probe("grad_norm", at="some")
@@ -300,7 +300,7 @@ def test_a_data_set_is_not_read_for_what_is_refused(
     problem = small_nets.PROBLEMS["dropout and batch norm"]()
     path = run(config(tmp_path, problem=problem.name, epochs=1), problem, execution=EAGER).record.path
     monkeypatch.setattr("deepobs_func.runner.probing.make_batches", lambda *given: pytest.fail("it was read"))
-    with pytest.raises(ConfigError, match="not of a data set|bn=None leaves a quantity undefined"):
+    with pytest.raises(ConfigError, match=r"not of a data set|bn=None leaves a quantity undefined"):
         probe_run(path, at=[0], over="train", problem=problem, **wrong)
 
 

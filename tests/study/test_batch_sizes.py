@@ -65,7 +65,7 @@ def test_examples_are_counted_without_those_set_aside() -> None:
 
 def test_the_test_set_is_counted_where_the_training_set_is_evaluated_on_fewer() -> None:
     spec = replace(datasets.spec("mnist"), train_eval_size=6000)
-    with pytest.raises(SpecError, match="on mine the test has 10000 with 100, 6000 with 6000.*divisors of 10000"):
+    with pytest.raises(SpecError, match=r"on mine the test has 10000 with 100, 6000 with 6000.*divisors of 10000"):
         check_examples("mine", spec, [100, 6000], {})
     check_examples("mine", spec, [50, 100], {"valid": True})
 
