@@ -40,6 +40,29 @@ def test_a_run_is_probed_and_plotted(
     assert len(records.read(path).extra["probed"]) == 1
 
 
+def test_what_was_just_probed_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not what the record had before, of the same measurement at a later step."""
+    monkeypatch.chdir(tmp_path)
+    made = RunConfig("quadratic_deep", "sgd", 0.01, epochs=1, checkpoint_every=1, keep=9)
+    path = str(run(made, execution=Execution()).record.path)
+    assert call("probe", path, "--quantities", "grad_norm,distance", "--at", "1") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert call("probe", path, "--quantities", "grad_norm", "--at", "0", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["probed"]["quantities"]
+    assert {name: column["steps"] for name, column in found.items()} == {"grad_norm": [0]}
+    assert call("probe", path, "--quantities", "grad_norm", "--at", "0") == 0
+    value = found["grad_norm"]["values"][0]
+    assert capsys.readouterr().out.splitlines() == [f"grad_norm: {value:.6g} at step 0", path]
+    before = records.read(path).extra["probed"]
+    assert before[0]["quantities"]["grad_norm"]["steps"] == [0, 7]
+    for nothing in (",", ""):
+        assert call("probe", path, "--quantities", "grad_norm", "--at", nothing) == 2
+        assert "--at: there is no epoch. Give all, last" in " ".join(capsys.readouterr().err.split())
+    assert records.read(path).extra["probed"] == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -205,10 +205,11 @@ def _tracked(extra: Mapping[str, Any]) -> dict[str, tuple[Column, Column]]:
 
 def _over(entry: Mapping[str, Any], bn: str | None) -> str:
     """What a probe is over, where that is not the batch of a step, in brackets behind a name."""
-    several = entry.get("batches") not in (None, 1)
+    of_batch, count = entry["over"] == "batch", entry.get("batches")
+    is_told = count is not None and not (of_batch and count == 1)  # a data set without a number is all of it
     parts = [
-        "" if entry["over"] == "batch" else str(entry["over"]),
-        f"{entry['batches']} batches" if several else "",
+        "" if of_batch else str(entry["over"]),
+        f"{count} {'batch' if count == 1 else 'batches'}" if is_told else "",
         f"bn {entry['bn']}" if entry.get("bn") not in (None, bn) else "",
     ]
     return f" ({', '.join(filter(None, parts))})" if any(parts) else ""

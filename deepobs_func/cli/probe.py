@@ -52,24 +52,23 @@ def probe_command(path: Path, quantities: tuple[str, ...], at: str, as_json: boo
 
     RUN is a record, *.json or *.json.partial, of a run with --checkpoint-every and --keep; CHECKPOINT one of its files
     *.safetensors. At a checkpoint a quantity is that of the step which the run makes next: what --track would have
-    found. `deepobs plot tracked` and `deepobs report` show it beside what was tracked.
+    found. `deepobs plot tracked` and `deepobs report` show it beside what was tracked. Of a schedule-free method it is
+    at y, where gradients are taken; the losses in the record are at the average x.
     """
     epochs = _epochs(at)
     from rich.console import Console
 
     from deepobs_func.analysis.plain import as_json as to_json
-    from deepobs_func.runner.probing import probe_run
+    from deepobs_func.runner.probing import How, probe
 
     console = Console(stderr=True)
     with console.status("probing") as status:
-        record = probe_run(
-            path, quantities, epochs, progress=lambda done, of: status.update(f"probing: {done} of {of}"), **how
-        )
-    newest = record.extra["probed"][-1]
+        given = How(progress=lambda done, of: status.update(f"probing: {done} of {of}"), **how)
+        record, entry = probe(path, quantities, epochs, given)
     if as_json:
-        click.echo(to_json({"file": str(record.path), "probed": newest}))
+        click.echo(to_json({"file": str(record.path), "probed": entry}))
         return
-    for name, column in newest["quantities"].items():
+    for name, column in entry["quantities"].items():
         value = column["values"][-1]
         if not isinstance(value, list):
             click.echo(f"{name}: {value:.6g} at step {column['steps'][-1]}")

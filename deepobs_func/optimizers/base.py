@@ -106,8 +106,9 @@ class Optimizer(NamedTuple):
         check: `problem -> None`; raises a ConfigError, before a run starts, where what the optimizer asks of the
             oracle is not defined.
         report: `opt_state -> {name: 0-d tensor}`, what a run records of the state beside each mini-batch loss.
-        eval_params: `(opt_state, params) -> params`, what is evaluated, and what a probe of a finished run looks at.
-            It is the iterate itself, except for methods that average (schedule-free ones); it changes neither argument.
+        eval_params: `(opt_state, params) -> params`, what is evaluated, and what `run` and `load` return. It is the
+            iterate itself, except for methods that average (schedule-free ones), of which tracking and `probe_run` look
+            at the iterate; it changes neither argument.
             The moving moments of batch norm stay those of the iterates.
         save: `opt_state -> tree`, a snapshot as a value: nested dicts, lists and tuples of tensors, numbers, strings
             and None, which later steps do not change. Raises a ConfigError where the state cannot be had as a value.

@@ -44,6 +44,8 @@ class Quantity:
         by_layer: whether it can be had of each layer, as `NAME/layer`.
         of_update: whether it looks at `theta_(t+1)`, so that the step has to be made.
         most_outputs: of all examples of a batch together; None for any.
+        averages: whether a mean of its values over batches, entry by entry, means anything.
+        ratio_of: the two quantities, unbiased estimates, that it is the ratio of: over several batches, of their means.
         compute: the import path of `TrackedStep -> tensor`, for a quantity of another package; "" for those of this
             one, which `probes.tracked` computes.
     """
@@ -60,6 +62,8 @@ class Quantity:
     compute: str = ""
     by_layer: bool = False
     of_update: bool = False
+    averages: bool = True
+    ratio_of: tuple[()] | tuple[str, str] = ()
 
 
 _OF_UPDATE: Mapping[str, Any] = {"per_example": False, "by_layer": True, "of_update": True}
@@ -96,6 +100,7 @@ QUANTITIES = Registry(
             "grad_cov_trace / grad_sq_norm, the simple noise scale; infinite where the latter is not positive",
             **_OF_GRAM,
             least=2,
+            ratio_of=("grad_cov_trace", "grad_sq_norm"),
         ),
         Quantity("grad_hist_1d", "100 bins of g_nj in [-2, 2]"),
         Quantity("grad_hist_2d", "40 x 50 bins of g_nj in [-1, 1] and theta_j in [-2, 2]"),
@@ -112,6 +117,7 @@ QUANTITIES = Registry(
             "hess_spectrum",
             "eigenvalues and density of H at 200 points, Lanczos quadrature with 3 vectors",
             per_example=False,
+            averages=False,
         ),
         Quantity("grad_cov_spectrum", "the 20 largest eigenvalues of S, 0 beyond the B-th", ("gram",)),
         Quantity(

@@ -66,6 +66,7 @@ class DataSetPoint:
     """A point, and the data set over which the loss is averaged there.
 
     Every example counts once, in the training phase; what the batches do not draw (augmentation, dropout) is neutral.
+    Derivatives go back to the start of a batch: a recurrent state that a batch begins with is a constant.
 
     Attributes:
         problem: whose loss, without the penalty.
@@ -82,12 +83,7 @@ class DataSetPoint:
     bn: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.problem.separable and self.bn != "eval":
-            raise ConfigError(
-                f"{self.problem.name} couples the examples of a batch through batch norm, so that over a data set "
-                f"bn={self.bn!r} leaves a quantity undefined: it would depend on how the set is cut into batches. Take "
-                "bn='eval', the moving moments; on the command line, --bn eval."
-            )
+        check_data_set(self.problem, (), self.bn)
 
     @functools.cached_property
     def subject(self) -> Any:
@@ -131,6 +127,31 @@ class DataSetPoint:
         return {name: sums[name]["grad"] for name in chosen}, {name: sums[name]["scatter"] for name in chosen}, count
 
 
+def check_data_set(problem: Any, names: Iterable[str], bn: str | None) -> None:
+    """Checks that quantities are defined over a data set, before anything is read or computed.
+
+    Args:
+        problem: whose loss.
+        names: of `probes.catalog`.
+        bn: as `DataSetPoint.bn`.
+
+    Raises:
+        ConfigError: a quantity is of a step and its batch alone, or batch norm leaves it undefined.
+    """
+    for name in names:
+        if name.removesuffix(LAYER) not in NAMES:
+            raise ConfigError(
+                f"Quantity {name!r} is of a step and its batch, not of a data set. Over one there are "
+                f"{', '.join(NAMES)}; leave out --over, or take one of these."
+            )
+    if not problem.separable and bn != "eval":
+        raise ConfigError(
+            f"{problem.name} couples the examples of a batch through batch norm, so that over a data set "
+            f"bn={bn!r} leaves a quantity undefined: it would depend on how the set is cut into batches. Take "
+            "bn='eval', the moving moments; on the command line, --bn eval."
+        )
+
+
 def of_data_set(point: DataSetPoint, names: Iterable[str]) -> dict[str, Any]:
     """The value of each quantity over the data set: a number, or a list with one for each layer.
 
@@ -139,16 +160,13 @@ def of_data_set(point: DataSetPoint, names: Iterable[str]) -> dict[str, Any]:
         names: of `probes.catalog`.
 
     Raises:
-        ConfigError: a quantity is of a step and its batch alone.
+        ConfigError: a quantity is of a step and its batch alone; nothing was computed.
     """
-    found = {}
+    names = tuple(names)
+    found: dict[str, Any] = {}
+    check_data_set(point.problem, names, point.bn)
     for name in names:
         base, by_layer = name.removesuffix(LAYER), name.endswith(LAYER)
-        if base not in NAMES:
-            raise ConfigError(
-                f"Quantity {name!r} is of a step and its batch, not of a data set. Over one there are "
-                f"{', '.join(NAMES)}; leave out --over, or take one of these."
-            )
         if base in _OF_EXAMPLES:
             groups = list(layers_of(point.params).values()) if by_layer else [tuple(point.params)]
             value = torch.stack([_OF_EXAMPLES[base](point, group) for group in groups])

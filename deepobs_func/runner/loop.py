@@ -26,6 +26,7 @@ from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.keeping import Checkpoints, checkpoint_folder, finished
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan, make_plan
+from deepobs_func.runner.probe_entries import write_record
 from deepobs_func.runner.recording import make_record
 from deepobs_func.runner.series import ALONE, Series
 from deepobs_func.runner.signals import SHIELD
@@ -267,7 +268,7 @@ class _Running:
             record.extra["checkpoint_failed"] = self.checkpoints.failure
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         if self.plan.config.output_dir is not None and self.plan.ranks.rank == 0:
-            record.path, record.note = records.write_anywhere(record, self.plan.config.output_dir)
+            record.path, record.note = write_record(record, self.plan.config.output_dir)
         _announce(self.callbacks, "written", record)
         return record
 

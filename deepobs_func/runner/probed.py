@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,9 @@ from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.keeping import checkpoint_folder
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan
+from deepobs_func.runner.probe_entries import PROBED, merged, writing_alone
 from deepobs_func.runner.recording import make_record
 from deepobs_func.runner.resuming import output_dir_of
-
-PROBED = "probed"
-"""Of a record's own key: what probes found after the run."""
-_SAME = ("over", "batches", "bn")  # of one entry of `probed`: what is measured
 
 
 @dataclass(frozen=True)
@@ -72,64 +69,29 @@ def kept_of(path: str | Path) -> Kept:
 
 
 def _tree_of(path: Path, record: RunRecord) -> Path:
-    """The results tree of a record: above `<testproblem>/<optimizer>/<setting>`, wherever the command is given."""
+    """The results tree of a record: that in which it lies, else that of its configuration."""
+    return _root_of(path, record) or Path(record.extra["configuration"].get("output_dir") or "results")
+
+
+def _root_of(path: Path, record: RunRecord) -> Path | None:
+    """The tree above `<testproblem>/<optimizer>/<setting>`, wherever the command is given; None of a copy elsewhere."""
     whole = Path(os.path.abspath(path))
     if whole.parent.parts[-3:] != records.relative_folder(record).parts:
-        return Path(record.extra["configuration"].get("output_dir") or "results")
+        return None
     root = whole.parents[3]
     is_state = root.name.endswith(records.STATE_SUFFIX)
     return root.with_name(root.name.removesuffix(records.STATE_SUFFIX)) if is_state else root
 
 
-def entry_of(about: Mapping[str, Any], names: Iterable[str], found: Sequence[tuple[int, Any, Any]]) -> dict[str, Any]:
-    """An entry of `probed`.
-
-    Args:
-        about: what was measured, and where.
-        names: of the quantities.
-        found: the step, the point, and by quantity its value and standard error.
-    """
-    quantities: dict[str, Any] = {}
-    for name in names:
-        column: dict[str, list[Any]] = {"steps": [], "values": [], "standard_errors": []}
-        for step, _, values in found:
-            for key, value in zip(column, (step, *values[name]), strict=True):
-                column[key].append(value)
-        if all(error is None for error in column["standard_errors"]):
-            del column["standard_errors"]
-        quantities[name] = column
-    return {**about, "quantities": quantities}
-
-
-def merged(entries: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries with another one: where the same is measured, step by step, what is new stands for what is old."""
-    result, measured = [], dict(new)
-    for old in entries:
-        if any(old.get(name) != new.get(name) for name in _SAME):
-            result.append(dict(old))
-            continue
-        columns = dict(old["quantities"])
-        for name, column in new["quantities"].items():
-            columns[name] = _joined(columns[name], column) if name in columns else column
-        measured |= {"quantities": columns, "layers": new.get("layers") or old.get("layers")}
-    return [*result, measured]
-
-
-def _joined(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    keys = [key for key in ("values", "standard_errors") if key in old and key in new]
-    rows: dict[int, list[Any]] = {}
-    for column in (old, new):
-        rows |= {step: [column[key][at] for key in keys] for at, step in enumerate(column["steps"])}
-    steps = sorted(rows)
-    return {"steps": steps} | {key: [rows[step][at] for step in steps] for at, key in enumerate(keys)}
-
-
 def write(kept: Kept, entry: Mapping[str, Any], plan: Plan, output: str | Path | None) -> RunRecord:
     """Adds an entry to the record of a run, in its own place or elsewhere.
 
+    The record is read again, under a lock: while the probe computed, another one may have written its entry, and the
+    run may have ended.
+
     Args:
         kept: the run.
-        entry: as `entry_of` makes it.
+        entry: as `probe_entries.entry_of` makes it.
         plan: of the run.
         output: a file to write instead; its folder must be there.
 
@@ -139,25 +101,43 @@ def write(kept: Kept, entry: Mapping[str, Any], plan: Plan, output: str | Path |
     Raises:
         ConfigError: the file cannot be written.
     """
-    record = kept.record or _record_of(kept, plan)
-    made = record.path is None
-    record.extra[PROBED] = merged(record.extra.get(PROBED, []), entry)
+    path = kept.path
     try:
-        if output is None and made:
-            record.path = records.write(record, _output_dir(kept, plan))
+        with writing_alone(_output_dir(kept, plan)):
+            record = _record_now(kept, plan)
+            made = record.path is None
+            record.extra[PROBED] = merged(record.extra.get(PROBED, []), entry)
+            if output is None and made:
+                record.path = records.write(record, _output_dir(kept, plan))
+                return record
+            record.path = Path(output).expanduser() if output is not None else record.path
+            assert record.path is not None, "it was read from there"
+            path = record.path
+            files.replace(path, json.dumps(record.to_json(), default=repr).encode())
             return record
-        record.path = Path(output).expanduser() if output is not None else record.path
-        assert record.path is not None, "it was read from there"
-        files.replace(record.path, json.dumps(record.to_json(), default=repr).encode())
-    except OSError as error:
-        raise ConfigError(
-            f"{record.path or kept.path} cannot be written ({error}). Name a file elsewhere with --output."
-        ) from error
-    return record
+    except OSError as error:  # a lock that is not let go, too
+        raise ConfigError(f"{path} cannot be written ({error}). Name a file elsewhere with --output.") from error
 
 
 def _output_dir(kept: Kept, plan: Plan) -> Path:
+    if kept.record is not None:
+        return _tree_of(kept.path, kept.record)
     return Path(output_dir_of(kept.path, plan.config) or "results")
+
+
+def _record_now(kept: Kept, plan: Plan) -> RunRecord:
+    """The record that the entry goes into, as it is now."""
+    if kept.record is None:
+        return _record_of(kept, plan)
+    in_tree = _root_of(kept.path, kept.record)
+    if in_tree is not None and kept.record.status not in ("finished", "diverged"):
+        ended = _of_same_run(in_tree / records.relative_folder(kept.record), kept.record, ".json")
+        if ended is not None:
+            return ended  # the run has ended since it was named: figures show its record alone
+    try:
+        return records.read(kept.path)
+    except DataError:
+        return kept.record  # it is gone; what was found is not to be lost
 
 
 def _record_of(kept: Kept, plan: Plan) -> RunRecord:
@@ -166,14 +146,21 @@ def _record_of(kept: Kept, plan: Plan) -> RunRecord:
     empty = make_record(plan, log, kept.execution())
     root = _output_dir(kept, plan)
     for place, ending in ((root, ".json"), (records.state_dir(root), ".json.partial")):
-        folder = place / records.relative_folder(empty)
-        for path in sorted(folder.glob(f"random_seed__{empty.random_seed}__*{ending}"), reverse=True):
-            try:
-                found = records.read(path)
-            except DataError:
-                continue
-            if found.extra.get("run_id") == kept.head["run_id"]:
-                return found
+        found = _of_same_run(place / records.relative_folder(empty), empty, ending)
+        if found is not None:
+            return found
     # The configuration is the run's own, without the quantities of the probe.
     empty.extra["configuration"] = dict(kept.head["configuration"])
     return empty
+
+
+def _of_same_run(folder: Path, record: RunRecord, ending: str) -> RunRecord | None:
+    """The newest record of the same run in a folder."""
+    for path in sorted(folder.glob(f"random_seed__{record.random_seed}__*{ending}"), reverse=True):
+        try:
+            found = records.read(path)
+        except DataError:
+            continue
+        if found.extra.get("run_id") == record.extra["run_id"]:
+            return found
+    return None

@@ -9,13 +9,14 @@ its update. So it equals the same quantity tracked in the run, bit for bit (same
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from deepobs_func import random
 from deepobs_func.base import Batch
@@ -23,7 +24,7 @@ from deepobs_func.errors import ConfigError, UserError, option
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.probes.by_layer import layers_of
 from deepobs_func.probes.catalog import LAYER, row_of
-from deepobs_func.probes.data_set import DataSetPoint, of_data_set
+from deepobs_func.probes.data_set import DataSetPoint, check_data_set, of_data_set
 from deepobs_func.probes.tracked import TrackedStep, track
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
@@ -32,7 +33,9 @@ from deepobs_func.runner.checkpoint import Checkpoint, differences
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.order import epoch_order, test_rows, valid_rows
 from deepobs_func.runner.plan import Plan, make_plan
-from deepobs_func.runner.probed import Kept, entry_of, kept_of, write
+from deepobs_func.runner.probe_entries import entry_of
+from deepobs_func.runner.probe_means import check_means, mean_of, with_parts
+from deepobs_func.runner.probed import Kept, kept_of, write
 from deepobs_func.runner.resuming import configuration_in
 from deepobs_func.runner.step import Carry, StepInput, laid_out, make_batch, make_gather, make_train_step
 from deepobs_func.runner.tracking import make_tracked_step
@@ -55,6 +58,32 @@ class Point:
     checkpoint: Checkpoint | None = None
 
 
+@dataclass(frozen=True)
+class How:
+    """The other arguments of `probe_run`, by the same names."""
+
+    over: str = "batch"
+    batches: int | None = None
+    bn: str | None = None
+    data: str | Path | None = None
+    output: str | Path | None = None
+    problem: Problem | None = None
+    optimizer: Optimizer | Any = None
+    progress: Callable[[int, int], None] = lambda done, of: None
+
+
+class Probed(NamedTuple):
+    """What a probe has done.
+
+    Attributes:
+        record: of the run, with all that was probed until now.
+        entry: what this probe found, as an entry of `extra["probed"]`.
+    """
+
+    record: RunRecord
+    entry: Mapping[str, Any]
+
+
 def probe_run(
     path: str | Path,
     quantities: Sequence[str] | str,
@@ -71,14 +100,18 @@ def probe_run(
 ) -> RunRecord:
     """Computes quantities at kept checkpoints of a run, into its record, from where figures and reports have them.
 
+    They are at the parameters that the optimizer takes gradients at. For schedule-free methods that is y, while the
+    losses in the record are evaluated at their average x (`Optimizer.eval_params`).
+
     Args:
         path: a record, finished or partial, whose checkpoints were kept; or one checkpoint.
         quantities: names of `probes.catalog`, `NAME/layer` among them, or presets; or one string, with commas.
         at: epochs, 0 for the start, which needs no checkpoint; `"last"`; or `"all"`.
         over: `"batch"`, the batch of the step that the run makes there; or a whole data set, `"train"`, `"valid"` or
-            `"test"`, in whole batches, without augmentation and dropout.
-        batches: of `"batch"`, how many: the mean over that many steps' batches, with its standard error; of a data set,
-            its first so many, by default all.
+            `"test"`, in whole batches, without augmentation and dropout; a recurrent state goes on from batch to batch.
+        batches: of `"batch"`, how many: the mean over that many steps' batches, with its standard error (of
+            `critical_batch_size`, the ratio of the means of the estimates that it is made of); of a data set, its first
+            so many, by default all.
         bn: as `track_bn` of the configuration; by default the run's. A data set takes `"eval"` where batch norm couples
             the examples.
         data: where the data are, if not where the run had them.
@@ -91,7 +124,8 @@ def probe_run(
 
     Raises:
         DataError: the file is no record and no checkpoint.
-        ConfigError: the run has no checkpoints, or none of an epoch; a quantity is unknown, or is not defined.
+        ConfigError: the run has no checkpoints, or none of an epoch; a quantity is unknown, is not defined, or has no
+            mean over batches; `at` is empty.
 
     >>> from deepobs_func import RunConfig, run
     >>> config = RunConfig("quadratic_deep", "sgd", 0.01, epochs=2, checkpoint_every=1, keep=2)
@@ -99,29 +133,42 @@ def probe_run(
     >>> record.extra["probed"][0]["quantities"]["hess_max_ev"]["steps"]
     [0, 14]
     """
+    how = How(over, batches, bn, data, output, problem, optimizer, progress)
+    return probe(path, quantities, at, how).record
+
+
+def probe(path: str | Path, quantities: Sequence[str] | str, at: Sequence[int] | str, how: How) -> Probed:
+    """What `probe_run` does, with what was found apart from what the record had before.
+
+    Args:
+        path, quantities, at: as there.
+        how: its other arguments.
+
+    Raises:
+        DataError, ConfigError: as there.
+    """
     kept = kept_of(path)
-    plan = _plan(kept, quantities, bn, data, problem, optimizer)
+    plan = _plan(kept, quantities, how)
     points = _points(kept, at, plan.steps_per_epoch)
-    _check(plan, over, batches)
-    probe = _Probe(plan, over, batches, kept)
+    _check(plan, how.over, how.batches)
+    quantities_at = _Probe(plan, how.over, how.batches, kept)
     found = []
     for number, point in enumerate(points):
-        found.append((plan.steps_per_epoch * point.epoch + point.step, point, probe(point)))
-        progress(number + 1, len(points))
+        found.append((plan.steps_per_epoch * point.epoch + point.step, point, quantities_at(point)))
+        how.progress(number + 1, len(points))
     about = {
-        "over": over,
-        "batches": batches if over != "batch" else batches or 1,
+        "over": how.over,
+        "batches": how.batches if how.over != "batch" else how.batches or 1,
         "bn": plan.config.track_bn,
         "layers": list(layers_of(plan.problem.shapes)) if any(n.endswith(LAYER) for n in plan.tracked) else None,
-        "execution_id": probe.execution.id(plan.device),
+        "execution_id": quantities_at.execution.id(plan.device),
         "environment": plan.environment,
     }
-    return write(kept, entry_of(about, plan.tracked, found), plan, output)
+    entry = entry_of(about, plan.tracked, found)
+    return Probed(write(kept, entry, plan, how.output), entry)
 
 
-def _plan(
-    kept: Kept, quantities: Sequence[str] | str, bn: str | None, data: Any, problem: Problem | None, optimizer: Any
-) -> Plan:
+def _plan(kept: Kept, quantities: Sequence[str] | str, how: How) -> Plan:
     """The plan of the run, with other quantities to track.
 
     Raises:
@@ -130,13 +177,13 @@ def _plan(
     names = quantities.replace(",", " ").split() if isinstance(quantities, str) else list(quantities)
     if not names:
         raise ConfigError(f"{option('quantities')}: there is none. Name one at least, such as hess_max_ev.")
-    given = problem is not None or optimizer is not None
+    given = how.problem is not None or how.optimizer is not None
     config = RunConfig(**kept.head["configuration"]) if given else configuration_in(kept.head, kept.path)
-    changes: dict[str, Any] = {"track": tuple(names), "track_bn": bn or config.track_bn}
-    if data is not None:
-        changes["data"] = data
+    changes: dict[str, Any] = {"track": tuple(names), "track_bn": how.bn or config.track_bn}
+    if how.data is not None:
+        changes["data"] = how.data
     try:
-        plan = make_plan(dataclasses.replace(config, **changes), problem, optimizer)
+        plan = make_plan(dataclasses.replace(config, **changes), how.problem, how.optimizer)
     except UserError as error:
         raise type(error)(error.told(lambda name: option(_NAMES.get(name, name)))) from error
     if plan.run_id != kept.head["run_id"]:
@@ -165,6 +212,8 @@ def _points(kept: Kept, at: Sequence[int] | str, whole: int) -> list[Point]:
         return there
     if at == "last":
         return there[-1:]
+    if not at:
+        raise ConfigError(f"{option('at')}: there is no epoch. Give all, last, or epochs with commas, such as 0,5,10.")
     if isinstance(at, str):
         raise ConfigError(f"{option('at')} {at}: it must be all, last, or epochs with commas, such as 0,5,10.")
     found = {point.epoch: point for point in there if point.step == 0}
@@ -191,6 +240,10 @@ def _check(plan: Plan, over: str, batches: int | None) -> None:
         raise ConfigError(f"{option('batches')} {batches}: it must be a whole number from 1.")
     if over == "valid" and not plan.valid:
         raise ConfigError(f"{option('over')} valid: the run set no examples aside; take train or test.")
+    if over == "batch":
+        check_means(plan.tracked, batches or 1)
+    else:
+        check_data_set(plan.problem, plan.tracked, plan.config.track_bn)
 
 
 class _Probe:
@@ -216,7 +269,7 @@ class _Probe:
             first = point.epoch * self.plan.steps_per_epoch + point.step
             with closing(self._inputs(point)) as inputs:
                 each = [self._tracked(carry, first + n, given) for n, given in enumerate(islice(inputs, self.count))]
-        return {name: _mean([values[name] for values in each]) for name in self.plan.tracked}
+        return {name: mean_of(name, each) for name in self.plan.tracked}
 
     def _carry(self, point: Point) -> Carry:
         """Parameters, optimizer state and model state, as the run has them before its next step."""
@@ -249,7 +302,7 @@ class _Probe:
             after, _ = self.train_step(carry._replace(opt_state=own), inputs)
         batch = self.make_batch(carry.state, inputs.one(0))
         step: TrackedStep = make_tracked_step(plan, index, batch, carry.params, after.params, self.start)
-        return track(step)
+        return track(step if self.count == 1 else dataclasses.replace(step, names=with_parts(step.names)))
 
     def _data_set_point(self, point: Point, carry: Carry) -> DataSetPoint:
         index = point.epoch * self.plan.steps_per_epoch + point.step
@@ -262,7 +315,7 @@ class _DataSet:
     """The batches of a split, as often as they are asked for."""
 
     def __init__(self, plan: Plan, batches: Batches, split: str, most: int | None, carry: Carry) -> None:
-        self._plan, self._batches, self._split, self._most, self._state = plan, batches, split, most, carry.state
+        self._plan, self._batches, self._split, self._most, self._carry = plan, batches, split, most, carry
         self._gather = make_gather(plan.problem, augment=False)
 
     def __iter__(self) -> Iterator[Any]:
@@ -274,21 +327,15 @@ class _DataSet:
         else:
             rows = epoch_order(plan.protocol, spec, self._batches.key, 0, plan.batch_size, plan.valid).flatten()
         chunks = rows.unflatten(0, (-1, plan.batch_size))[: self._most]
-        state = self._state._replace(carry=plan.problem.zero_carry(plan.batch_size, device=plan.device))
+        zeros = plan.problem.zero_carry(plan.batch_size, device=plan.device)
+        state = self._carry.state._replace(carry=zeros)
         split = "test" if self._split == "test" else "train"
         with closing(self._batches.chunks(split, chunks, key, False)) as found:
             for part, chosen_rows in found:
                 x, y = self._gather(part, chosen_rows, ())
-                yield Batch(x, y, {}, state)
-
-
-def _mean(values: list[Any]) -> tuple[Any, Any]:
-    """The mean over batches and its standard error, entry by entry; of one batch its value, as it is."""
-    if len(values) == 1:
-        return values[0], None
-    if isinstance(values[0], list):
-        pairs = [_mean(list(entries)) for entries in zip(*values, strict=True)]
-        return [mean for mean, _ in pairs], [error for _, error in pairs]
-    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
-    squares = sum((value - mean) ** 2 for value in values)
-    return mean, math.sqrt(squares / (len(values) - 1) / len(values)) if math.isfinite(squares) else math.nan
+                batch = Batch(x, y, {}, state)
+                yield batch
+                if zeros:  # it goes on, as in an evaluation; the moments are those of the run
+                    with torch.no_grad():
+                        after = plan.problem.loss_and_state(self._carry.params, batch)[1]
+                    state = state._replace(carry=after.carry)

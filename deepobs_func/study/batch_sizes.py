@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepobs_func import datasets, problems
+from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.runner.config import is_path
 from deepobs_func.study.axes import Fields, is_whole
 from deepobs_func.study.places import SpecError, Where
 
+AXIS: Where = ("batch_sizes",)
+"""The place of the axis."""
 MOST_APART = 0.05
-"""How far the examples of an epoch may be apart: whole batches leave out the rest of the training set."""
+"""How far the examples of an epoch, or of an evaluation, may be apart: whole batches leave out the rest of a split."""
 
 
-def batch_axis(value: Any, where: Where = ("batch_sizes",)) -> tuple[int, ...]:
+def batch_axis(value: Any, where: Where = AXIS) -> tuple[int, ...]:
     """The batch sizes of a study.
 
     Args:
@@ -52,15 +55,16 @@ def with_batch_sizes(
         problem: its name or import path.
 
     Raises:
-        SpecError: a setting says a batch size too, or the examples of an epoch differ by more than `MOST_APART`.
+        SpecError: a setting says a batch size too, or see `check_examples`.
     """
     if not sizes:
         return tuple(schedules)
     if "batch_size" in settings:
         where = places.get("batch_size", ("batch_size",))
         raise SpecError(where, f"{settings['batch_size']}: there are batch_sizes too; add it to them, or leave it out.")
-    _check_examples(problem, sizes, settings)
-    places["batch_size"] = ("batch_sizes",)
+    if not is_path(problem):  # whose data are not known before it is imported: `Cell.check_made`
+        check_examples(problem, datasets.spec(problems.spec_of(problem).dataset), sizes, settings)
+    places["batch_size"] = AXIS
     every = schedules or ({},)
     at = {f"schedules.{n}": places[f"schedules.{n}"] for n in range(len(schedules)) if f"schedules.{n}" in places}
     places |= {
@@ -72,18 +76,32 @@ def with_batch_sizes(
     return tuple({**each, "batch_size": size} for each in every for size in sizes)
 
 
-def _check_examples(problem: str, sizes: Sequence[int], settings: Fields) -> None:
-    if is_path(problem):
-        return  # whose data are not known before it is imported
-    spec = datasets.spec(problems.spec_of(problem).dataset)
-    valid = settings.get("valid") or 0
-    left = spec.train_size - (spec.test_size if valid is True else int(valid))
-    seen = {size: spec.batches(left, size) * size for size in sizes}
-    least, most = min(seen.values()), max(seen.values())
-    if least < (1 - MOST_APART) * most:
-        shown = ", ".join(f"{count} with {size}" for size, count in seen.items())
-        raise SpecError(
-            ("batch_sizes",),
-            f"on {problem} an epoch has {shown}, since its last partial batch is left out. To compare batch sizes on "
-            f"as many examples, take some that leave out at most {MOST_APART:.0%}, such as divisors of {left}.",
-        )
+def check_examples(problem: str, spec: DatasetSpec, sizes: Sequence[int], settings: Fields) -> None:
+    """Checks that batches of each size leave about as many examples of every split.
+
+    Args:
+        problem: its name, for the message.
+        spec: its data set.
+        sizes: of the batches.
+        settings: of the runs; `valid` decides what is set aside.
+
+    Raises:
+        SpecError: the examples that are trained on, or those that are evaluated, differ by more than `MOST_APART`.
+    """
+    given = settings.get("valid") or 0
+    valid = spec.test_size if given is True else int(given)
+    splits = {
+        "an epoch": spec.train_size - valid,
+        "the evaluation of the training set": min(spec.train_eval_size or spec.test_size, spec.train_size - valid),
+        "the validation": valid,
+        "the test": spec.test_size,
+    }
+    for what, examples in splits.items():
+        seen = {size: spec.batches(examples, size) * size for size in sizes} if examples > 0 else {}
+        if seen and min(seen.values()) < (1 - MOST_APART) * max(seen.values()):
+            shown = ", ".join(f"{count} with {size}" for size, count in seen.items())
+            raise SpecError(
+                AXIS,
+                f"on {problem} {what} has {shown}, since its last partial batch is left out. To compare batch sizes on "
+                f"as many examples, take some that leave out at most {MOST_APART:.0%}, such as divisors of {examples}.",
+            )

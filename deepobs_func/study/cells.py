@@ -11,7 +11,7 @@ from typing import Any
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner.config import RunConfig, is_path, resolve
 from deepobs_func.study.axes import SCHEDULE_FIELDS, SETTINGS, Fields
-from deepobs_func.study.batch_sizes import with_batch_sizes
+from deepobs_func.study.batch_sizes import AXIS, check_examples, with_batch_sizes
 from deepobs_func.study.draws import draw
 from deepobs_func.study.entries import Changes, Entry
 from deepobs_func.study.overrides import Override
@@ -131,6 +131,19 @@ class Cell:
         values = {name: each.extremes()[0] for name, each in self.spaces.items()}
         for index, schedule in enumerate(self.schedules):
             self.check(self.config({"lr": _STANDS_FOR_NONE} | values, schedule), index)
+
+    def check_made(self) -> None:
+        """Checks what only the made problem tells, of one by import path, whose module is imported here.
+
+        Raises:
+            SpecError: its batch sizes do not see as many examples, see `batch_sizes.check_examples`.
+        """
+        if not is_path(self.problem) or self.places.get("batch_size") != AXIS:
+            return
+        from deepobs_func.runner.plan import problem_at
+
+        sizes = [each["batch_size"] for each in self.schedules]
+        check_examples(self.problem, problem_at(self.problem).dataset, list(dict.fromkeys(sizes)), self.settings)
 
     def place(self, name: str | None, schedule: int = 0) -> Where:
         """Where a field's value stands; of one that is not said, the optimizer."""

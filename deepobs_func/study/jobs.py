@@ -15,6 +15,7 @@ from deepobs_func.runner.config import RunConfig, typed
 from deepobs_func.runner.keeping import checkpoint_folder, finished
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan, make_plan
+from deepobs_func.runner.probe_entries import write_record
 from deepobs_func.runner.recording import make_record
 
 Stage = Literal["finished", "diverged", "stopped", "failed", "interrupted", "waiting"]
@@ -138,7 +139,7 @@ def write_failure(job: Job, output_dir: str | Path, error: str, details: str = "
     plan = job.plan()
     record = make_record(plan, _last_log(plan, output_dir))
     record.extra |= {"status": "failed", "error": error, "traceback": details}
-    record.path, record.note = records.write_anywhere(record, output_dir)
+    record.path, record.note = write_record(record, output_dir)
     return record
 
 

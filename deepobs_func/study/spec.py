@@ -284,6 +284,8 @@ class Study:
                     raise
                 except ConfigError as error:
                     raise cell.error(error, schedule) from error
+                if number == 0:
+                    cell.check_made()
                 yield Planned(config, index, number), key
 
     def _distinct(self, expanded: Iterator[tuple[Planned, FileKey]]) -> Iterator[Planned]:

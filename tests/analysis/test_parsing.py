@@ -107,6 +107,9 @@ def test_what_was_probed_stands_beside_what_was_tracked(file: Path) -> None:
     probed = [
         {"over": "batch", "batches": 1, "bn": None, "quantities": {"a": column([3, 5], [1.5, 2.0])}},
         {"over": "train", "batches": None, "bn": "eval", "quantities": {"a": column([3], [7.0])}},
+        {"over": "train", "batches": 1, "quantities": {"a": column([3], [7.5])}},
+        {"over": "train", "batches": 4, "quantities": {"a": column([3], [7.2])}},
+        {"over": "train", "batches": None, "quantities": {"a": column([3], [7.1])}},
         {"over": "batch", "batches": 4, "layers": ["x", "y"], "quantities": {"b/layer": column([3], [[8.0, 9.0]])}},
     ]
     found = parsed(file, record(extra={"tracked": tracked, "probed": probed}).to_json())
@@ -115,6 +118,9 @@ def test_what_was_probed_stands_beside_what_was_tracked(file: Path) -> None:
     assert columns == {
         "a": ([0, 3, 5], [1.0, 1.5, 2.0]),
         "a (train, bn eval)": ([3], [7.0]),
+        "a (train, 1 batch)": ([3], [7.5]),
+        "a (train, 4 batches)": ([3], [7.2]),
+        "a (train)": ([3], [7.1]),
         "b/x (4 batches)": ([3], [8.0]),
         "b/y (4 batches)": ([3], [9.0]),
     }

@@ -21,7 +21,6 @@ from deepobs_func.runner import RunConfig, Training, make_plan, run
 from deepobs_func.runner.batches import resident
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.order import epoch_order, valid_rows
-from deepobs_func.runner.probed import merged
 from deepobs_func.runner.step import make_gather
 from tests.runner import small_nets
 from tests.runner.small import small_problem
@@ -269,6 +268,9 @@ def test_refusals(tmp_path: Path) -> None:
         probe("grad_norm", batches=0)
     with pytest.raises(ConfigError, match="quantities: there is none"):
         probe("")
+    for nothing in ((), ""):
+        with pytest.raises(ConfigError, match=r"at: there is no epoch\. Give all, last, or epochs"):
+            probe("grad_norm", at=nothing)
     with pytest.raises(ConfigError, match="at some: it must be all, last, or epochs"):
         probe("grad_norm", at="some")
     with pytest.raises(ConfigError, match="whose problem was made in Python"):
@@ -290,14 +292,32 @@ def test_a_run_without_checkpoints(tmp_path: Path) -> None:
     assert probe_run(path, "grad_norm", at=[0]).extra["probed"][0]["quantities"]["grad_norm"]["steps"] == [0]
 
 
-def test_entries_are_joined_by_what_they_measure() -> None:
-    def entry(over: str, name: str, steps: list[int], value: float) -> dict[str, Any]:
-        column = {"steps": steps, "values": [value] * len(steps)}
-        return {"over": over, "batches": 1, "bn": None, "layers": None, "quantities": {name: column}}
+@pytest.mark.parametrize("wrong", [{"quantities": "hess_max_ev,alpha", "bn": "eval"}, {"quantities": "hess_max_ev"}])
+def test_a_data_set_is_not_read_for_what_is_refused(
+    wrong: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of curvature do not come before a refusal."""
+    problem = small_nets.PROBLEMS["dropout and batch norm"]()
+    path = run(config(tmp_path, problem=problem.name, epochs=1), problem, execution=EAGER).record.path
+    monkeypatch.setattr("deepobs_func.runner.probing.make_batches", lambda *given: pytest.fail("it was read"))
+    with pytest.raises(ConfigError, match=r"not of a data set|bn=None leaves a quantity undefined"):
+        probe_run(path, at=[0], over="train", problem=problem, **wrong)
 
-    old = [entry("batch", "a", [0, 5], 1.0), entry("train", "a", [0], 2.0)]
-    found = merged(old, entry("batch", "a", [3, 5], 9.0))
-    assert [each["over"] for each in found] == ["train", "batch"]
-    assert found[1]["quantities"]["a"] == {"steps": [0, 3, 5], "values": [1.0, 9.0, 9.0]}
-    found = merged(old, entry("batch", "b", [1], 7.0))
-    assert found[1]["quantities"] == {"a": old[0]["quantities"]["a"], "b": {"steps": [1], "values": [7.0]}}
+
+def test_a_recurrent_state_goes_on_through_a_data_set(tmp_path: Path) -> None:
+    """Against the mean of gradients, batch by batch, each from the state that the one before it left."""
+    problem = dataclasses.replace(small_nets.PROBLEMS["recurrent"](), separable=True)  # it has no batch norm
+    ended = run(config(tmp_path, problem=problem.name, epochs=1), problem, execution=EAGER)
+    found = probe_run(ended.record.path, "grad_norm", at="last", over="test", problem=problem).extra["probed"][0]
+    params, batches = ended.state.carry.params, whole(ended, "test")
+    size, state, grads = problem.batch_size, problem.init()[1], []
+    state = state._replace(carry=problem.zero_carry(size))
+    for first in range(0, len(batches.y), size):
+        rows = slice(first, first + size)
+        batch = Batch(batches.x[rows].float(), batches.y[rows], {}, state)
+        leaves = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
+        losses, after = problem.loss_and_state(leaves, batch)
+        grads.append(flat(torch.autograd.grad(losses.mean(), list(leaves.values()))))
+        state = state._replace(carry={name: leaf.detach() for name, leaf in after.carry.items()})
+    assert len(grads) > 1
+    assert found["quantities"]["grad_norm"]["values"] == [pytest.approx(np.linalg.norm(np.mean(grads, 0)), rel=1e-5)]

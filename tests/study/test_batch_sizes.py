@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from deepobs_func import datasets
 from deepobs_func.study import Study
+from deepobs_func.study.batch_sizes import check_examples
 from deepobs_func.study.places import SpecError
 
 
@@ -41,6 +45,10 @@ def test_a_study_with_batch_sizes_is_plain_data() -> None:
             {"batch_sizes": [100, 40_000]},
             "an epoch has 60000 with 100, 40000 with 40000.*at most 5%.*divisors of 60000",
         ),
+        ({"batch_sizes": [100, 6000]}, "evaluation of the training set has 10000 with 100, 6000 with 6000"),
+        ({"batch_sizes": [100, 6000], "valid": 6000}, "evaluation of the training set has 10000 with 100, 6000"),
+        ({"batch_sizes": [100, 3000], "valid": 5000}, "on mnist_mlp the evaluation of the training set has 10000"),
+        ({"batch_sizes": [50, 500], "valid": 730}, "the validation has 700 with 50, 500 with 500.*divisors of 730"),
         ({"batch_sizes": [100, 60_001]}, "an epoch has 60000 with 100, 0 with 60001"),
     ],
 )
@@ -53,3 +61,20 @@ def test_examples_are_counted_without_those_set_aside() -> None:
     with pytest.raises(SpecError, match="an epoch has 9990 with 30, 9000 with 3000"):
         study(batch_sizes=[30, 3000], valid=50_001)
     assert study(batch_sizes=[50, 200], valid=10_000).runs
+
+
+def test_the_test_set_is_counted_where_the_training_set_is_evaluated_on_fewer() -> None:
+    spec = replace(datasets.spec("mnist"), train_eval_size=6000)
+    with pytest.raises(SpecError, match=r"on mine the test has 10000 with 100, 6000 with 6000.*divisors of 10000"):
+        check_examples("mine", spec, [100, 6000], {})
+    check_examples("mine", spec, [50, 100], {"valid": True})
+
+
+def test_a_problem_by_import_path_is_checked_when_it_is_made() -> None:
+    """256 examples, of which 128 are for the test."""
+    path = "tests.study.user_code:few_images"
+    made = Study(path, {"sgd": {"lr": [0.1]}}, epochs=1, batch_sizes=[32, 128])
+    assert [each.batch_size for each in made.runs] == [32, 128]
+    wrong = Study(path, {"sgd": {"lr": [0.1]}}, epochs=1, batch_sizes=[32, 96])
+    with pytest.raises(SpecError, match=r"user_code:few_images an epoch has 256 with 32, 192 with 96"):
+        _ = wrong.runs

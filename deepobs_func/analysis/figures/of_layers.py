@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from deepobs_func.analysis.results import Results
 
-_SPECTRUM = "hess_spectrum"
+_ENTRY = r"^hess_spectrum(?P<over>(?: \(.*\))?)\[(?P<row>\d+),(?P<place>\d+)\]$"
+"""The name of a number of a density, as `analysis.parsing` makes it: over what, which row, which point."""
 _MOST_LINES = 12  # that are named in a panel
 
 
@@ -65,7 +66,9 @@ def layers(
 
 
 def densities(results: Results, *, problem: str | None = None, mode: str = "most") -> Figure:
-    """Draws spectral densities of the Hessian, a panel for each optimizer, from dark to light in the order of steps.
+    """Draws spectral densities of the Hessian, from dark to light in the order of steps.
+
+    There is a panel for each optimizer and, where it was probed over several things, for each of these.
 
     Args:
         results: what was read; runs with `hess_spectrum` tracked or probed.
@@ -80,22 +83,26 @@ def densities(results: Results, *, problem: str | None = None, mode: str = "most
     """
     name = problem_with_some(results, problem)
     frame = of_problem(results, name)
-    frame = frame[frame["quantity"].astype(str).str.startswith(f"{_SPECTRUM}[")]
-    frame = frame.assign(quantity=lambda f: f["quantity"].astype(str))
+    parts = frame["quantity"].astype(str).str.extract(_ENTRY)
+    frame = frame.assign(over=parts["over"], row=parts["row"], place=parts["place"]).dropna(subset=["row"])
     if frame.empty:
         raise DataError(f"No run of {name} has a spectral density. Run it with --track spectrum, or probe it.")
     runs = _first_runs(results, name, frame, mode)
     with style():
-        figure, axes = grid(len(runs), min(3, len(runs)), 4.6, 3.2)
-        for axis, (optimizer, run) in zip(axes, runs.items(), strict=False):
-            own = frame[frame["run"] == run]
+        panels = [
+            (f"{shown(optimizer)}{over}", own)
+            for optimizer, run in runs.items()
+            for over, own in frame[frame["run"] == run].groupby("over", sort=False)
+        ]
+        figure, axes = grid(len(panels), min(3, len(panels)), 4.6, 3.2)
+        for axis, (title, own) in zip(axes, panels, strict=False):
             steps = sorted(own["step"].unique())
             highest = 0.0
             for colour, step in zip(_ramp(len(steps)), steps, strict=True):
                 points, heights = _density(own[own["step"] == step])
                 axis.semilogy(points, np.where(heights > 0, heights, np.nan), color=colour, label=f"step {step:.0f}")
                 highest = max(highest, float(heights.max()))
-            axis.set(xlabel="eigenvalue", ylabel="density", ylim=(highest * 1e-6, highest * 3), title=shown(optimizer))
+            axis.set(xlabel="eigenvalue", ylabel="density", ylim=(highest * 1e-6, highest * 3), title=title)
             if len(steps) <= _MOST_LINES:
                 axis.legend()
         figure.suptitle(shown(name))
@@ -126,11 +133,10 @@ def _lines(axis: Axes, frame: pd.DataFrame, skip: int) -> None:
 
 def _density(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Grid and density, in the order of the grid."""
-    rows: dict[int, dict[int, float]] = {0: {}, 1: {}}
-    for name, value in zip(frame["quantity"], frame["value"], strict=True):
-        row, place = map(int, name[len(_SPECTRUM) + 1 : -1].split(","))
-        rows[row][place] = float(value)
-    grid_points, heights = (np.array([rows[row][place] for place in sorted(rows[row])]) for row in (0, 1))
+    rows: dict[str, dict[int, float]] = {"0": {}, "1": {}}
+    for row, place, value in zip(frame["row"], frame["place"], frame["value"], strict=True):
+        rows[row][int(place)] = float(value)
+    grid_points, heights = (np.array([row[place] for place in sorted(row)]) for row in rows.values())
     return grid_points, heights
 
 

@@ -41,6 +41,7 @@ from deepobs_func.runner.population.members import (
     is_number,
 )
 from deepobs_func.runner.population.way import Shared
+from deepobs_func.runner.probe_entries import write_record
 from deepobs_func.runner.recording import make_record
 from deepobs_func.runner.series import Series
 from deepobs_func.runner.signals import SHIELD
@@ -306,7 +307,7 @@ class _Running:
     def _written(self, record: RunRecord) -> RunRecord:
         record.extra["environment"]["written"] = datetime.now(UTC).isoformat(timespec="seconds")
         if self._output_dir is not None:
-            record.path, record.note = records.write_anywhere(record, self._output_dir)
+            record.path, record.note = write_record(record, self._output_dir)
         return record
 
     def _alone(self, member: int, execution: Execution | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,22 @@ def test_layers_have_a_line_each_and_densities_their_steps(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="quantity: Unknown quantity of each layer 'grad_nrm'"):
         figures.layers(results, ["grad_nrm"])
     assert [axis.get_title(loc="left") for axis in figures.panel(results).axes] == ["loss", "accuracy"]
+
+
+def test_densities_over_a_data_set_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    def density(over: str, batches: int | None, high: float) -> dict[str, Any]:
+        column = {"steps": [5], "values": [[[0.0, 1.0], [0.5, high]]]}
+        return {"over": over, "batches": batches, "quantities": {"hess_spectrum": column}}
+
+    def drawn(*probed: dict[str, Any]) -> dict[str, list[float]]:
+        folder = tmp_path / str(len(probed))
+        figure = figures.densities(load(made.write(folder, [made.record("mine", "adam", [1.0, 0.5], probed=probed)])))
+        return {axis.get_title(loc="left"): list(axis.lines[0].get_ydata()) for axis in figure.axes if axis.lines}
+
+    assert drawn(density("train", None, 0.25)) == {"adam (train)": [0.5, 0.25]}
+    several = (density("train", None, 0.25), density("batch", 1, 0.125), density("test", 2, 0.75))
+    expected = {"adam (train)": [0.5, 0.25], "adam": [0.5, 0.125], "adam (test, 2 batches)": [0.5, 0.75]}
+    assert drawn(*several) == expected
 
 
 def test_batch_sizes_are_drawn_at_the_best_setting_of_each(tmp_path: Path) -> None:
