@@ -91,9 +91,16 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
 
     Returns:
         `(2,)` int64, or `(*n, 2)`.
+
+    Raises:
+        ValueError: a number is out of range; the values of a tensor are not looked at.
     """
-    # A number stays one: as a tensor it would be copied to a GPU, which the processor waits for.
-    count = data.to(key.device, torch.int64) if isinstance(data, Tensor) else operator.index(data)
+    if isinstance(data, Tensor):
+        count: Tensor | int = data.to(key.device, torch.int64)
+    else:  # it stays a number: as a tensor it would be copied to a GPU, which the processor waits for
+        count = operator.index(data)
+        if not 0 <= count <= _MASK:
+            raise ValueError(f"A number that is folded in is from 0 to 2**32 - 1, not {count}.")
     return torch.stack(threefry2x32(key, count, _FOLD), dim=-1)
 
 

@@ -134,6 +134,14 @@ def test_a_compiled_draw_equals_eager(name):
     assert_same(name, compiled(key), DRAWS[name](key))
 
 
+@pytest.mark.parametrize("number", [-1, 2**32, 2**63])
+def test_a_number_to_fold_in_is_a_word(number):
+    """Masked, it would be another number, whose draws it would share."""
+    with pytest.raises(ValueError, match=f"from 0 to 2\\*\\*32 - 1, not {number}"):
+        random.fold_in(random.key(0), number)
+    assert random.fold_in(random.key(0), 2**32 - 1).shape == (2,)
+
+
 def test_a_number_to_fold_in_may_be_a_batched_tensor():
     key = random.key(3)
     folded = torch.func.vmap(random.fold_in, in_dims=(None, 0))(key, torch.arange(4))

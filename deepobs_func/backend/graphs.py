@@ -80,7 +80,7 @@ def _kind(leaf: Any, held: bool) -> Any:
     """What a recording depends on."""
     if not isinstance(leaf, Tensor):
         return leaf
-    return (leaf.shape, leaf.stride(), leaf.dtype, leaf.data_ptr() if held else None)
+    return (leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.data_ptr() if held else None)
 
 
 def _settings() -> tuple[bool, ...]:

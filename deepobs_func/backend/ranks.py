@@ -6,7 +6,8 @@ over the processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -42,7 +43,8 @@ class Ranks:
         """The sum over the processes of each floating-point tensor of a tree, in one message for each type.
 
         Args:
-            tree: of tensors of the same shapes everywhere; what is no floating-point tensor stays as it is.
+            tree: of tensors of the same shapes everywhere; what is no floating-point tensor stays as it is. A sparse
+                one, such as the gradient of an embedding, becomes dense: each process has other rows of it.
         """
         return tree if self.size == 1 else self._reduced(tree, 1)
 
@@ -51,6 +53,7 @@ class Ranks:
         places: dict[Any, list[int]] = {}
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                leaf = leaves[place] = _dense(leaf)
                 places.setdefault((leaf.dtype, leaf.device), []).append(place)
         for of_type in places.values():
             flat = torch.cat([leaves[place].detach().flatten() for place in of_type])
@@ -96,6 +99,26 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def by_first(self, function: Callable[[], T]) -> T:
+        """What a function returns in process 0, which alone calls it; what it raises there is raised everywhere.
+
+        Args:
+            function: without arguments; it returns what can be pickled.
+        """
+        if self.size == 1:
+            return function()
+        value: T | None = None
+        mine: Exception | None = None
+        if self.rank == 0:
+            try:
+                value = function()
+            except Exception as raised:  # the others would wait for process 0
+                mine = raised
+        value, theirs = self.from_first((value, _sendable(mine)))
+        if mine is not None or theirs is not None:
+            raise mine or theirs  # type: ignore[misc]  # one of them is there
+        return value  # type: ignore[return-value]
+
     def all(self, value: T) -> Sequence[T]:
         """What each process has, in their order."""
         if self.size == 1:
@@ -103,6 +126,19 @@ class Ranks:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
+
+
+def _dense(leaf: Tensor) -> Tensor:
+    return leaf if leaf.layout is torch.strided else leaf.to_dense()
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """An exception that can be pickled and read again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # what a class of exceptions raises where it is made of other arguments than its message
+        return RuntimeError(f"Process 0 raised {type(error).__name__}: {error}")
+    return error
 
 
 ALONE = Ranks()
@@ -124,7 +160,7 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        total = x.detach().clone(memory_format=torch.contiguous_format)
+        total = _dense(x.detach()).clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
@@ -166,7 +202,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        total = x.detach().clone(memory_format=torch.contiguous_format)
+        total = _dense(x.detach()).clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepobs_func.base import Outer
+from deepobs_func.errors import ConfigError
 from deepobs_func.nets.initializers import Initializer, glorot_uniform, uniform
 from deepobs_func.nets.layers import Dense, Layer, Pass, positions_last
 from deepobs_func.nets.noise import Dropout
@@ -81,6 +82,12 @@ class LSTM(Layer):
         by_cudnn = x.device.type == "cuda"
         if by_cudnn:
             parts = in_one_block(parts)
+        for name, each in (("c", c), ("h", h)):
+            if each.shape != (x.shape[0], self.hidden):  # by which torch.lstm aborts the process
+                raise ConfigError(
+                    f"The state {self.path}.{name} has shape {tuple(each.shape)}; for a batch of "
+                    f"{x.shape[0]} it must be {(x.shape[0], self.hidden)}. Take problem.zero_carry({x.shape[0]})."
+                )
         state = (h.unsqueeze(0), c.unsqueeze(0))
         train = by_cudnn and torch.is_grad_enabled()  # without which cuDNN has no backward pass; there is no dropout
         # has_biases, num_layers, dropout, train, bidirectional, batch_first

@@ -243,7 +243,12 @@ def _counting(update: Callable[..., Any]) -> Callable[..., tuple[Params, Counted
             return params, Counted(state, torch.full_like(before.calls, -1))
         count = Count()
         params, state = update(CountingOracle(oracle, params, count), before.state, params)
-        new = torch.tensor([getattr(count, kind) for kind in KINDS], device=before.calls.device)
-        return params, Counted(state, torch.where(before.calls < 0, before.calls, before.calls + new))
+        new = [getattr(count, kind) for kind in KINDS]
+        # Numbers go to a GPU with the kernel; a tensor of them would be a copy, which the processor waits for.
+        calls = [
+            before_each + number if number else before_each
+            for before_each, number in zip(before.calls.unbind(-1), new, strict=True)
+        ]
+        return params, Counted(state, torch.where(before.calls < 0, before.calls, torch.stack(calls, -1)))
 
     return counting

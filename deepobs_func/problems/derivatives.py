@@ -35,7 +35,7 @@ from deepobs_func.problems.conversion.phases import Phases
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.tree import Tree
 
-EXAMPLES = 2  # of the batch at which a problem is examined: batch norm refuses one
+EXAMPLES = 3  # of the batch of an examination: of two, batch norm makes 1 and -1, whose gradient is rounding alone
 
 
 def chosen(problem: Problem) -> Problem:

@@ -32,7 +32,7 @@ _WORDS_OF_NUMBERS = ("True", "False", "None", "nan", "inf")
 _KEYS = (
     *("num_epochs", "batch_size", "weight_decay", "lr", "lr_schedule"),
     *("schedule", "warm_up", "decay_factor", "clip_norm", "clip_value", "valid"),
-    *("protocol", "on_divergence", "precision", "data", "code"),
+    *("protocol", "on_divergence", "precision", "bn_sync", "data", "code"),
 )
 
 
@@ -77,7 +77,8 @@ def setting_name(record: RunRecord) -> str:
 
     `num_epochs__N__batch_size__B__[weight_decay__W__]name__value__...lr__LR`, hyperparameters sorted by name, or
     `lr_schedule__0_LR_E1_LR1...`. Then schedule, warm-up, clipping and validation,
-    `protocol__default`, `on_divergence__...` (where it is not the protocol's), `precision__bf16`, `data__synthetic` and
+    `protocol__default`, `on_divergence__...` (where it is not the protocol's), `precision__bf16`,
+    `bn_sync__local_N` (of batch norm with statistics of N shards apart), `data__synthetic` and
     `code__HASH` (of a problem or an optimizer of the user's own). A run of the protocol `deepobs-1.1.2` in float32 on
     real data has DeepOBS's name. Numbers have ten digits, as in DeepOBS.
 
@@ -147,6 +148,8 @@ def _variant(record: RunRecord) -> dict[str, str]:
     precision = configuration.get("precision", "float32")
     if precision != "float32":
         found["precision"] = _value2str(precision)
+    if extra.get("statistics_of_shards"):
+        found["bn_sync"] = f"local_{extra['statistics_of_shards']}"
     if record.synthetic:
         found["data"] = "synthetic"
     if extra.get("code"):

@@ -21,7 +21,7 @@ from deepobs_func import random
 from deepobs_func.datasets.loading import Dataset, Split, check_stream, load, stream
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner.distributed import check_same_data
+from deepobs_func.runner.distributed import check_same_data, check_same_stream
 from deepobs_func.runner.order import epoch_orders, evaluation_chunk
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.signals import SHIELD
@@ -156,6 +156,7 @@ class Streamed(Batches):
         # As numbers of the batch's examples, of which this process reads its shard alone.
         self._all = torch.arange(plan.batch_size, device=plan.device) - plan.ranks.rank * plan.shard_size
         check_stream(self.spec, plan.config.data)
+        check_same_stream(plan)
 
     def _calls(self, epoch: int, rows: Tensor, keys: Tensor, draws: Any) -> Generator[StepInput]:
         assert rows.shape[1] == 1, "a batch that is read at its turn has a call of its own"

@@ -18,13 +18,17 @@ import torch
 import torch.distributed as dist
 
 import deepobs_func
-from deepobs_func.datasets.loading import Dataset
-from deepobs_func.errors import ConfigError
+from deepobs_func import random
+from deepobs_func.datasets.loading import Dataset, stream
+from deepobs_func.errors import ConfigError, option
 from deepobs_func.runner.digest import digest
+from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import Plan
 
 SECONDS = 1800.0  # that a process waits for another, which may compile or read its data
 SAMPLE = 64  # examples that data are told apart by
+SAMPLE_OF_FILES = 8  # of streamed ones, which are read for it
+_PLACES = ("data", "output_dir", "device", "workers")  # in which processes may differ
 
 
 @contextlib.contextmanager
@@ -36,13 +40,23 @@ def joined(device: str) -> Generator[str]:
 
     Yields:
         The device of this process.
+
+    Raises:
+        ConfigError: more processes were started than there are GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield device
         return
     by_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if by_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        place, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= found:
+            raise ConfigError(
+                f"Process {place} of this machine has no GPU of its own: {found} "
+                f"{'is' if found == 1 else 'are'} there. Start at most {found}: --nproc-per-node {found}; or train on "
+                f"the processor: {option('device')} cpu."
+            )
+        device = f"cuda:{place}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if by_gpu else "gloo", timeout=timedelta(seconds=SECONDS))
     try:
@@ -57,8 +71,13 @@ def rank_started() -> int:
     return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def check_alike(plan: Plan) -> None:
-    """Checks that all processes run the same, on the same versions.
+def check_alike(plan: Plan, execution: Execution | None = None, watches: bool = False) -> None:
+    """Checks that all processes run the same, on the same versions, so that they make the same calls of each other.
+
+    Args:
+        plan: the run.
+        execution: how, as it is given.
+        watches: whether callbacks see steps one by one.
 
     Raises:
         ConfigError: one differs; the message says which, and in what.
@@ -70,9 +89,17 @@ def check_alike(plan: Plan) -> None:
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "device": plan.device.type,
-        **{f"the run's {name}": json.dumps(value, default=repr) for name, value in plan.identity.items()},
+        **{f"the run's {name}": json.dumps(value, default=repr) for name, value in _decides(plan).items()},
+        "the execution": "measured" if execution is None else str(execution.as_plain_data() | {"reason": ""}),
+        "callbacks that watch steps": "some" if watches else "none",
     }
     _compare(plan, mine, "Start all processes with the same command, on the same versions.")
+
+
+def _decides(plan: Plan) -> dict[str, Any]:
+    """What of a run decides its numbers, and which calls are made: all of its configuration but names of places."""
+    asked = {name: value for name, value in plan.plain_configuration().items() if name not in _PLACES}
+    return asked | plan.identity | {"output_dir": "none" if plan.config.output_dir is None else "some"}
 
 
 def check_same_data(plan: Plan, dataset: Dataset) -> None:
@@ -88,6 +115,23 @@ def check_same_data(plan: Plan, dataset: Dataset) -> None:
         rows = torch.arange(0, len(split.y), max(1, len(split.y) // SAMPLE), device=split.y.device)
         sample = torch.utils._pytree.tree_map(lambda each, at=rows: each[at], tuple(split))
         mine[f"the {name} data"] = f"{len(split.y)} examples, {digest(sample)[:12]}"
+    _compare(plan, mine, "Give all processes the same files.")
+
+
+def check_same_stream(plan: Plan) -> None:
+    """Checks that all processes read the same data, by a few examples of each split.
+
+    Raises:
+        DataError: they are not there, or cannot be read.
+        ConfigError: one has others; the message says which.
+    """
+    if plan.ranks.size == 1:
+        return
+    spec, mine = plan.problem.dataset, {}
+    for split, size in (("train", spec.train_size), ("test", spec.test_size)):
+        rows = torch.arange(0, size, max(1, size // SAMPLE_OF_FILES))[None, :SAMPLE_OF_FILES]
+        found = list(stream(spec, plan.config.data, split, rows, random.key(0), augment=False))
+        mine[f"the {'training' if split == 'train' else split} data"] = f"{size} examples, {digest(found)[:12]}"
     _compare(plan, mine, "Give all processes the same files.")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,9 @@ class Execution:
         kernels = self.kernels(precision_name)
         by = using(onednn=kernels.onednn, autocast=kernels.autocast, ranks=kernels.ranks)
         same = deterministic(self.deterministic)
-        with num_threads(self.threads), precision(precision_name, device), same, by:
+        # Streams and graphs are of torch's current GPU, which may be another one.
+        place = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with place, num_threads(self.threads), precision(precision_name, device), same, by:
             yield
 
     @property
@@ -111,7 +113,13 @@ class Execution:
 
     def id(self, device: torch.device) -> str:
         """The `execution_id` on this machine: runs of equal `run_id` and equal `execution_id` have equal numbers."""
-        return records.execution_id(self.as_plain_data() | machine(device))
+        defaults = Execution.__dataclass_fields__
+        said = {
+            name: value
+            for name, value in self.as_plain_data().items()
+            if name not in _ADDED or value != defaults[name].default
+        }
+        return records.execution_id(said | machine(device))
 
     @classmethod
     def from_plain_data(cls, values: Any, source: str) -> Execution:
@@ -156,6 +164,8 @@ class Execution:
         return cls.from_plain_data(content, str(path))
 
 
+# Fields that came later: at its default, one is in no id, so that earlier runs keep theirs.
+_ADDED = ("cuda_graphs", "micro_batch", "processes", "bn_sync", "deterministic")
 _FLAGS = ("bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs", "deterministic", "onednn")
 _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {

@@ -10,13 +10,16 @@ import torch
 from deepobs_func.errors import ConfigError, option
 from deepobs_func.runner.plan import Plan
 
+_SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # by what raises a plain RuntimeError
+
 Try = Callable[[int], object]
 """Makes a step in pieces of so many examples, and raises what torch raises."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the processor's memory, had no more to give."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in said for each in _SAID)
 
 
 @contextmanager
@@ -53,6 +56,8 @@ def _mend(plan: Plan, attempt: Try, said: str) -> str:
             f"{start} {plan.config.optimizer} computes its factors from all examples at once: take a smaller "
             f"{option('batch_size')} or {option('hyperparams.curvature_batch')}."
         )
+    if plan.ranks.size > 1:  # the others do not try, and may not lack memory
+        return f"{start} Take pieces of fewer examples: {option('micro_batch')}, or a smaller {option('batch_size')}."
     size = _fitting(plan.micro_batch or plan.shard_size, attempt, plan.device)
     if size is None:
         return f"{start} Not even one example fits."

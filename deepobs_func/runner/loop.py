@@ -17,6 +17,7 @@ from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint, signals
+from deepobs_func.runner.agreeing import agreed, check_kept
 from deepobs_func.runner.callbacks import Callback, answered, watching
 from deepobs_func.runner.checkpoint import Checkpoint
 from deepobs_func.runner.config import RunConfig
@@ -137,17 +138,23 @@ def run(
         for callback in callbacks:
             stack.callback(getattr(callback, "close", lambda: None))
         plan = make_plan(config, problem, optimizer)
-        check_alike(plan)
+        check_alike(plan, execution, watching(callbacks) is not None)
         output_dir, checkpoints = plan.config.output_dir, None
         if output_dir is not None:
-            empty, done = make_record(plan, Log()), None
-            if plan.ranks.rank == 0:
-                records.check_writable(records.folder_of(empty, output_dir), output_dir)
-                done = finished(empty, output_dir, plan.config.track) if resume else None
-            if (done := plan.ranks.from_first(done)) is not None:
+            empty = make_record(plan, Log())
+            done = plan.ranks.by_first(lambda: _looked_up(empty, plan, resume=bool(resume)))
+            if done is not None:
                 return Run(done, plan)
             checkpoints = Checkpoints(plan, checkpoint_folder(empty, output_dir))
         return _Running(plan, callbacks, checkpoints, about, series).run(execution, resume)
+
+
+def _looked_up(empty: RunRecord, plan: Plan, *, resume: bool) -> RunRecord | None:
+    """The record of the run where it is finished and asked for, after it was seen that one can be written."""
+    output_dir = plan.config.output_dir
+    assert output_dir is not None, "something is to be written"
+    records.check_writable(records.folder_of(empty, output_dir), output_dir)
+    return finished(empty, output_dir, plan.config.track) if resume else None
 
 
 def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:
@@ -229,17 +236,11 @@ class _Running:
 
     def _found(self, resume: bool | str | Path, execution: Execution | None) -> Checkpoint | None:
         """The checkpoint to go on from, which is of this run; None for a start."""
-        kept = None
-        if self.plan.ranks.rank:
-            pass  # what process 0 finds
-        elif not isinstance(resume, bool):
-            kept = checkpoint.read(resume)
-        elif resume and self.checkpoints:
-            kept = self.checkpoints.latest()
-        kept = self.plan.ranks.from_first(kept)
+        kept = self.plan.ranks.by_first(lambda: self._looked_up(resume))
         if kept is not None:
             checkpoint.check_same_run(kept, self.plan)
-            if execution is not None and execution.alone != kept.execution:
+            check_kept(self.plan, kept.execution, kept.path)
+            if execution is not None and agreed(self.plan, execution).alone != kept.execution:
                 raise ConfigError(
                     f"{kept.path} was executed otherwise ({kept.execution}) than {option('execution')} says "
                     f"({execution}); give none to go on with it."
@@ -247,6 +248,11 @@ class _Running:
         if resume:
             _announce(self.callbacks, "resuming", kept)
         return kept
+
+    def _looked_up(self, resume: bool | str | Path) -> Checkpoint | None:
+        if not isinstance(resume, bool):
+            return checkpoint.read(resume)
+        return self.checkpoints.latest() if resume and self.checkpoints else None
 
     def _kept(self, whole: bool = False) -> Path | None:
         """Writes a checkpoint, if the state is whole."""

@@ -30,6 +30,7 @@ from deepobs_func.backend.ranks import Ranks
 from deepobs_func.base import Params
 from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.base import report_nothing
+from deepobs_func.runner.agreeing import asked
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.identity import processor
 from deepobs_func.runner.plan import Plan, has_compiler
@@ -135,10 +136,7 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
         compile_batch=_compile_batch(plan),
         channels_last=plan.config.memory_format == "channels_last",
         onednn=plan.config.precision == "float32" and onednn.is_faster(plan.device, params),
-        micro_batch=plan.micro_batch,
-        processes=plan.ranks.size,
-        bn_sync=plan.config.bn_sync == "sync",
-        deterministic=plan.config.deterministic,
+        **asked(plan),
     )
     eager = plan.ranks.from_first(eager)  # what one process takes, all take
     seconds = measure(eager).step
@@ -184,8 +182,9 @@ def _trial(plan: Plan, measure: Measure, compiled: Execution) -> tuple[Execution
     except Exception:
         if not compiled.channels_last or plan.config.memory_format != "auto":
             raise
-        compiled = dataclasses.replace(compiled, channels_last=False)
-        return compiled, measure(compiled)
+    # Outside of the handler, whose traceback holds the tensors of the trial that failed.
+    compiled = dataclasses.replace(compiled, channels_last=False)
+    return compiled, measure(compiled)
 
 
 def first_line(error: Exception) -> str:

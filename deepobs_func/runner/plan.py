@@ -133,10 +133,11 @@ class Plan:
             optimizer=self.chosen.name,
             hyperparams={name: plain(value) for name, value in self.chosen.hyperparams.items()},
             code={"deepobs_func": deepobs_func.__version__, **self._optimizer_code(), **self.code},
-            **self._statistics(),
+            **self.statistics,
         )
 
-    def _statistics(self) -> dict[str, Any]:
+    @property
+    def statistics(self) -> dict[str, Any]:
         """Of how many shards batch norm takes statistics apart, where it does."""
         apart = self.problem.normalizes and self.ranks.size > 1 and self.config.bn_sync == "local"
         return {"statistics_of_shards": self.ranks.size} if apart else {}

@@ -58,6 +58,7 @@ def _about(plan: Plan, execution: Execution | None) -> dict[str, Any]:
         "steps_per_epoch": plan.steps_per_epoch,
         "source": dict(plan.source),
         "environment": plan.environment,
+        **plan.statistics,
     }
     if execution is not None:
         about |= {"execution": execution.as_plain_data(), "execution_id": execution.id(plan.device)}

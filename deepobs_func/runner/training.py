@@ -30,6 +30,7 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.optimizers.counting import calls_so_far
 from deepobs_func.problems.oracle import Metrics
 from deepobs_func.records import RunRecord
+from deepobs_func.runner.agreeing import agreed, asked
 from deepobs_func.runner.batches import Batches, make_batches
 from deepobs_func.runner.evaluation import Evaluator
 from deepobs_func.runner.events import Evaluated, Event, Finished, Logged, Stepped
@@ -73,7 +74,8 @@ class Training:
 
     Args:
         plan: what to run.
-        execution: how; measured, or taken from an earlier measurement, by default.
+        execution: how; measured, or taken from an earlier measurement, by default. A given one cuts batches and repeats
+            bits as the plan asks.
         watch: `step -> bool`, which steps, counted over the whole run, are shown one by one as `Stepped` events. Then a
             call makes one step, so it is part of what an execution is measured for.
         measuring: called once before steps are timed to find the execution; not called if it is known.
@@ -81,7 +83,7 @@ class Training:
 
     Raises:
         DataError: (from the constructor) the data are not there or cannot be read.
-        ConfigError: (from the constructor) the execution cannot be carried out.
+        ConfigError: (from the constructor) the execution cannot be carried out, or contradicts the plan.
 
     >>> from deepobs_func import RunConfig
     >>> from deepobs_func.runner import make_plan
@@ -118,7 +120,8 @@ class Training:
             return self._timing(initial, first(execution.steps_per_call), execution)
 
         with naming_what_fits(plan, functools.partial(self._attempt, initial, first)):
-            self.execution: Execution = (execution or choose(plan, initial.params, measure, series)).alone
+            chosen = choose(plan, initial.params, measure, series) if execution is None else agreed(plan, execution)
+            self.execution: Execution = chosen.alone
         self.train_step: TrainStep = make_train_step(
             plan.problem, plan.optimizer, self.execution, plan.config.precision
         )
@@ -193,7 +196,7 @@ class Training:
 
     def _attempt(self, carry: Carry, first: Callable[[int], StepInput], size: int) -> None:
         """Makes a step in pieces of so many examples, which is thrown away."""
-        execution, config = Execution(micro_batch=size, processes=self.plan.ranks.size), self.plan.config
+        execution, config = Execution(**asked(self.plan) | {"micro_batch": size}), self.plan.config
         with execution.apply(config.precision, self.plan.device):
             step = make_train_step(self.plan.problem, self.plan.optimizer, execution, config.precision)
             step(self._throwaway(carry), first(1))[1].loss.sum().item()

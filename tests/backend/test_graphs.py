@@ -95,3 +95,11 @@ def test_steps_are_those_without_a_recording() -> None:
         assert torch.equal(metrics.loss, expected.loss)
     assert all(torch.equal(ours.params[name], leaf) for name, leaf in plain.params.items())
     assert int(ours.opt_state.step) == 4
+
+
+def test_tensors_of_another_device_are_another_recording() -> None:
+    recorder = Recorder()
+    graphed = Graphed(torch.neg, capture=recorder)
+    for device in ("cpu", "meta", "cpu"):
+        assert graphed(torch.ones(2, device=device)).device.type == device
+    assert recorder.recorded == 2

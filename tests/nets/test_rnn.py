@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from deepobs_func import problems
+from deepobs_func.backend.kernels import using
+from deepobs_func.errors import ConfigError
 from deepobs_func.nets.rnn import in_one_block
 
 
@@ -21,3 +25,15 @@ def test_parts_lie_one_after_the_other_and_are_the_same() -> None:
     assert block[0].untyped_storage().nbytes() == 4 * 28
     (grad,) = torch.autograd.grad(block[0].sum() + 2 * block[1].sum(), whole)
     assert torch.equal(grad, torch.tensor([1.0, 1, 1, 2, 2]).expand(4, 5))
+
+
+def test_a_state_of_another_batch_is_refused() -> None:
+    """torch.lstm would end the process."""
+    problem = problems.get("tolstoi_char_rnn")
+    params, state = problem.init()
+    batch = problem.fake_batch(2)._replace(state=state._replace(carry=problem.zero_carry(4)))
+    with (
+        using(fused=True),
+        pytest.raises(ConfigError, match=r"shape \(4, 128\); for a batch of 2 it must be \(2, 128\)"),
+    ):
+        problem.loss(params, batch)

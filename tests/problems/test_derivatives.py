@@ -226,3 +226,14 @@ def test_inputs_may_record_gradients(wanted: Any) -> None:
     recording = batch._replace(x=batch.x.clone().requires_grad_())
     found, right = (getattr(probes.statistics(problem, params, b, [wanted]), wanted) for b in (recording, batch))
     torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("seed", [8, 113])
+def test_a_net_with_batch_norm_is_taken_whatever_its_weights(seed: int) -> None:
+    """Of two examples, batch norm makes 1 and -1: the gradient of what comes before is rounding alone."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    generator = np.random.default_rng(0)
+    split = generator.normal(size=(32, 5)).astype(np.float32), generator.integers(0, 3, size=32)
+    data = datasets.from_arrays("mine", split, split)
+    assert problems.from_module(net, measures.cross_entropy, data, name="mine", batch_size=8).normalizes

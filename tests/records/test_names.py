@@ -277,3 +277,10 @@ def test_flags_that_are_off_by_default_are_not_named() -> None:
 
 def test_float2str_of_a_whole_number_that_is_not_finite() -> None:
     assert [float2str(value) for value in (math.inf, -math.inf, math.nan)] == ["inf", "-inf", "nan"]
+
+
+def test_statistics_of_shards_have_folders_of_their_own() -> None:
+    whole = make_record(extra={"protocol": "default"})
+    names = [setting_name(make_record(extra={"protocol": "default", "statistics_of_shards": size})) for size in (2, 4)]
+    assert [name.removeprefix(setting_name(whole)) for name in names] == ["__bn_sync__local_2", "__bn_sync__local_4"]
+    assert "opt.bn_sync__1" in setting_name(make_record(hyperparams={"bn_sync": 1}))

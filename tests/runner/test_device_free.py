@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepobs_func import optimizers, problems, random
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.counting import counted
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import Execution
 from deepobs_func.runner import step as step_module
@@ -28,6 +29,8 @@ EAGER = Execution()
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "equal")
 COPIES = ("_to_copy", "copy_", "lift_fresh", "lift_fresh_copy", "_foreach_copy_", "scalar_tensor")
 
+MAKERS = ("tensor", "as_tensor", "from_numpy")
+
 
 class Waits(TorchDispatchMode):
     """Counts what a GPU would be waited for."""
@@ -35,6 +38,28 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._makers = {name: getattr(torch, name) for name in MAKERS}
+
+    def __enter__(self) -> Waits:
+        for name, make in self._makers.items():
+            setattr(torch, name, self._seen(name, make))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for name, make in self._makers.items():
+            setattr(torch, name, make)
+
+    def _seen(self, name: str, make: Any) -> Any:
+        """A tensor of numbers lies on the processor before it goes to a device, below what is dispatched."""
+
+        def seen(*args: Any, **kwargs: Any) -> Any:
+            if not (args and isinstance(args[0], Tensor)):
+                self.found.append(name)
+            return make(*args, **kwargs)
+
+        return seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -116,3 +141,16 @@ def test_what_waits_is_seen() -> None:
         return {name: leaf * torch.ones(leaf.shape).to(leaf.device) for name, leaf in params.items()}, state
 
     assert "_to_copy" in waits(problems.get("mnist_logreg"), Optimizer(lambda params, key: {}, bringing))
+
+    def numbering(oracle: Any, state: Any, params: Any) -> Any:
+        return {name: leaf * torch.tensor(0.5, device=leaf.device) for name, leaf in params.items()}, state
+
+    assert "tensor" in waits(problems.get("mnist_logreg"), Optimizer(lambda params, key: {}, numbering))
+
+
+def test_counting_calls_waits_for_nothing() -> None:
+    def stepped(oracle: Any, state: Any, params: Any) -> Any:
+        grads = oracle.grad()
+        return {name: leaf - 0.1 * grads[name] for name, leaf in params.items()}, state
+
+    assert waits(problems.get("mnist_logreg"), counted(Optimizer(lambda params, key: {}, stepped))) == []

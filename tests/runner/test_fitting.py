@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepobs_func.backend.ranks import Ranks
 from deepobs_func.base import Batch
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.problem import Problem
-from deepobs_func.runner import Execution, run
+from deepobs_func.runner import Execution, make_plan, run
+from deepobs_func.runner.fitting import naming_what_fits
 from tests.runner.small import config, small_problem
 
 
@@ -32,6 +34,7 @@ def that_takes(most: int, error: Callable[[], Exception]) -> Problem:
 ERRORS = {
     "CUDA out of memory. Tried to allocate 2.00 GiB": torch.OutOfMemoryError,
     "[enforce fail] DefaultCPUAllocator: can't allocate memory": RuntimeError,
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`": RuntimeError,
 }
 
 
@@ -58,3 +61,15 @@ def test_coupled_examples_ask_for_a_smaller_batch() -> None:
 def test_other_errors_are_their_own() -> None:
     with pytest.raises(RuntimeError, match="something else"):
         run(config(compile="off"), that_takes(10, lambda: RuntimeError("something else")))
+
+
+def test_several_processes_try_nothing() -> None:
+    """The others may not lack memory, and would not try with it."""
+    plan = replace(make_plan(config(), small_problem()), ranks=Ranks(0, 2))
+    tried: list[int] = []
+    message = (
+        "A step on 16 examples needs more memory .* Take pieces of fewer examples: micro_batch, or a smaller batch_"
+    )
+    with pytest.raises(ConfigError, match=message), naming_what_fits(plan, tried.append):
+        raise MemoryError
+    assert tried == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -147,6 +148,7 @@ class NoLastChannels(Clock):
     def __call__(self, choice: Execution) -> Timing:
         if choice.compile and choice.channels_last:
             raise AssertionError("expected size 64==64, stride 16==1 at dim=1")
+        assert sys.exc_info()[0] is None  # whose traceback would hold the tensors of the step before
         return super().__call__(choice)
 
 

@@ -143,11 +143,17 @@ def check_members(configs: Sequence[RunConfig], plans: Sequence[Plan]) -> None:
         configs, plans: of the runs.
 
     Raises:
-        ConfigError: there is none, two differ in structure or in nothing or would lie in one folder, or the output
-            folder cannot be written.
+        ConfigError: there is none, two differ in structure or in nothing or would lie in one folder, the output
+            folder cannot be written, or several processes train together.
     """
     if not configs:
         raise ConfigError("A population has at least one run; no configuration was given.")
+    size = plans[0].ranks.size
+    if size > 1:
+        raise ConfigError(
+            f"A population trains in one process, and this one is one of {size} that train together. Start it without "
+            "torchrun, or train its runs one by one."
+        )
     first = _common(configs[0])
     for config in configs[1:]:
         if _is_equal_beside_own(config, configs[0]):  # the rule, and a tenth of the time

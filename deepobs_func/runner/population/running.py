@@ -22,6 +22,7 @@ from deepobs_func.errors import ConfigError, option
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint, signals
+from deepobs_func.runner.agreeing import agreed, check_kept
 from deepobs_func.runner.callbacks import Callback
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.execution import Execution
@@ -71,7 +72,7 @@ def run_population(
         seeds, lrs: by default the configuration's own.
         hyperparameters: sets of them, each in place of those of the configuration that it names.
         problem, optimizer: your own, as for `run`.
-        callbacks: see each run's events; with some, each run goes by itself.
+        callbacks: see each run's events; with some, each run goes by itself, as it does with `micro_batch`.
         execution: how, e.g. `Execution(way="vmap", members=8)`; by default measured.
         resume: whether to go on from the last checkpoint, and to leave out what is finished.
         watch: called after each evaluation of members that train side by side.
@@ -173,7 +174,11 @@ class _Running:
 
     def run(self, execution: Execution | None) -> list[Member]:
         """Trains all that are not finished."""
+        if execution is not None:
+            execution = agreed(self._plans[0], execution)
         restored = self._look_back()
+        for _, found in restored:
+            check_kept(self._plans[0], found.execution, found.path)
         for members, found in restored:
             self._block(members, found.execution, found)
         left = [index for index in range(len(self._plans)) if index not in self._ended]
@@ -218,8 +223,8 @@ class _Running:
         return restored
 
     def _need_a_run_of_their_own(self, left: Sequence[int]) -> list[int]:
-        """Runs that are watched step by step, or that were begun by themselves."""
-        if self._callbacks or self._plans[0].config.track:
+        """Runs that are watched step by step, that take batches in pieces, or that were begun by themselves."""
+        if self._callbacks or self._plans[0].config.track or self._plans[0].micro_batch:
             return list(left)
         if not self._resume or self._output_dir is None:
             return []
