@@ -13,8 +13,8 @@ from deepobs_func.cli.printing import as_json_option, print_json, print_table
 from deepobs_func.cli.types import complete
 from deepobs_func.datasets.at_hand import at_hand
 from deepobs_func.errors import ConfigError, unknown
-from deepobs_func.optimizers import OptimizerSpec
 from deepobs_func.optimizers.hyperparameters import Hyperparameter, Search
+from deepobs_func.optimizers.spec import OptimizerSpec
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 from deepobs_func.study.axes import problem_sets
 

@@ -10,8 +10,8 @@ from typing import Any
 from deepobs_func import optimizers
 from deepobs_func.errors import ConfigError, option, unknown
 from deepobs_func.imports import load_object
-from deepobs_func.optimizers import OptimizerSpec
 from deepobs_func.optimizers.hyperparameters import Search
+from deepobs_func.optimizers.spec import OptimizerSpec
 from deepobs_func.runner.config import RunConfig, is_path, unknown_optimizer
 from deepobs_func.study.budgets import Budget
 from deepobs_func.study.samplers import Spaces
