@@ -100,6 +100,7 @@ def test_the_factors_of_a_linear_net_are_its_fisher_matrix(layer):
     torch.testing.assert_close(kronecker, fisher, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["kfac", "ekfac"])
 @pytest.mark.parametrize("make", [nets.make_problem, lambda: problems.get("digits_mlp")], ids=["own", "digits_mlp"])
 def test_a_compiled_step_is_the_eager_one(name, make):

@@ -182,6 +182,7 @@ def peak(problem: Problem, batch_size: int, size: int) -> int:
     return allocations(lambda: step(carry, batch), torch.device("cpu")).peak
 
 
+@pytest.mark.large
 def test_a_quarter_needs_the_memory_of_a_quarter() -> None:
     """Besides what is as large as the parameters: the gradient so far, that of a piece, and the ones after the step."""
     problem = problems.get("cifar100_allcnnc")

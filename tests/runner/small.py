@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from deepobs_func.runner import RunConfig, run
 from deepobs_func.runner.callbacks import Callback
 
 
-@cache  # it is a frozen value, and the checks of `from_module` take longer than a run
-def small_problem() -> Problem:
-    """Softmax regression of 3 classes on 5 inputs; 96 training and 64 test examples; L2 factor 0.01."""
+def _made() -> Problem:
     r = np.random.RandomState(0)
     means = r.normal(size=(3, 5)).astype(np.float32)
 
@@ -37,6 +35,16 @@ def small_problem() -> Problem:
         batch_size=32,
         name="small",
     )
+
+
+# A frozen value, and the checks of `from_module` take longer than a run. It is made here, where no test has patched
+# anything.
+_SMALL = _made()
+
+
+def small_problem() -> Problem:
+    """Softmax regression of 3 classes on 5 inputs; 96 training and 64 test examples; L2 factor 0.01."""
+    return _SMALL
 
 
 def config(**changes: object) -> RunConfig:
