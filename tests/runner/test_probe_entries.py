@@ -49,7 +49,10 @@ def test_probes_that_overlap_lose_nothing(tmp_path: Path) -> None:
     """The second one starts and ends while the first one computes."""
     path = run(config(tmp_path), execution=EAGER).record.path
     assert path is not None
-    second = lambda done, of: probe_run(path, "distance", at=[1]) and None
+
+    def second(done: int, of: int) -> None:
+        probe_run(path, "distance", at=[1])
+
     probe_run(path, "grad_norm", at=[0], progress=second)
     (found,) = records.read(path).extra["probed"]
     assert {name: column["steps"] for name, column in found["quantities"].items()} == {
@@ -85,7 +88,10 @@ def test_a_run_that_ends_while_it_is_probed(tmp_path: Path) -> None:
     path.unlink()
     partial = probe_run(sorted(tmp_path.rglob("*.safetensors"))[0], "grad_norm").path
     assert partial is not None
-    end = lambda done, of: run(made, execution=EAGER, resume=True) and None
+
+    def end(done: int, of: int) -> None:
+        run(made, execution=EAGER, resume=True)
+
     found = probe_run(partial, "distance", at=[1], progress=end)
     assert found.path is not None
     assert found.path.suffix == ".json"
