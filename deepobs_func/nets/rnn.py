@@ -85,7 +85,7 @@ class LSTM(Layer):
         for name, each in (("c", c), ("h", h)):
             if each.shape != (x.shape[0], self.hidden):  # by which torch.lstm aborts the process
                 raise ConfigError(
-                    f"The state {self.path}.{name} has shape {tuple(each.shape)}; for a batch of {x.shape[0]} it must be "
+                    f"The state {self.path}.{name} has shape {tuple(each.shape)}; of a batch of {x.shape[0]} it is "
                     f"{(x.shape[0], self.hidden)}. Take problem.zero_carry({x.shape[0]})."
                 )
         state = (h.unsqueeze(0), c.unsqueeze(0))

@@ -98,7 +98,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (
-        pytest.raises(ConfigError, match="Process 2 .* 2 are there. Start at most 2: --nproc-per-node 2"),
+        pytest.raises(ConfigError, match=r"Process 2 .* 2 are there. Start at most 2: --nproc-per-node 2"),
         joined("auto"),
     ):
         pass
