@@ -85,8 +85,8 @@ class LSTM(Layer):
         for name, each in (("c", c), ("h", h)):
             if each.shape != (x.shape[0], self.hidden):  # by which torch.lstm aborts the process
                 raise ConfigError(
-                    f"The state {self.path}.{name} has shape {tuple(each.shape)}; for a batch of "
-                    f"{x.shape[0]} it must be {(x.shape[0], self.hidden)}. Take problem.zero_carry({x.shape[0]})."
+                    f"The state {self.path}.{name} has shape {tuple(each.shape)}; of a batch of {x.shape[0]} it is "
+                    f"{(x.shape[0], self.hidden)}. Take problem.zero_carry({x.shape[0]})."
                 )
         state = (h.unsqueeze(0), c.unsqueeze(0))
         train = by_cudnn and torch.is_grad_enabled()  # without which cuDNN has no backward pass; there is no dropout

@@ -34,6 +34,6 @@ def test_a_state_of_another_batch_is_refused() -> None:
     batch = problem.fake_batch(2)._replace(state=state._replace(carry=problem.zero_carry(4)))
     with (
         using(fused=True),
-        pytest.raises(ConfigError, match=r"shape \(4, 128\); for a batch of 2 it must be \(2, 128\)"),
+        pytest.raises(ConfigError, match=r"shape \(4, 128\); of a batch of 2 it is \(2, 128\)"),
     ):
         problem.loss(params, batch)
