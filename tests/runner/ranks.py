@@ -5,11 +5,12 @@ They are forked, after everything is imported, and talk by gloo.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import pickle
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils import _pytree as pytree
 
 from deepobs_func import RunConfig, optimizers, problems, random, run
 from deepobs_func.backend import ranks as ranks_of
 from deepobs_func.backend.kernels import using
-from deepobs_func.backend.ranks import ALONE, Ranks
+from deepobs_func.backend.ranks import Ranks
 from deepobs_func.base import Batch, ModelState, map_inputs
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.oracle import Oracle, make_plain_value_and_grad, make_value_and_grad
@@ -41,6 +43,8 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "torch.optim.Adam": lambda: optimizers.from_class(torch.optim.Adam, 0.01, {}),
 }
 RATES = {"quadratic_deep": 0.01}
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
+GLOBAL = {"mnist_2c2d": 8, "tolstoi_char_rnn": 48, "svhn_wrn164": 8, "mnist_vae": 8, "quadratic_deep": 8}
 
 
 def together(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -196,4 +200,42 @@ def recorded(name: str, sizes: tuple[int, int], options: dict[str, Any]) -> dict
     }
 
 
-__all__ = ["ALONE", "OPTIMIZERS", "all_steps", "answers", "recorded", "steps", "together"]
+def far(found: Any, expected: Any) -> float:
+    """The largest distance of two tensors of two trees, as a share of the expected one's size."""
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True)
+    return max(
+        (
+            float((a - b).double().norm() / b.double().norm().clamp(min=1e-3))
+            for a, b in pairs
+            if b is not None and b.numel()
+        ),
+        default=0.0,
+    )
+
+
+def apart(name: str, digits: str, size: int, optimizers: Sequence[str], shards: int = 0) -> dict[str, float]:
+    """How far ten steps of several processes are from those of one, by optimizer.
+
+    Args:
+        name: the problem.
+        digits: `"float64"` or `"float32"`.
+        size: how many processes.
+        optimizers: of `OPTIMIZERS`; products with the LSTM take minutes and are left out.
+        shards: 0, or how many parts of the batch have statistics of their own.
+    """
+    chosen = [each for each in optimizers if name != "tolstoi_char_rnn" or each in ("sgd", "adam")]
+    arguments = (name, GLOBAL[name], getattr(torch, digits), shards, tuple(chosen))
+    expected, found = all_steps(*arguments), together(size, all_steps, *arguments)
+    return {optimizer: far(found[optimizer], expected[optimizer]) for optimizer in chosen}
+
+
+def main() -> None:
+    """Prints the distances of all problems, types and numbers of processes."""
+    for name, digits, size in itertools.product(GLOBAL, TOLERANCES, (2, 4)):
+        print(name, digits, size, apart(name, digits, size, tuple(OPTIMIZERS)), flush=True)
+        if name == "svhn_wrn164":
+            print(name, digits, size, "local", apart(name, digits, size, ("sgd", "adam"), size), flush=True)
+
+
+if __name__ == "__main__":
+    main()
