@@ -17,9 +17,9 @@ NAMES = [name for name in problems.names() if not any(part in name for part in B
 
 
 def options_for(name, problem):
-    """Small matrices, so that a step takes no time, and what batch norm asks for."""
+    """Small matrices, so that a step takes no time, what batch norm asks for, and searches that end on steep slopes."""
     known = optimizers.FUNCTIONAL[name].hyperparameters
-    found = {"max_dim": 64, "bn": None if problem.separable else "frozen", "memory": 3, "max_backtracks": 3}
+    found = {"max_dim": 64, "bn": None if problem.separable else "frozen", "memory": 3, "max_backtracks": 40}
     found["d0"] = 0.01  # whose own is lost in the rounding of float32
     return {key: value for key, value in found.items() if key in known}
 
