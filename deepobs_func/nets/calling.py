@@ -6,7 +6,6 @@ short step. Eager code of this package's nets, which tie nothing, finds the plac
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from deepobs_func.nets.ties import ONE_AT_A_TIME
+
 _PLACES: WeakKeyDictionary[nn.Module, dict[str, tuple[dict[str, Any], str]]] = WeakKeyDictionary()
-_ONE_AT_A_TIME = threading.RLock()  # threads that share a net would find each other's tensors in it
 
 
 def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...]) -> Any:
@@ -34,7 +34,7 @@ def call(net: nn.Module, tensors: dict[str, Tensor], arguments: tuple[Any, ...])
     places = _PLACES.get(net) or _found(net)
     if tensors.keys() != places.keys():
         return functional_call(net, tensors, arguments, strict=True)  # which says what is wrong
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         try:
             for name, tensor in tensors.items():
                 attributes, leaf = places[name]

@@ -7,11 +7,17 @@ name.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+ONE_AT_A_TIME = (
+    threading.RLock()
+)  # threads that share a net would find each other's tensors in it
 
 
 def names_of(net: nn.Module) -> dict[int, str]:
@@ -71,4 +77,7 @@ def call_tied(
             f"{sorted(tensors.keys() - wanted)}."
         )
     given = {place: tensors[name] for place, name in places.items()}
-    return functional_call(net, given, arguments, keywords, tie_weights=False)
+    if torch.compiler.is_compiling():  # which puts nothing into the net
+        return functional_call(net, given, arguments, keywords, tie_weights=False)
+    with ONE_AT_A_TIME:
+        return functional_call(net, given, arguments, keywords, tie_weights=False)

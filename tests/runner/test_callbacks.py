@@ -27,6 +27,7 @@ from deepobs_func.runner.callbacks import (
     max_seconds,
     stop_at,
 )
+from deepobs_func.runner.identity import problem_code
 from tests.runner.small import config, recorded, small_problem
 
 
@@ -205,14 +206,14 @@ def test_one_that_raises_when_it_is_closed_costs_no_record(tmp_path: Path) -> No
 
 def test_runs_in_threads_are_the_runs_that_they_are() -> None:
     found: dict[int, RunRecord] = {}
-    # Made here: its module draws its tensors from torch's generator, which all threads share.
-    made_for = {seed: small_problem() for seed in (1, 2, 3)}
+    problem = small_problem()  # one net for all threads
+    before = problem_code(problem)
 
     def work(seed: int) -> None:
         callbacks: list[Callback] = [max_seconds(60)]
-        found[seed] = recorded(config(seed=seed, epochs=2), made_for[seed], *callbacks)
+        found[seed] = recorded(config(seed=seed, epochs=2), problem, *callbacks)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in made_for]
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2, 3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -220,6 +221,7 @@ def test_runs_in_threads_are_the_runs_that_they_are() -> None:
     for seed, record in found.items():
         assert record.test_losses == made(seed=seed, epochs=2).test_losses
     assert len(found) == 3
+    assert problem_code(problem) == before
 
 
 # TensorBoard
