@@ -27,7 +27,7 @@ from tests.runner.ranks import OPTIMIZERS, TOLERANCES, far, together
 CASES = [
     *(("quadratic_deep", digits, size) for digits in TOLERANCES for size in (2, 4)),
     ("mnist_2c2d", "float64", 2),
-    ("mnist_vae", "float32", 4),
+    ("mnist_vae", "float32", 2),
     ("tolstoi_char_rnn", "float64", 2),
     ("svhn_wrn164", "float64", 2),
 ]
@@ -74,7 +74,7 @@ def test_answers_on_every_kind_of_net(name: str) -> None:
 @pytest.mark.large
 @pytest.mark.parametrize(("name", "digits", "size"), CASES)
 def test_ten_steps_are_those_of_one_process(name: str, digits: str, size: int) -> None:
-    chosen = tuple(OPTIMIZERS) if name != "svhn_wrn164" else ("sgd", "adam")
+    chosen = tuple(OPTIMIZERS) if name in ("quadratic_deep", "mnist_2c2d") else ("sgd", "adam")
     found = ranks.apart(name, digits, size, chosen)
     assert {optimizer: each for optimizer, each in found.items() if each > TOLERANCES[digits]} == {}
 
