@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-ONE_AT_A_TIME = (
-    threading.RLock()
-)  # threads that share a net would find each other's tensors in it
+ONE_AT_A_TIME = threading.RLock()  # threads that share a net would find each other's tensors in it
 
 
 def names_of(net: nn.Module) -> dict[int, str]:

@@ -214,7 +214,10 @@ def test_values_out_of_range_are_refused(name, value, words):
 
 @pytest.mark.parametrize("name", list(optimizers.FUNCTIONAL.own))
 def test_the_range_of_the_row_is_that_of_the_constructor(name):
-    """Of this package's; a run checks those of others by the row. Also where another optimizer has a hyperparameter of the same name and another range."""
+    """Of this package's; a run checks those of others by the row.
+
+    Also where another optimizer has a hyperparameter of the same name and another range.
+    """
     for hyper, row in optimizers.FUNCTIONAL[name].hyperparameters.items():
         if isinstance(row.kind, Range) and row.kind.low >= 0:
             with pytest.raises(ConfigError, match=f"{hyper} is .*; it must be at least {row.kind.low:g}"):
