@@ -108,7 +108,8 @@ def make_step(
     (torch.Size([]), 1)
     """
     differentiate = value_and_grad or make_gradient(problem, optimizer, compile=compile, plain=plain, parts=parts)
-    if not parts.is_whole:
+    is_whole = parts.is_whole  # here: Dynamo of torch 2.9 traces no property of a named tuple
+    if not is_whole:
         differentiate = in_parts(problem, differentiate, parts)
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
@@ -116,7 +117,7 @@ def make_step(
         batch = Batch(batch.x, batch.y, batch.noise, state)
         oracle = (
             Oracle(problem, differentiate, before, batch)
-            if parts.is_whole
+            if is_whole
             else PiecewiseOracle(problem, differentiate, before, batch, parts)
         )
         params, opt_state = optimizer.update(oracle, opt_state, before)
