@@ -111,3 +111,25 @@ def unflatten(vector: Tensor, like: Tree) -> Tree:
     """The inverse of `flatten`: the entries of `vector (P,)` in the shapes of `like`."""
     parts = vector.split([leaf.numel() for leaf in like.values()])
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
+
+
+def joined(**parts: Tree) -> Tree:
+    """Several trees as one, whose keys are `"part key"`; a part may be empty.
+
+    >>> list(joined(mean={"w": torch.ones(2)}, square={"w": torch.ones(2)}))
+    ['mean w', 'square w']
+    """
+    return {f"{part} {name}": leaf for part, tree in parts.items() for name, leaf in tree.items()}
+
+
+def parted(whole: Tree, *parts: str) -> tuple[Tree, ...]:
+    """The inverse of `joined`: the trees of some parts, in their order.
+
+    >>> parted({"mean w": torch.ones(2)}, "mean", "square")
+    ({'w': tensor([1., 1.])}, {})
+    """
+    found: dict[str, Tree] = {part: {} for part in parts}
+    for name, leaf in whole.items():
+        part, _, own = name.partition(" ")
+        found[part][own] = leaf
+    return tuple(found.values())

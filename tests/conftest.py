@@ -15,8 +15,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from deepobs_func import cli
 from deepobs_func.backend.kernels import Kernels, current
 from deepobs_func.backend.memory import keep_freed_memory
+from tests.command import Deepobs, Outcome
 
 keep_freed_memory()  # a third of the suite's time went into clearing pages
 settings.register_profile("suite", deadline=None, print_blob=True)
@@ -49,3 +51,21 @@ def kernels_as_before() -> Iterator[None]:
     """No test leaves a choice of kernels to the next one."""
     yield
     assert current() == Kernels()
+
+
+@pytest.fixture
+def deepobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deepobs:
+    """Calls the entry point itself, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("DEEPOBS_DATA", raising=False)
+
+    def call(*args: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["deepobs", *args])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return call

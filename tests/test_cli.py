@@ -5,9 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from deepobs_func import cli, optimizers, problems, records
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.records import RunRecord
+from tests.command import Deepobs
 
 MAIN = (sys.executable, "-c", "from deepobs_func.cli import main; main()")
 NO_TORCH = """
@@ -25,33 +25,6 @@ try:
 finally:
     sys.stderr.write(repr([name for name in ("torch", "matplotlib", "scipy") if name in sys.modules]))
 """
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Deepobs = Callable[..., Outcome]
-
-
-@pytest.fixture
-def deepobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deepobs:
-    """Calls the entry point itself, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delenv("DEEPOBS_DATA", raising=False)
-
-    def call(*args: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["deepobs", *args])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        code = caught.value.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return call
 
 
 def words(command: str) -> list[str]:

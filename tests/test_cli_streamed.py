@@ -12,12 +12,11 @@ import pytest
 
 import deepobs_func
 from deepobs_func import records
+from tests.command import Deepobs
 from tests.datasets.imagenet_files import cut
 from tests.runner.streamed import write_pictures
 from tests.runner.test_batches import trained_only
-from tests.test_cli import MAIN, Deepobs, _hear_interrupts, deepobs, snapshot
-
-__all__ = ["deepobs"]  # the fixture
+from tests.test_cli import MAIN, _hear_interrupts, snapshot
 
 ROOT = Path(deepobs_func.__file__).parents[1]
 PICTURES = "tests.runner.streamed:pictures"

@@ -151,6 +151,13 @@ def current() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
+def _total(x: Tensor) -> Tensor:
+    """The sum over the processes, a new tensor."""
+    total = _dense(x.detach()).clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
 class Summed(torch.autograd.Function):
     """The sum over the processes of a tensor that all of them go on with, each towards a loss of its own.
 
@@ -160,9 +167,7 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        total = _dense(x.detach()).clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _total(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -202,9 +207,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        total = _dense(x.detach()).clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _total(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -40,6 +40,8 @@ from deepobs_func.probes.example_losses import check_batch_norm
 from deepobs_func.probes.outer_products import MOST_OUTPUTS, LayerGradients, layerless, outputs_of_an_example
 from deepobs_func.tree import Tree
 
+_PARTS = ("factors", "used", "squares")  # of what is computed anew when it is due
+
 Transforms = Sequence[Transform]
 
 
@@ -88,9 +90,9 @@ def _make_rule(how: How) -> tuple[Callable[[Params], Curvature], Callable[..., t
     def act(view: View, direction: Params, slots: Curvature) -> tuple[Params, Curvature]:
         hyper = view.hyper
         due = torch.remainder(view.step - 1, hyper["update_every"]) == 0
-        whole = _joined(slots.factors, slots.used, slots.squares)
+        whole = tree.joined(factors=slots.factors, used=slots.used, squares=slots.squares)
         when = in_any_case if torch.compiler.is_compiling() and not view.oracle.taps_in_branches() else only_if
-        factors, used, squares = _parted(when(due, lambda now: _renewed(view, how, now), whole))
+        factors, used, squares = tree.parted(when(due, lambda now: _renewed(view, how, now), whole), *_PARTS)
         plain = set(view.oracle.layerless()) if how.others else set()
         found = None
         if how.is_first and not how.corrected and torch.compiler.is_compiling():
@@ -110,7 +112,7 @@ def _as_matrix(leaf: Tensor) -> Tensor:
 
 def _renewed(view: View, how: How, whole: Tree) -> Tree:
     """The factors with this step's, and what is computed from them."""
-    factors, used, squares = _parted(whole)
+    factors, used, squares = tree.parted(whole, *_PARTS)
     hyper, key = view.hyper, random.fold_in(view.key, view.step)
     oracle = view.oracle.part(how.curvature_batch)
     found = oracle.layer_gradients(how.fisher, key=key, bn=how.bn)  # type: ignore[arg-type]  # checked
@@ -122,7 +124,7 @@ def _renewed(view: View, how: How, whole: Tree) -> Tree:
         squares = tree.map(blend, squares, squares_in(found, used, squares))
     else:
         used = inverses_of(factors, hyper["damping"])
-    return _joined(factors, used, squares)
+    return tree.joined(factors=factors, used=used, squares=squares)
 
 
 def _preconditioned(
@@ -179,19 +181,6 @@ def _shortening(product: Tensor, lr: Tensor, bound: Tensor) -> Tensor:
     """`min(1, sqrt(bound / (lr^2 |<d, g>|)))`; 1 for a bound of 0."""
     ratio = bound / (lr * lr * product.abs())
     return torch.where((bound > 0) & (product != 0), torch.sqrt(ratio).clamp(max=1.0), 1.0)
-
-
-def _joined(factors: Tree, used: Tree, squares: Tree) -> Tree:
-    parts = {"factors": factors, "used": used, "squares": squares}
-    return {f"{part} {name}": leaf for part, found in parts.items() for name, leaf in found.items()}
-
-
-def _parted(whole: Tree) -> tuple[Tree, Tree, Tree]:
-    parts: dict[str, Tree] = {"factors": {}, "used": {}, "squares": {}}
-    for name, leaf in whole.items():
-        part, _, own = name.partition(" ")
-        parts[part][own] = leaf
-    return parts["factors"], parts["used"], parts["squares"]
 
 
 def _a_pass_when_due(hyper: Hyper, step: Tensor, slots: Any, weight: float = 1.0) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ from deepobs_func.optimizers.transforms import Hyper, Transform, View, compose, 
 from deepobs_func.optimizers.transforms import weight_decay as decay
 from deepobs_func.tree import Tree
 
+_PARTS = ("bases", "first", "second")  # of what turns with the bases
+
 Transforms = Sequence[Transform]
 Functions = tuple[Callable[[Params], "Roots"], Callable[..., tuple[Params, "Roots"]]]
 
@@ -169,8 +171,8 @@ def _make_soap(max_dim: int) -> tuple[Callable[[Params], Eigen], Callable[..., t
         sums = _accumulated(slots.grams, direction, hyper["gram_beta"])
         bases = only_if(step == 1, lambda _: {name: _eigenvectors(gram) for name, gram in sums.items()}, slots.bases)
         due = (torch.remainder(step - 1, hyper["update_every"]) == 0) & (step > 1)
-        whole = _joined(bases, first, second)
-        bases, first, second = _parted(only_if(due, lambda now: _turned(now, sums, params), whole))
+        whole = tree.joined(bases=bases, first=first, second=second)
+        bases, first, second = tree.parted(only_if(due, lambda now: _turned(now, sums, params), whole), *_PARTS)
         return moved, Eigen(sums, bases, first, second)
 
     return init, update
@@ -199,7 +201,7 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 
 def _turned(now: Tree, sums: Tree, params: Params) -> Tree:
     """One step of orthogonal iteration of the bases; the averages go along."""
-    bases, first, second = _parted(now)
+    bases, first, second = tree.parted(now, *_PARTS)
     first = rotated(first, bases, back=True)
     found: Tree = {}
     for name in params:
@@ -211,20 +213,7 @@ def _turned(now: Tree, sums: Tree, params: Params) -> Tree:
                 found[place] = fresh(torch.linalg.qr(product.index_select(1, order))[0])
                 second[name] = second[name].index_select(axis, order)
     first = rotated(first, found)
-    return _joined(found, tree.map(fresh, first), tree.map(fresh, second))
-
-
-def _joined(bases: Tree, first: Params, second: Params) -> Tree:
-    parts = {"bases": bases, "first": first, "second": second}
-    return {f"{part} {name}": leaf for part, found in parts.items() for name, leaf in found.items()}
-
-
-def _parted(whole: Tree) -> tuple[Tree, Params, Params]:
-    parts: dict[str, Tree] = {"bases": {}, "first": {}, "second": {}}
-    for name, leaf in whole.items():
-        part, _, own = name.partition(" ")
-        parts[part][own] = leaf
-    return parts["bases"], parts["first"], parts["second"]
+    return tree.joined(bases=found, first=tree.map(fresh, first), second=tree.map(fresh, second))
 
 
 def _shrink(view: View, direction: Params, slots: Params) -> tuple[Params, Params]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.trees import record, write, write_json
-from tests.test_cli import Deepobs, deepobs  # noqa: F401  # a fixture
+from tests.command import Deepobs
 
 RESULTS = Path("results")
 
@@ -23,7 +23,7 @@ def fill() -> None:
             )
 
 
-def test_the_first_verdict_takes_one_command_after_two_runs(deepobs: Deepobs) -> None:  # noqa: F811
+def test_the_first_verdict_takes_one_command_after_two_runs(deepobs: Deepobs) -> None:
     for optimizer in ("sgd", "momentum"):
         command = f"run two_d_beale --optimizer {optimizer} --lr 1e-6 -N 1 --compile off -q"
         ran = deepobs(*command.split())
@@ -36,7 +36,7 @@ def test_the_first_verdict_takes_one_command_after_two_runs(deepobs: Deepobs) ->
     assert deepobs("compare", "momentum", "sgd").out == compared.out
 
 
-def test_compare(deepobs: Deepobs) -> None:  # noqa: F811
+def test_compare(deepobs: Deepobs) -> None:
     fill()
     assert "adam is better than sgd: difference 0.05 [" in deepobs("compare", "adam", "sgd").out
     found = json.loads(deepobs("compare", "adam", "sgd", "--json").out)
@@ -47,7 +47,7 @@ def test_compare(deepobs: Deepobs) -> None:  # noqa: F811
     assert tie["problems"][0]["verdicts"][0]["answer"] == "tie"
 
 
-def test_compare_beside_the_published(deepobs: Deepobs) -> None:  # noqa: F811
+def test_compare_beside_the_published(deepobs: Deepobs) -> None:
     fill()
     out = deepobs("compare", "adam", "published", "--problem", "fmnist_2c2d", "--baselines", "published").out
     assert "adam (published)" in out
@@ -57,7 +57,7 @@ def test_compare_beside_the_published(deepobs: Deepobs) -> None:  # noqa: F811
     assert {row["quantity"] for row in found["published"]} == {"test_loss", "test_accuracy"}
 
 
-def test_table(deepobs: Deepobs) -> None:  # noqa: F811
+def test_table(deepobs: Deepobs) -> None:
     fill()
     assert "fmnist_2c2d  adam            0.9500  0.0100    2.0  lr 1.00e-01      3" in deepobs("table").out
     rows = json.loads(deepobs("table", "--json").out)
@@ -73,7 +73,7 @@ def test_table(deepobs: Deepobs) -> None:  # noqa: F811
     assert "0.500000" in shown
 
 
-def test_table_beside_the_published(deepobs: Deepobs) -> None:  # noqa: F811
+def test_table_beside_the_published(deepobs: Deepobs) -> None:
     fill()
     out = deepobs("table", "--baselines", "published", "--problem", "fmnist_2c2d").out
     assert "fmnist_2c2d  momentum (published)       0.9214  0.0021   59.1  lr 2.51e-03, momentum 0.99 " in out
@@ -82,14 +82,14 @@ def test_table_beside_the_published(deepobs: Deepobs) -> None:  # noqa: F811
     assert len(found["published"]) == 4
 
 
-def test_best(deepobs: Deepobs) -> None:  # noqa: F811
+def test_best(deepobs: Deepobs) -> None:
     fill()
     assert "fmnist_2c2d  adam              1  most   0.9500      3  lr 1.00e-01" in deepobs("best").out
     rows = json.loads(deepobs("best", "results", "--problem", "fmnist_2c2d", "--json").out)
     assert [row["mode"] for row in rows] == ["most", "final", "best"] * 2
 
 
-def test_show(deepobs: Deepobs) -> None:  # noqa: F811
+def test_show(deepobs: Deepobs) -> None:
     fill()
     shown = deepobs("show", "1ad")
     assert "optimizer  adam" in shown.out
@@ -112,7 +112,7 @@ def test_show(deepobs: Deepobs) -> None:  # noqa: F811
         ("show zzz", "zzz is neither a file of a run nor the beginning of a run's id"),
     ],
 )
-def test_mistakes_are_one_clear_message(deepobs: Deepobs, command: str, message: str) -> None:  # noqa: F811
+def test_mistakes_are_one_clear_message(deepobs: Deepobs, command: str, message: str) -> None:
     fill()
     Path("empty").mkdir()
     found = deepobs(*command.split())
@@ -121,7 +121,7 @@ def test_mistakes_are_one_clear_message(deepobs: Deepobs, command: str, message:
     assert message in found.err
 
 
-def test_what_could_not_be_read_is_said(deepobs: Deepobs) -> None:  # noqa: F811
+def test_what_could_not_be_read_is_said(deepobs: Deepobs) -> None:
     fill()
     path = RESULTS / "fmnist_2c2d/adam/setting/random_seed__1__x.json"
     write_json(path, '{"train_losses": [1.0, ')
@@ -131,7 +131,7 @@ def test_what_could_not_be_read_is_said(deepobs: Deepobs) -> None:  # noqa: F811
         assert f"Not read: {path}: it is no JSON, or cut off" in found.err
 
 
-def test_a_missing_extra_is_named(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_missing_extra_is_named(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
     fill()
     monkeypatch.setitem(sys.modules, "pandas", None)
     for command in ("table", "best", "compare", "show 0adam"):

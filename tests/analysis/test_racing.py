@@ -22,7 +22,7 @@ from deepobs_func.analysis.survival import kaplan_meier, log_rank
 from deepobs_func.errors import ConfigError
 from deepobs_func.records import RunRecord
 from tests.analysis.made import record, write
-from tests.test_cli import Deepobs, deepobs  # noqa: F401  # a fixture
+from tests.command import Deepobs
 
 FAST = {seed: [4.0, 1.0 + 0.01 * seed, 0.5, 0.4] for seed in range(1, 7)}  # below 1.5 after an epoch
 SLOW = {seed: [4.0, 3.0, 2.0, 1.0 if seed < 3 else 1.9] for seed in range(1, 7)}  # two of six, after three epochs
@@ -79,7 +79,7 @@ def test_questions_without_an_answer(results: Results, options: dict[str, object
         race(results, **options)  # type: ignore[arg-type]
 
 
-def test_the_command(deepobs: Deepobs, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command(deepobs: Deepobs, tmp_path: Path) -> None:
     write(tmp_path / "results", _records())
     found = json.loads(deepobs("compare", "--against", "seconds", "--target", "1.5", "--json").out)
     assert [placed["optimizer"] for placed in found["problems"][0]["placed"]] == ["fast", "slow"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from deepobs_func import cli
-from tests.test_cli import MAIN, Deepobs, deepobs  # noqa: F401  # a fixture
+from tests.command import Deepobs
+from tests.test_cli import MAIN
 
 SPEC = """
 problems: [two_d_beale]
@@ -36,7 +37,7 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_from_beginning_to_end(deepobs: Deepobs, spec: Path) -> None:  # noqa: F811
+def test_a_study_from_beginning_to_end(deepobs: Deepobs, spec: Path) -> None:
     dry = deepobs("sweep", "spec.yaml", "--dry-run")
     assert dry.code == 0
     assert "two_d_beale  adam: 2 settings x 1 seeds = 2 runs" in dry.out
@@ -65,7 +66,7 @@ data: data
 """
 
 
-def test_a_dry_run_says_once_what_data_are_missing(deepobs: Deepobs, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_says_once_what_data_are_missing(deepobs: Deepobs, tmp_path: Path) -> None:
     Path("spec.yaml").write_text(DRY)
     found = deepobs("sweep", "spec.yaml", "--dry-run")
     assert found.code == 0
@@ -75,7 +76,7 @@ def test_a_dry_run_says_once_what_data_are_missing(deepobs: Deepobs, tmp_path: P
     assert not Path("data").exists()
 
 
-def test_a_dry_run_says_once_what_data_cannot_be_read(deepobs: Deepobs, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_says_once_what_data_cannot_be_read(deepobs: Deepobs, tmp_path: Path) -> None:
     Path("spec.yaml").write_text(DRY)
     truncated = Path("data", "mnist", "train-images-idx3-ubyte")
     truncated.parent.mkdir(parents=True)
@@ -106,14 +107,14 @@ def test_a_dry_run_says_once_what_data_cannot_be_read(deepobs: Deepobs, tmp_path
         ("merge results nowhere", "nowhere is no folder."),
     ],
 )
-def test_mistakes_are_one_line(deepobs: Deepobs, spec: Path, arguments: str, words: str) -> None:  # noqa: F811
+def test_mistakes_are_one_line(deepobs: Deepobs, spec: Path, arguments: str, words: str) -> None:
     found = deepobs(*arguments.split())
     assert found.code == 2
     assert words in found.err
     assert "Traceback" not in found.err
 
 
-def test_a_missing_engine_names_its_extra(deepobs: Deepobs, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_missing_engine_names_its_extra(deepobs: Deepobs, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     found = deepobs("sweep", "spec.yaml", "--engine", "ray")
     assert found.code == 2
