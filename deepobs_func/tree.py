@@ -114,7 +114,10 @@ def unflatten(vector: Tensor, like: Tree) -> Tree:
 
 
 def joined(**parts: Tree) -> Tree:
-    """Several trees as one, whose keys are `"part key"`; a part may be empty.
+    """Several trees as one, whose keys are `"part key"`.
+
+    Args:
+        parts: trees by the names of their parts, in which there is no space; a tree may be empty.
 
     >>> list(joined(mean={"w": torch.ones(2)}, square={"w": torch.ones(2)}))
     ['mean w', 'square w']
@@ -123,7 +126,17 @@ def joined(**parts: Tree) -> Tree:
 
 
 def parted(whole: Tree, *parts: str) -> tuple[Tree, ...]:
-    """The inverse of `joined`: the trees of some parts, in their order.
+    """The inverse of `joined`.
+
+    Args:
+        whole: what `joined` made.
+        parts: the names of all its parts, and of empty ones.
+
+    Returns:
+        The tree of each part, in the order of the names.
+
+    Raises:
+        KeyError: the whole has another part.
 
     >>> parted({"mean w": torch.ones(2)}, "mean", "square")
     ({'w': tensor([1., 1.])}, {})

@@ -85,7 +85,7 @@ def test_the_report_says_shares_of_the_peak_and_what_failed(tmp_path: Path) -> N
     assert "| mnist_mlp | 4 | compiled | 1 | 250 |" in report
     for line in ("FAILED tests/gpu/test_runs.py::test_b", "steps mnist_mlp x: E: e", "steps mnist_vae : time was up"):
         assert line in report
-    assert "No GPU" in gpu_report.summary(tmp_path)
+    assert "Not measured yet" in gpu_report.summary(tmp_path)
     (tmp_path / "gpu-a.json").write_text(json.dumps(RESULTS))
     assert gpu_report.summary(tmp_path) == report
 
