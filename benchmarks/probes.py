@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import others, probes_report
+from benchmarks import probes_report
 from benchmarks.memory import peak_bytes
 from benchmarks.recording import environment, in_a_new_process
 from benchmarks.shares import BATCH_SIZES, MODERN
@@ -83,6 +83,8 @@ def point(problem: Problem, batch_size: int) -> tuple[Params, Batch, dict[str, T
 
 def functions(problem: Problem, batch_size: int) -> Iterator[tuple[Key, Call]]:
     """Everything that is measured of a problem, the plain gradients first."""
+    from benchmarks import others  # the libraries, which whoever takes only `ours` need not have
+
     params, batch, v = point(problem, batch_size)
     multiplies = onednn.is_faster(torch.device("cpu"), params)
     bind = functools.partial
