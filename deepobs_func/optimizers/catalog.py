@@ -152,7 +152,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         "SGD with Armijo's line search on the batch",
         {
             "armijo": Hyperparameter(0.1, SHARE, Search(1e-4, 0.5)),
-            "shrink": Hyperparameter(0.7, Range(1e-30, 1.0)),
+            "shrink": Hyperparameter(0.7, Range(0.0, 1.0, above=True)),
             "grow": Hyperparameter(1.5, Range(1.0)),
             "max_backtracks": Hyperparameter(10, Whole(0)),
         },

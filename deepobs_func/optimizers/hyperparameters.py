@@ -23,21 +23,24 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` up to, but without, `high`; with it, if `closed`."""
+    """A number from `low`, or above it if `above`, up to, but without, `high`; with it, if `closed`."""
 
     low: float = -math.inf
     high: float = math.inf
     closed: bool = False
+    above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value < self.high or (self.closed and value == self.high)
+        is_high_enough = self.low < value if self.above else self.low <= value
+        return is_high_enough and (value < self.high or (self.closed and value == self.high))
 
     def __str__(self) -> str:
         if self == Range():
             return "any number"
+        least = f"{'above' if self.above else 'at least'} {self.low:g}"
         if not math.isfinite(self.high):
-            return f"at least {self.low:g}"
-        return f"at least {self.low:g} and {'at most' if self.closed else 'below'} {self.high:g}"
+            return least
+        return f"{least} and {'at most' if self.closed else 'below'} {self.high:g}"
 
     def checked(self, name: str, value: Any) -> float:
         """The value as a float.

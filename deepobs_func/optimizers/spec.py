@@ -59,7 +59,7 @@ SGD_RATES, MOMENTUM_RATES, ADAM_RATES = Search(1e-3, 10.0), Search(1e-5, 1.0), S
 ONE_MINUS = "one_minus_loguniform"
 MOMENTA, BETAS = Search(0.7, 0.995, ONE_MINUS), Search(0.5, 0.98, ONE_MINUS)
 MOMENTUM = {"momentum": Hyperparameter(0.9, FRACTION, MOMENTA)}
-ABOVE_0, PART, BN = Range(1e-30), OrNone(Whole()), OneOf(("coupled", "frozen", "eval", None))
+ABOVE_0, PART, BN = Range(0.0, above=True), OrNone(Whole()), OneOf(("coupled", "frozen", "eval", None))
 KERAS_SGD = "Keras's SGD; the papers name none"
 
 

@@ -115,7 +115,7 @@ def probe_run(
         bn: as `track_bn` of the configuration; by default the run's. A data set takes `"eval"` where batch norm couples
             the examples.
         data: where the data are, if not where the run had them.
-        output: a file to write the record to instead of its own.
+        output: a new file to write the record to instead of its own.
         problem, optimizer: as given to `run`, if it was given one.
         progress: called with how many points are done, and of how many.
 
@@ -147,6 +147,8 @@ def probe(path: str | Path, quantities: Sequence[str] | str, at: Sequence[int] |
     Raises:
         DataError, ConfigError: as there.
     """
+    if how.output is not None and Path(how.output).expanduser().exists():
+        raise ConfigError(f"{option('output')} {how.output} is there already. Name a new file, or move that one.")
     kept = kept_of(path)
     plan = _plan(kept, quantities, how)
     points = _points(kept, at, plan.steps_per_epoch)
