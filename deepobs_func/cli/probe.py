@@ -44,7 +44,10 @@ _OVER = ("batch", "train", "valid", "test")
 )
 @click.option("--data", metavar="DIR", help="Where the data are, if they moved.", shell_complete=folders("synthetic"))
 @click.option(
-    "--output", metavar="FILE", help="Write the record to this new file, and leave the run's own.", shell_complete=files()
+    "--output",
+    metavar="FILE",
+    help="Write the record to this new file; leave the run's own.",
+    shell_complete=files(),
 )
 @shared("json")
 def probe_command(path: Path, quantities: tuple[str, ...], at: str, as_json: bool, **how: Any) -> None:

@@ -231,7 +231,7 @@ def test_another_file_and_a_run_without_a_record(tmp_path: Path) -> None:
     assert "probed" not in records.read(path).extra
     assert records.read(copy.path).extra["probed"]
     before = Path(copy.path).read_bytes()
-    with pytest.raises(ConfigError, match="copy.json is there already"):
+    with pytest.raises(ConfigError, match=r"copy\.json is there already"):
         probe_run(path, "trace", at=[0], problem=problem, output=copy.path)
     assert Path(copy.path).read_bytes() == before
     checkpoint = sorted(tmp_path.rglob("*.safetensors"))[0]
