@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import pickle
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -66,7 +65,7 @@ def together(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
             process.join(SECONDS)
             if process.is_alive():
                 process.kill()
-        found = [_read(folder / f"{rank}.pickle") for rank in range(size)]
+        found = [_read(folder / f"{rank}.pt") for rank in range(size)]
     errors = [value for kind, value in found if kind == "error"]
     if errors:
         raise RuntimeError("\n".join(errors))
@@ -74,7 +73,7 @@ def together(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _read(path: Path) -> tuple[str, Any]:
-    return pickle.loads(path.read_bytes()) if path.exists() else ("error", f"{path.name} was not written")
+    return torch.load(path, weights_only=False) if path.exists() else ("error", f"{path.name} was not written")
 
 
 def _member(rank: int, size: int, folder: Path, function: Callable[..., Any], arguments: Any) -> None:
@@ -86,7 +85,10 @@ def _member(rank: int, size: int, folder: Path, function: Callable[..., Any], ar
         found = ("value", function(*arguments))
     except Exception:
         found = ("error", traceback.format_exc())
-    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))
+    if found[0] == "value" and rank:
+        found = ("value", None)  # nobody asks for it
+    # Not by pickle alone, which writes the storage of many leaves again for each of them.
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
