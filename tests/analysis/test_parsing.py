@@ -48,7 +48,7 @@ def parsed(file: Path, content: Any) -> Parsed | Unread:
 
 
 @given(key=st.sampled_from(KEYS), value=values)
-@settings(max_examples=150)
+@settings(max_examples=50)
 def test_any_value_anywhere_is_a_run_or_a_reason(file: Path, key: str, value: Any) -> None:
     content = json.loads(json.dumps(OURS))
     part, _, name = key.rpartition(".")

@@ -94,7 +94,7 @@ curves = st.lists(st.sampled_from([0.1, 0.3, 0.30000001, 1.0, 2.0, math.inf, mat
 
 
 @given(runs=st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), curves), min_size=1, max_size=6))
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_any_runs_are_chosen_as_deepobs_chooses(tmp_path_factory: pytest.TempPathFactory, runs: list) -> None:
     """Losses with infinity and NaN anywhere; where DeepOBS finds a best setting at all, ours has the same value."""
     root = tmp_path_factory.mktemp("tree")

@@ -21,7 +21,7 @@ from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_a
 from deepobs_func.problems.problem import Problem
 from tests.problems.blocks import assert_close
 from tests.problems.linear_pieces import LinearPieces
-from tests.problems.small_nets import short_text
+from tests.problems.small_nets import narrow_resnet, short_text
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.spec_of(n).parameters > LARGE and not n.endswith("_vae")]
@@ -45,16 +45,25 @@ def structure(name: str) -> tuple[Any, ...]:
 TWINS = [n for i, n in enumerate(NAMES) if structure(n) in map(structure, NAMES[:i])]
 
 
+# Of cifar10_3c3d in another number of classes.
+NEAR = ["cifar100_3c3d"]
 MODERN = [n for n in problems.SETS["modern"] if n != "digits_mlp"]  # which stands for them in the quick suite
 
 
-def table(names: Sequence[str] = problems.names()) -> list[Any]:
-    """Problems as parameters of tests: the largest, those whose functions are another's, ours are for `test-large`."""
+def table(names: Sequence[str] = problems.names(), *late: str) -> list[Any]:
+    """Problems as parameters of tests: the largest, those whose functions are another's, ours are for `test-large`.
+
+    Args:
+        names: of the problems.
+        late: others that are for `test-large`, since the test takes long for them.
+    """
     marks = {True: pytest.mark.large, False: ()}
-    late = {*LARGE_NAMES, *TWINS, *MODERN}
-    return [pytest.param(name, marks=marks[name in late]) for name in names]
+    large = {*LARGE_NAMES, *TWINS, *NEAR, *MODERN, *late}
+    return [pytest.param(name, marks=marks[name in large]) for name in names]
 
 
+# A window of 50 characters has 10,000 nodes; WRN-10-1 has every kind of unit of WRN-16-4.
+SMALL_GRAPHS = {"tolstoi_char_rnn": short_text, "svhn_wrn164": functools.partial(narrow_resnet, 10)}
 # Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
 INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
 
@@ -216,8 +225,8 @@ def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) 
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    if problem.name == "tolstoi_char_rnn":
-        problem = short_text()  # the graph of a window of 50 has 10,000 nodes
+    if problem.name in SMALL_GRAPHS:
+        problem = SMALL_GRAPHS[problem.name]()
     compiled = torch.compile(lambda params, batch: problem.loss(params, batch), backend=backend, fullgraph=True)
     params, batch = problem.init(0)[0], problem.fake_batch(size(problem), seed=1)
     x, y = problem.dataset.function("fake")(problem.dataset, random.key(2), size(problem), torch.float32)

@@ -71,9 +71,9 @@ def test_more_than_one_batch_is_evaluated() -> None:
 @pytest.mark.parametrize("protocol", ["default", pytest.param("deepobs-1.1.2", marks=pytest.mark.large)])
 def test_who_reads_changes_no_number(folder: Path, protocol: str) -> None:
     """Bit for bit, also from one run to the next; and another seed gives others."""
-    runs = [recorded(config(folder, protocol=protocol, workers=workers), pictures()) for workers in (0, 2, 2)]
-    assert numbers(runs[0]) == numbers(runs[1]) == numbers(runs[2])
-    assert [record.extra["workers"] for record in runs] == [0, 2, 2]
+    runs = [recorded(config(folder, protocol=protocol, workers=workers), pictures()) for workers in (0, 2)]
+    assert numbers(runs[0]) == numbers(runs[1])
+    assert [record.extra["workers"] for record in runs] == [0, 2]
     assert len(runs[0].minibatch_train_losses) == 2 * (TRAIN // BATCH)
     other = recorded(config(folder, protocol=protocol, seed=43), pictures())
     assert numbers(other)[:3] != numbers(runs[0])[:3]

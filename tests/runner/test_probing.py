@@ -39,9 +39,11 @@ def config(folder: Path | None, **changes: Any) -> RunConfig:
     return RunConfig(**(values | changes))
 
 
-def tracked(made: RunConfig, problem: Problem | None, execution: Execution, names: tuple[str, ...]) -> dict[str, Any]:
-    """What the same run finds while it goes, at every step."""
-    same = dataclasses.replace(made, output_dir=None, checkpoint_every="auto", track=names, track_every=1)
+def tracked(
+    made: RunConfig, problem: Problem | None, execution: Execution, names: tuple[str, ...], every: int = 1
+) -> dict[str, Any]:
+    """What the same run finds while it goes, at every step or now and then."""
+    same = dataclasses.replace(made, output_dir=None, checkpoint_every="auto", track=names, track_every=every)
     found: dict[str, Any] = run(same, problem, execution=execution).record.extra["tracked"]
     return found
 
@@ -53,7 +55,7 @@ def check_same(made: RunConfig, problem: Problem | None, execution: Execution, n
     given = {"problem": problem} if problem else {}
     steps = make_plan(made, problem).steps_per_epoch
     found = probe_run(record.path, names, at=[0, 1], **given).extra["probed"][-1]
-    expected = tracked(made, problem, execution, names)
+    expected = tracked(made, problem, execution, names, every=steps)
     for name, column in found["quantities"].items():
         assert column["steps"] == [0, steps]
         was = [expected["quantities"][name][expected["steps"].index(step)] for step in (0, steps)]

@@ -139,7 +139,7 @@ def test_a_torch_twin_has_the_same_quantities(
     mine = problems.from_module(
         net, measures.cross_entropy, datasets.from_arrays("mine", data, data), name="mine", batch_size=16
     )
-    settings = {"track": ("full",), "compile": "off", "lr": 0.02, "track_every": 3}
+    settings = {"track": ("full",), "compile": "off", "lr": 0.02, "track_every": 5}
     for name, problem in (("mine", mine), ("quadratic_deep", None)):
         first, second = (
             recorded(config(problem=name, optimizer=optimizer, hyperparams=given, **settings), problem).extra["tracked"]

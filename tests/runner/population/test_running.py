@@ -87,7 +87,7 @@ def test_a_member_is_its_own_run_for_a_net_of_torch_s_layers() -> None:
     assert compared(made, problem, VMAP, seeds=[1, 2], lrs=[0.01, 0.1]) < 1e-5
 
 
-@pytest.mark.parametrize("way", ["vmap", "loop", "pairs"])
+@pytest.mark.parametrize("way", ["vmap", pytest.param("loop", marks=pytest.mark.large), "pairs"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_member_is_its_own_run_for_every_optimizer(optimizer: str, way: str) -> None:
     name, sets = OPTIMIZERS[optimizer]
@@ -193,8 +193,14 @@ def results(population: Any) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("way", ["vmap", "pairs", "alone"])
-@pytest.mark.parametrize("at", ["epoch", "step"])
+@pytest.mark.parametrize(
+    ("way", "at"),
+    [
+        *(("vmap", "step"), ("pairs", "epoch"), ("alone", "step")),
+        *(pytest.param(*both, marks=pytest.mark.large) for both in (("vmap", "epoch"), ("pairs", "step"))),
+        pytest.param("alone", "epoch", marks=pytest.mark.large),
+    ],
+)
 def test_an_interrupted_population_goes_on_bit_for_bit(
     way: str, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

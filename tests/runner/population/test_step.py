@@ -110,7 +110,9 @@ def test_after_a_hundred_steps_in_float64(kind: str) -> None:
     assert far(members, 100) < 1e-10
 
 
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("nesterov", "adam") else pytest.param(name, marks=pytest.mark.large) for name in MAKES]
+)
 def test_every_optimizer_after_a_hundred_steps_in_float64(name: str) -> None:
     assert far(Members(PROBLEMS["linear"](), MAKES[name], 4, 1e-2), 100, compared=TWO) < 1e-10
 
