@@ -127,7 +127,15 @@ def test_a_vmapped_draw_equals_one_by_one(name):
     assert_same(name, together, torch.stack([DRAWS[name](key) for key in keys]))
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("bernoulli", "rademacher", "normal", "truncated normal", "permutation")
+        else pytest.param(name, marks=pytest.mark.large)
+        for name in DRAWS
+    ],
+)
 def test_a_compiled_draw_equals_eager(name):
     key = random.key(2)
     compiled = torch.compile(DRAWS[name], backend="aot_eager", fullgraph=True)

@@ -79,6 +79,7 @@ def test_who_reads_changes_no_number(folder: Path, protocol: str) -> None:
     assert numbers(other)[:3] != numbers(runs[0])[:3]
 
 
+@pytest.mark.large
 def test_compiled_steps_take_the_same_streamed_batches_and_noise() -> None:
     """With Inductor; the whole run compiles each function once."""
     made, problem = small_set.config(problem="dropout", train_log_interval=1), as_stream(dropping())
