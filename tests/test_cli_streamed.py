@@ -58,6 +58,7 @@ def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs:
     assert records.read(kept).status == "failed"
 
 
+@pytest.mark.large
 def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_path: Path, deepobs: Deepobs) -> None:
     data = write_pictures(tmp_path / "data")
     for workers in ("0", "1"):
@@ -69,13 +70,14 @@ def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_
     assert len({record.extra["run_id"] for record in found}) == 1
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.large), signal.SIGTERM])
+@pytest.mark.large
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_of_the_whole_group_keeps_the_epochs_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """As a terminal sends Ctrl-C, and a batch system its SIGTERM: to the workers too."""
     data = write_pictures(tmp_path / "data")
-    command = (*MAIN, "run", PICTURES, *OPTIONS, "--data", str(data), "--workers", "1")
+    command = (*MAIN, "run", PICTURES, *OPTIONS, "--data", str(data), "--workers", "2")
     process = subprocess.Popen(
         [*command, "--epochs", "100000", "--compile", "off"],
         cwd=tmp_path,

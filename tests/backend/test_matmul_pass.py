@@ -179,6 +179,7 @@ def test_products_that_cannot_go_together_stay_two(case: str) -> None:
     assert len(rows_of_products(traced.graph)) == 2
 
 
+@pytest.mark.large
 def test_what_differs_in_type_is_not_put_together() -> None:
     def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         row = weight[:1, :1].expand(6, 5)

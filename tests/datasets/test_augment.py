@@ -170,7 +170,7 @@ def test_same_numbers_in_both_precisions() -> None:
         torch.testing.assert_close(a.double(), b.double(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+@pytest.mark.parametrize("name", ["cifar10", pytest.param("svhn", marks=pytest.mark.large)])
 def test_one_graph_and_population(name: str) -> None:
     draw = datasets.spec(name).function("draw")
 

@@ -148,7 +148,7 @@ def triple(tree):
     return {name: 3 * leaf for name, leaf in tree.items()}
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.large)])
 def test_only_if_takes_the_branch_in_every_kind_of_code(backend):
     value, conditions = {"a": torch.ones(2), "b": torch.tensor(2.0)}, torch.tensor([True, False])
     expected = [triple(value), value]

@@ -71,7 +71,7 @@ def assert_statistics(found: Statistics, rows: list[Tree]) -> None:
     close(found.sq_norms, (matrix**2).sum(1))
 
 
-@pytest.mark.parametrize("name", table(SEPARABLE))
+@pytest.mark.parametrize("name", table(SEPARABLE, "mnist_vae", "mnist_2c2d", "cifar100_allcnnc"))
 def test_every_statistic_of_separable_problems(name: str) -> None:
     problem, params, batch = instance(name)
     rows = one_at_a_time(problem, params, batch)

@@ -62,10 +62,12 @@ def table(names: Sequence[str] = problems.names(), *late: str) -> list[Any]:
     return [pytest.param(name, marks=marks[name in large]) for name in names]
 
 
+# A net of dense layers, of convolutions, with batch norm, recurrent, and none; the compiler takes seconds for each.
+COMPILED = ("mnist_mlp", "mnist_2c2d", "svhn_wrn164", "tolstoi_char_rnn", "two_d_beale", "quadratic_deep")
 # A window of 50 characters has 10,000 nodes; WRN-10-1 has every kind of unit of WRN-16-4.
 SMALL_GRAPHS = {"tolstoi_char_rnn": short_text, "svhn_wrn164": functools.partial(narrow_resnet, 10)}
 # Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
-INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
+INDUCTOR_NAMES = ["two_d_rosenbrock", "mnist_2c2d"]
 
 
 @pytest.fixture(scope="module", params=table([*NAMES, *LARGE_NETS]))
@@ -218,8 +220,12 @@ def test_separable_problems_equal_their_vmapped_per_example_selves(problem: Prob
     assert agree == problem.separable
 
 
-def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) -> None:
-    graphs = []
+@pytest.mark.parametrize(
+    "name",
+    [name if name in COMPILED else pytest.param(name, marks=pytest.mark.large) for name in [*NAMES, *LARGE_NETS]],
+)
+def test_loss_equals_its_compiled_self_and_does_not_recompile(name: str) -> None:
+    problem, graphs = problems.get(name), []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
         graphs.append(graph)
@@ -235,6 +241,7 @@ def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) 
     assert len(graphs) == 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", INDUCTOR_NAMES)
 def test_gradient_by_inductor_is_one_graph_and_the_same(name: str) -> None:
     problem = problems.get(name)

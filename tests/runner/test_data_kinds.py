@@ -47,7 +47,7 @@ def numbers(record: RunRecord) -> list[object]:
 @pytest.mark.parametrize(
     ("name", "sizes"), [("cifar10_3c3d", IMAGES), ("svhn_wrn164", IMAGES), ("tolstoi_char_rnn", TEXT)]
 )
-@pytest.mark.parametrize("protocol", ["default", "deepobs-1.1.2"])
+@pytest.mark.parametrize("protocol", [pytest.param("default", marks=pytest.mark.large), "deepobs-1.1.2"])
 def test_the_same_configuration_gives_the_same_numbers(name: str, sizes: dict[str, object], protocol: str) -> None:
     made, problem = config(name, protocol=protocol), small(name, **sizes)
     first, again = recorded(made, problem), recorded(made, problem)
