@@ -144,6 +144,7 @@ def test_what_is_missing_is_said_and_a_single_seed_has_no_verdict(
     assert not [row for row in shown.rows if any(word in row for word in ("differs", "agrees", "better"))]
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("no_figures", "single_seed")
 def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "data" / "mnist", SMALL_MNIST)

@@ -119,6 +119,7 @@ def test_members_with_keys_of_their_own_equal_separate_runs(name):
 # Their compiled steps are in the quick suite elsewhere, are those of others with a term more, or take long.
 LONG_TO_COMPILE = (
     "sgd",
+    "muon",
     *("newton_cg", "sophia_h", "adahessian", "adamw", "rmsprop", "nesterov", "sgd_cabs", "adam", "nadamw", "lion"),
     *("prodigy", "schedule_free_adamw", "sgd_line_search", "soap", "shampoo", "kfac", "ekfac", "lbfgs"),
 )

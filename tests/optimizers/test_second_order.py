@@ -516,7 +516,8 @@ def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, mak
     assert (graphs[-1] > 0) == (problem.name == "small")
 
 
-@pytest.mark.parametrize("name", slow("newton_cg", "adahessian", "sophia_h"))
+@pytest.mark.large
+@pytest.mark.parametrize("name", MAKE)
 def test_a_population_of_two_is_its_members(name):
     """Two seeds and two learning rates in one call, 20 steps in float64; in eager code and compiled."""
     problem, rates = problems.get("quadratic_deep"), (0.01, 0.02)

@@ -67,7 +67,7 @@ def test_answers_are_those_of_the_whole_batch(name: str, question: str, size: in
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mnist_vae", "tolstoi_char_rnn"])
+@pytest.mark.parametrize("name", [pytest.param("mnist_vae", marks=pytest.mark.large), "tolstoi_char_rnn"])
 def test_gradients_of_pieces_have_their_own_noise_and_recurrent_state(name: str) -> None:
     whole, pieces = oracles(problems.get(name), BATCH // 4)
     torch.testing.assert_close(tuple(pieces.all()), tuple(whole.all()), rtol=1e-10, atol=1e-12)

@@ -62,7 +62,13 @@ def check_same(made: RunConfig, problem: Problem | None, execution: Execution, n
         assert json.dumps(column["values"]) == json.dumps(was), name  # NaN equals itself in words
 
 
-@pytest.mark.parametrize("kind", list(small_nets.PROBLEMS))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.large) if kind in ("recurrent", "variational", "quadratic") else kind
+        for kind in small_nets.PROBLEMS
+    ],
+)
 def test_a_probe_has_the_bits_of_what_was_tracked(kind: str, tmp_path: Path) -> None:
     """Noise, moments, a recurrent state: the batch of the next step is made as the run makes it."""
     problem = small_nets.PROBLEMS[kind]()
