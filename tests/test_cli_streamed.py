@@ -44,7 +44,7 @@ def test_a_mistake_is_found_before_anything_is_done(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.large)])
 def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs: Deepobs, workers: str) -> None:
     data = write_pictures(tmp_path / "data")
     path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])

@@ -38,7 +38,7 @@ MEASURED = [
     pytest.param(steps, "mnist_logreg", {"batch_size", "device", "channels_last"}, marks=pytest.mark.large),
     pytest.param(steps, "mnist_2c2d", {"batch_size", "device", "channels_last"}, marks=pytest.mark.large),
     pytest.param(augmentation, "cifar10_3c3d", {"batch_size", "device"}, marks=pytest.mark.large),
-    (scaling, "members of mnist_logreg", {"sizes", "device"}),
+    pytest.param(scaling, "members of mnist_logreg", {"sizes", "device"}, marks=pytest.mark.large),
 ]
 
 

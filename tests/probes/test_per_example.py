@@ -244,7 +244,7 @@ def test_chunks_keep_to_the_cache_of_a_cpu_and_to_the_bound_elsewhere(device: st
     "name",
     [
         "mnist_logreg",
-        "two_d_beale",
+        pytest.param("two_d_beale", marks=pytest.mark.large),
         pytest.param("mnist_2c2d", marks=pytest.mark.large),
         pytest.param("svhn_wrn164", marks=pytest.mark.large),
         pytest.param("tolstoi_char_rnn", marks=pytest.mark.large),

@@ -24,7 +24,7 @@ class Point(NamedTuple):
     batch: Batch
 
 
-@pytest.fixture(params=table(NAMES, "cifar100_allcnnc"), scope="module")
+@pytest.fixture(params=table(NAMES, "cifar100_allcnnc", "mnist_vae"), scope="module")
 def point(request: pytest.FixtureRequest) -> Point:
     problem = narrow_resnet() if request.param == "svhn_wrn164" else problems.get(request.param)
     params = problem.init(0, dtype=F64)[0]

@@ -145,7 +145,7 @@ def test_the_mean_over_batches_and_its_error(tmp_path: Path) -> None:
     assert len(found["quantities"]["noise_scale/layer"]["standard_errors"][0]) == 1
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.large), "valid", "test"])
 def test_over_a_whole_data_set(split: str, tmp_path: Path) -> None:
     """Against dense float64 matrices of the same examples, taken as one batch."""
     problem = small_problem()

@@ -196,9 +196,9 @@ def results(population: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("way", "at"),
     [
-        *(("vmap", "step"), ("pairs", "epoch"), ("alone", "step")),
+        *(("vmap", "step"), ("pairs", "epoch")),
         *(pytest.param(*both, marks=pytest.mark.large) for both in (("vmap", "epoch"), ("pairs", "step"))),
-        pytest.param("alone", "epoch", marks=pytest.mark.large),
+        *(pytest.param("alone", at, marks=pytest.mark.large) for at in ("epoch", "step")),
     ],
 )
 def test_an_interrupted_population_goes_on_bit_for_bit(

@@ -100,9 +100,8 @@ def far(members: Members, steps: int, compared: Sequence[tuple[int, int]] = EACH
     return float(torch.stack(found).max())
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "variational" else pytest.param(kind, marks=pytest.mark.large) for kind in PROBLEMS]
-)
+@pytest.mark.large
+@pytest.mark.parametrize("kind", PROBLEMS)
 def test_after_a_hundred_steps_in_float64(kind: str) -> None:
     problem = PROBLEMS[kind]()
     name = list(MAKES)[list(PROBLEMS).index(kind)]  # each kind of net with another optimizer
