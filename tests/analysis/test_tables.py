@@ -57,6 +57,7 @@ def test_all_modes_are_deepobs_s(published_trees: list[Tree], mode: str) -> None
         assert_equals_deepobs(tree.results, tree.by_rules, mode)
 
 
+@pytest.mark.large
 def test_the_best_rates_of_mode_most_are_the_published_ones(published_trees: list[Tree]) -> None:
     for tree in published_trees:
         table = best_settings(tree.results)

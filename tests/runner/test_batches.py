@@ -228,7 +228,7 @@ def trained_only(seed: int) -> int:
     return next(row for row in order[2].tolist() if row not in evaluated)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.large)])
 def test_a_broken_file_ends_the_run_in_the_middle_and_is_named(tmp_path: Path, workers: int) -> None:
     data = write_pictures(tmp_path / "data")
     path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
