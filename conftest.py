@@ -42,7 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.largest)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported stays: the collector looks at what tests make alone, not at some million objects each time."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported stays: the collector looks at what tests make alone, not at some million objects each time.
+
+    And it looks seldom: of the time of traced code that is 3 %. The large tests need the memory.
+    """
     gc.collect()
     gc.freeze()
+    if not any(item.get_closest_marker("large") for item in session.items):
+        gc.set_threshold(10_000, 20, 20)
