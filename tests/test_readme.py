@@ -15,7 +15,7 @@ from tests.documents import PAGES, ROOT, Block, blocks, cut_data, run_page
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 WITH_WORKERS = ("benchmark_my_optimizer", "reports", "statistics", "studies", "sweeps", "tune_fairly", "tuning")
-LONG = ("own_networks",)
+LONG = ("own_networks", "several_devices")
 
 
 def names(page: Path) -> str:

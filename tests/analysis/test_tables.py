@@ -69,6 +69,7 @@ def test_the_best_rates_of_mode_most_are_the_published_ones(published_trees: lis
         assert set(table["mode"]) == set(MODES)
 
 
+@pytest.mark.large
 def test_a_tree_of_ours_is_read_by_deepobs(tmp_path: Path) -> None:
     """The eight published problems, and runs that ended in every way there is: only whole ones are in the tree."""
     root = tmp_path / "results"

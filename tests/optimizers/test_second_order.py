@@ -486,10 +486,7 @@ def test_each_reduces_the_loss_of_a_logistic_regression(name):
     [
         *[pytest.param(name, partial(problems.get, "quadratic_deep"), id=f"deep-{name}") for name in MAKE],
         # The tracer takes 10 to 20 s for vectors that are drawn, and for the loop of conjugate gradients.
-        *[
-            pytest.param(name, convex_problem, id=f"small-{name}", marks=() if name == "sgd_cabs" else LARGE)
-            for name in MAKE
-        ],
+        *[pytest.param(name, convex_problem, id=f"small-{name}", marks=LARGE) for name in MAKE],
     ],
 )
 def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, make_problem):

@@ -36,9 +36,10 @@ NETS = [
 ]
 NETS += ["quadratic_deep", "two_d_beale"]  # each architecture once, but the VAE, which has every layer of the others
 
-# cifar10_3c3d has the layers of these two, and is faster.
+# cifar10_3c3d has the layers of two of these, and is faster; of batch norm there are tests of its own below.
 QUICK = [
-    pytest.param(name, marks=pytest.mark.large) if name in ("mnist_2c2d", "cifar100_allcnnc") else name for name in NETS
+    pytest.param(name, marks=pytest.mark.large) if name in ("mnist_2c2d", "cifar100_allcnnc", "svhn_wrn164") else name
+    for name in NETS
 ]
 
 

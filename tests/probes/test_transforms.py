@@ -81,7 +81,7 @@ def close(actual: Any, expected: Any) -> None:
 
 
 # Every kind of product once; the tracer takes seconds for each, longest for what is drawn.
-QUICK = ("hvp, reverse-over-forward", "ggnvp, kept", "fisher, exact")
+QUICK = ("hvp, reverse-over-forward", "ggnvp, kept")
 
 
 @pytest.mark.parametrize(

@@ -236,10 +236,7 @@ def asked(question: str) -> tuple[Callable[[Tree], Any], Tree]:
 
 @pytest.mark.parametrize(  # the probes behind them are compiled in `probes/test_transforms.py`
     "question",
-    [
-        name if name in ("make_ggnvp", "statistics") else pytest.param(name, marks=pytest.mark.large)
-        for name in QUESTIONS
-    ],
+    [name if name == "statistics" else pytest.param(name, marks=pytest.mark.large) for name in QUESTIONS],
 )
 def test_an_answer_is_the_same_compiled(question: str) -> None:
     answer, params = asked(question)

@@ -212,6 +212,7 @@ def interrupting(event: Event) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.large
 def test_an_interrupted_run_keeps_its_epochs_and_no_workers(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunInterrupted, match="after 1 of 2 epochs") as caught:
         recorded(config(folder, workers=2, output_dir=str(tmp_path / "results")), pictures(), interrupting)

@@ -78,6 +78,7 @@ def test_a_probe_has_the_bits_of_what_was_tracked(kind: str, tmp_path: Path) -> 
     check_same(config(tmp_path, problem=problem.name, **bn, **lr), problem, EAGER, names)
 
 
+@pytest.mark.large
 def test_also_of_augmented_data_a_torch_optimizer_and_a_schedule(tmp_path: Path) -> None:
     problem = small_nets.augmented()
     more = {"optimizer": "torch.optim.AdamW", "lr": 1e-3, "schedule": "cosine", "protocol": "deepobs-1.1.2"}

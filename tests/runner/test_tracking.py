@@ -129,7 +129,7 @@ TWINS = [
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "own", "hyper"),
-    [pytest.param(*twin, id=twin[0], marks=[pytest.mark.large] if twin[0] == "momentum" else []) for twin in TWINS],
+    [pytest.param(*twin, id=twin[0], marks=[pytest.mark.large] if twin[0] != "adam" else []) for twin in TWINS],
 )
 def test_a_torch_twin_has_the_same_quantities(
     ours: str, theirs: str, own: dict[str, Any], hyper: dict[str, Any]
