@@ -7,6 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+LARGE_DOCTESTS = (
+    "deepobs_func.runner.runtime.estimate_runtime",
+    "deepobs_func.study.pool.Pool",
+    "deepobs_func.study.sweeping.sweep",
+)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -25,13 +31,23 @@ def own_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Large tests of the largest nets have a mark: they need up to 15 GB, so two at once do not fit."""
+    """Two marks: of large tests of the largest nets, which need up to 15 GB, so two at once do not fit; of doctests.
+
+    Those of doctests that start worker processes, each of which imports torch, or measure times are large.
+    """
     for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name in LARGE_DOCTESTS:
+            item.add_marker(pytest.mark.large)
         if item.get_closest_marker("large") and ("imagenet" in item.nodeid or "vgg" in item.nodeid):
             item.add_marker(pytest.mark.largest)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported stays: the collector looks at what tests make alone, not at some million objects each time."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported stays: the collector looks at what tests make alone, not at some million objects each time.
+
+    And it looks seldom: of the time of traced code that is 3 %. The large tests need the memory.
+    """
     gc.collect()
     gc.freeze()
+    if not any(item.get_closest_marker("large") for item in session.items):
+        gc.set_threshold(10_000, 20, 20)

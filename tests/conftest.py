@@ -21,7 +21,8 @@ from deepobs_func.backend.memory import keep_freed_memory
 from tests.command import Deepobs, Outcome
 
 keep_freed_memory()  # a third of the suite's time went into clearing pages
-settings.register_profile("suite", deadline=None, print_blob=True)
+# The spaces are small, and Hypothesis's own 100 examples add up.
+settings.register_profile("suite", deadline=None, print_blob=True, max_examples=25)
 settings.load_profile("suite")
 
 

@@ -60,6 +60,7 @@ def test_what_is_offered(line: str, monkeypatch: pytest.MonkeyPatch, capfd: pyte
     assert (end.value.code, err) == (0, "")
 
 
+@pytest.mark.large
 def test_nothing_else_is_printed(tmp_path: Path) -> None:
     """Neither what a user's module prints, by Python or by C, nor what it raises."""
     (tmp_path / "loud.py").write_text("import os\nprint('loud')\nos.system('echo loud; echo loud >&2')\n1 / 0\n")

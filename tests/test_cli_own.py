@@ -190,9 +190,10 @@ def test_a_problem_is_examined(deepobs: Callable[[str], tuple[int, str]]) -> Non
     assert f"my_file.py:{BROKEN}" in said
 
 
+@pytest.mark.large
 def test_streamed_items_of_several_inputs_go_by_the_command_line(deepobs: Callable[[str], tuple[int, str]]) -> None:
     """What they draw follows from the seed alone, whoever reads."""
-    for index, workers in enumerate((0, 2)):
+    for index, workers in enumerate((0, 1)):
         command = f"run my_package.my_file:lines --optimizer sgd --lr 0.1 --quiet --workers {workers} --compile off"
         code, said = deepobs(f"{command} --output-dir {index}")
         assert code == 0, said

@@ -42,7 +42,13 @@ def call(*words: str) -> int:
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(  # the figures themselves are tested in `analysis/figures`
+    "kind",
+    [
+        kind if index % 4 == 0 or kind == OF_ONE[0] else pytest.param(kind, marks=pytest.mark.large)
+        for index, kind in enumerate(KINDS)
+    ],
+)
 def test_every_kind_of_figure(tree: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figure.svg"
     chosen = [] if kind in OF_ONE else ["--problem", "quadratic_deep,mine"]

@@ -44,7 +44,7 @@ def test_a_mistake_is_found_before_anything_is_done(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.large)])
 def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs: Deepobs, workers: str) -> None:
     data = write_pictures(tmp_path / "data")
     path = cut(sorted((data / "train").rglob("*.JPEG"))[trained_only(42)])
@@ -58,6 +58,7 @@ def test_a_broken_file_ends_the_run_with_2_and_its_name(tmp_path: Path, deepobs:
     assert records.read(kept).status == "failed"
 
 
+@pytest.mark.large
 def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_path: Path, deepobs: Deepobs) -> None:
     data = write_pictures(tmp_path / "data")
     for workers in ("0", "1"):
@@ -69,7 +70,8 @@ def test_the_workers_are_taken_over_and_do_not_change_where_the_record_lies(tmp_
     assert len({record.extra["run_id"] for record in found}) == 1
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.large), signal.SIGTERM])
+@pytest.mark.large
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_of_the_whole_group_keeps_the_epochs_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -82,6 +82,7 @@ def on_stand_in(small: None, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return show("synthetic", tmp_path_factory.mktemp("demo"))
 
 
+@pytest.mark.large
 def test_table_against_the_published_runs(on_stand_in: Shown) -> None:
     assert all(word in on_stand_in.text for word in ("published", "in band", "Welch's t-test", "Holm's adjustment"))
     for optimizer, lr, published in (
@@ -93,6 +94,7 @@ def test_table_against_the_published_runs(on_stand_in: Shown) -> None:
         assert "differs" in row  # after one of the hundred epochs
 
 
+@pytest.mark.large
 def test_table_of_each_pair(on_stand_in: Shown) -> None:
     pairs = [row for row in on_stand_in.rows if " - " in row]
     for row, pair in zip(pairs, ["sgd - momentum", "sgd - adam", "momentum - adam"], strict=True):
@@ -100,12 +102,14 @@ def test_table_of_each_pair(on_stand_in: Shown) -> None:
         assert "is better" in row or "no verdict" in row
 
 
+@pytest.mark.large
 def test_stand_in_is_said_to_be_no_result(on_stand_in: Shown) -> None:
     (line,) = [line for line in on_stand_in.text.splitlines() if line.startswith("mnist_mlp:")]
     assert "the synthetic stand-in, so these numbers are no result" in line
     assert "published to compare with" in line
 
 
+@pytest.mark.large
 def test_files(on_stand_in: Shown) -> None:
     """Two figures, a report, and records under `results/` alone."""
     folder = on_stand_in.folder
@@ -144,6 +148,7 @@ def test_what_is_missing_is_said_and_a_single_seed_has_no_verdict(
     assert not [row for row in shown.rows if any(word in row for word in ("differs", "agrees", "better"))]
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("no_figures", "single_seed")
 def test_real_files_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path / "data" / "mnist", SMALL_MNIST)

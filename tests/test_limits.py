@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import deepobs_func
@@ -11,6 +12,11 @@ PACKAGE = Path(deepobs_func.__file__).parent
 FILE, FUNCTION, PROBLEM = 350, 60, 220  # lines
 FILES = sorted(PACKAGE.rglob("*.py"))
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def docstring_lines(node: Documented) -> int:
@@ -37,8 +43,8 @@ def test_docstrings_are_not_counted() -> None:
 def test_no_file_is_too_long() -> None:
     lines = {}
     for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        lines[str(path.relative_to(PACKAGE))] = len(text.splitlines()) - docstring_lines(ast.parse(text))
+        count = len(path.read_text(encoding="utf-8").splitlines())
+        lines[str(path.relative_to(PACKAGE))] = count - docstring_lines(parsed(path))
     assert len(lines) > 100
     assert {name: count for name, count in lines.items() if count > FILE} == {}
 
@@ -46,7 +52,7 @@ def test_no_file_is_too_long() -> None:
 def test_no_function_is_too_long() -> None:
     lines = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines[f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}"] = lines_of_body(node)
     assert {name: count for name, count in lines.items() if count > FUNCTION} == {}

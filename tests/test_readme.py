@@ -15,6 +15,7 @@ from tests.documents import PAGES, ROOT, Block, blocks, cut_data, run_page
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 WITH_WORKERS = ("benchmark_my_optimizer", "reports", "statistics", "studies", "sweeps", "tune_fairly", "tuning")
+LONG = ("own_networks", "several_devices")
 
 
 def names(page: Path) -> str:
@@ -22,8 +23,8 @@ def names(page: Path) -> str:
 
 
 def marked(page: Path) -> Any:
-    """A page whose studies start worker processes is large: each imports torch."""
-    return pytest.param(page, marks=[pytest.mark.large] if names(page) in WITH_WORKERS else [])
+    """A page whose studies start worker processes is large: each imports torch. So is one that trains for seconds."""
+    return pytest.param(page, marks=[pytest.mark.large] if names(page) in (*WITH_WORKERS, *LONG) else [])
 
 
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES if blocks(page)], ids=names)

@@ -142,7 +142,8 @@ class Passed:
 
 def generic_tests(chosen):
     passed, files = Passed(), ("problems/test_registry.py", "optimizers/test_common.py", "datasets/test_spec.py")
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", FOLDER, "-c", FOLDER + "/pyproject.toml", "-k", chosen]
+    options = ["-q", "-p", "no:cacheprovider", "--assert=plain", "-k", chosen]
+    options += ["--rootdir", FOLDER, "-c", FOLDER + "/pyproject.toml"]
     with contextlib.redirect_stdout(sys.stderr):
         code = pytest.main([*options, *(FOLDER + "/tests/" + name for name in files)], [passed])
     return {{"exit": int(code), "passed": passed.tests}}

@@ -48,7 +48,7 @@ def parsed(file: Path, content: Any) -> Parsed | Unread:
 
 
 @given(key=st.sampled_from(KEYS), value=values)
-@settings(max_examples=150)
+@settings(max_examples=25)
 def test_any_value_anywhere_is_a_run_or_a_reason(file: Path, key: str, value: Any) -> None:
     content = json.loads(json.dumps(OURS))
     part, _, name = key.rpartition(".")
@@ -62,14 +62,14 @@ def test_any_value_anywhere_is_a_run_or_a_reason(file: Path, key: str, value: An
 
 
 @given(key=st.sampled_from(list(of_1_2(record()))), value=values)
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_any_value_in_a_file_of_1_2_is_a_run_or_a_reason(file: Path, key: str, value: Any) -> None:
     found = parsed(file, {**of_1_2(record()), key: value})
     assert isinstance(found, Parsed) or found.reason
 
 
 @given(length=st.integers(0, len(json.dumps(OURS))))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_file_cut_off_anywhere_is_listed(file: Path, length: int) -> None:
     whole = json.dumps(OURS)
     found = parsed(file, whole[:length])
@@ -77,7 +77,7 @@ def test_a_file_cut_off_anywhere_is_listed(file: Path, length: int) -> None:
 
 
 @given(text=st.text(max_size=20))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_any_text_is_a_reason(file: Path, text: str) -> None:
     found = parsed(file, text)
     assert isinstance(found, Unread)

@@ -49,12 +49,15 @@ def test_the_published_values_from_the_published_files(published_trees: list[Tre
         assert len(rows) == len(FIGURES) == 24
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [mode if mode == "most" else pytest.param(mode, marks=pytest.mark.large) for mode in MODES]
+)
 def test_all_modes_are_deepobs_s(published_trees: list[Tree], mode: str) -> None:
     for tree in published_trees:
         assert_equals_deepobs(tree.results, tree.by_rules, mode)
 
 
+@pytest.mark.large
 def test_the_best_rates_of_mode_most_are_the_published_ones(published_trees: list[Tree]) -> None:
     for tree in published_trees:
         table = best_settings(tree.results)
@@ -66,6 +69,7 @@ def test_the_best_rates_of_mode_most_are_the_published_ones(published_trees: lis
         assert set(table["mode"]) == set(MODES)
 
 
+@pytest.mark.large
 def test_a_tree_of_ours_is_read_by_deepobs(tmp_path: Path) -> None:
     """The eight published problems, and runs that ended in every way there is: only whole ones are in the tree."""
     root = tmp_path / "results"
@@ -94,7 +98,7 @@ curves = st.lists(st.sampled_from([0.1, 0.3, 0.30000001, 1.0, 2.0, math.inf, mat
 
 
 @given(runs=st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), curves), min_size=1, max_size=6))
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_any_runs_are_chosen_as_deepobs_chooses(tmp_path_factory: pytest.TempPathFactory, runs: list) -> None:
     """Losses with infinity and NaN anywhere; where DeepOBS finds a best setting at all, ours has the same value."""
     root = tmp_path_factory.mktemp("tree")

@@ -179,6 +179,7 @@ def test_products_that_cannot_go_together_stay_two(case: str) -> None:
     assert len(rows_of_products(traced.graph)) == 2
 
 
+@pytest.mark.large
 def test_what_differs_in_type_is_not_put_together() -> None:
     def function(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         row = weight[:1, :1].expand(6, 5)
@@ -247,6 +248,7 @@ def test_the_step_of_quadratic_deep_multiplies_a_batch_once() -> None:
     assert sorted(rows) == [1, 8]
 
 
+@pytest.mark.large
 def test_a_compiled_step_is_the_same_step() -> None:
     """Two steps of a net with a large product, which is replaced, in one graph."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 10))

@@ -26,7 +26,7 @@ def layer(rows: tuple[int, ...], inputs: int, outputs: int, dtype: torch.dtype) 
 
 
 @given(
-    rows=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    rows=st.lists(st.integers(1, 12), min_size=1, max_size=3),  # up to 40 times what makes it worth the way to oneDNN
     inputs=st.integers(1, 300),
     outputs=st.integers(1, 300),
     dtype=FLOATS,

@@ -31,7 +31,10 @@ def test_what_the_output_of_the_tests_says_as_far_as_it_goes() -> None:
     assert gpu.verdicts("nothing") == {"passed": 0, "failed": []}
 
 
-@pytest.mark.parametrize("part", gpu_parts.PARTS)
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=pytest.mark.large) if index else part for index, part in enumerate(gpu_parts.PARTS)],
+)
 def test_a_part_waits_for_its_turn_before_it_measures(part: str) -> None:
     measure, names = gpu_parts.PARTS[part]
     turns: list[str] = []

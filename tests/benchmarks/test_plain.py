@@ -69,6 +69,7 @@ def test_all_but_inception_are_there() -> None:
     assert set(problems.SETS["deepobs"]) - set(plain.names()) == {"imagenet_inception_v3"}
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", EQUAL)
 def test_the_same_loss_and_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, module = problems.get(name), plain.module(name)

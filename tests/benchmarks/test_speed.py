@@ -34,11 +34,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 MEASURED = [
-    (epochs, "two_d_rosenbrock", {"synthetic", "source", "share", "auto"}),
+    pytest.param(epochs, "two_d_rosenbrock", {"synthetic", "source", "share", "auto"}, marks=pytest.mark.large),
     pytest.param(steps, "mnist_logreg", {"batch_size", "device", "channels_last"}, marks=pytest.mark.large),
     pytest.param(steps, "mnist_2c2d", {"batch_size", "device", "channels_last"}, marks=pytest.mark.large),
     pytest.param(augmentation, "cifar10_3c3d", {"batch_size", "device"}, marks=pytest.mark.large),
-    (scaling, "members of mnist_logreg", {"sizes", "device"}),
+    pytest.param(scaling, "members of mnist_logreg", {"sizes", "device"}, marks=pytest.mark.large),
 ]
 
 

@@ -51,7 +51,7 @@ def test_any_bytes_survive(tmp_path_factory: pytest.TempPathFactory, array: np.n
     np.testing.assert_array_equal(idx.read_idx(path, array.shape), array)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(data=st.data(), gzipped=st.booleans())
 def test_every_cut_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, gzipped: bool) -> None:
     array = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)

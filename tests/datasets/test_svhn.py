@@ -99,7 +99,7 @@ def assert_refused(folder: Path, split: str, fragments: list[str], checksums: di
     assert snapshot(folder) == before
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data(), split=st.sampled_from(["train", "test"]), compressed=st.booleans())
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_cut_is_seen(

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 
 FRESH = """
@@ -13,6 +15,7 @@ import torchvision.transforms
 """
 
 
+@pytest.mark.large
 def test_imports_in_a_fresh_process() -> None:
     done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

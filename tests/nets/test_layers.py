@@ -68,7 +68,7 @@ def call(layer, weight, bias, x):
 
 
 @given(st.integers(1, 50), st.integers(1, 11), st.integers(1, 6))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_same_padding_is_the_least_that_gives_ceil_of_size_by_stride_windows(size, kernel, stride):
     before, after = same_padding(size, kernel, stride)
     windows = lambda padded: (padded - kernel) // stride + 1
@@ -78,7 +78,7 @@ def test_same_padding_is_the_least_that_gives_ceil_of_size_by_stride_windows(siz
 
 
 @given(sizes, sizes, kernels, strides, seeds)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_conv_equals_slow_loops(height, width, kernel, stride, seed):
     x, weight, bias = normals(seed, 2, 3, height, width), normals(seed + 1, 4, 3, kernel, kernel), normals(seed, 4)
     fast = call(Conv(3, 4, kernel, stride), weight, bias, x)
@@ -86,7 +86,7 @@ def test_conv_equals_slow_loops(height, width, kernel, stride, seed):
 
 
 @given(sizes, sizes, strides, st.integers(0, 3), seeds)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_conv_transpose_equals_slow_loops(height, width, stride, more, seed):
     kernel = stride + more  # a smaller kernel would leave holes
     x, weight, bias = normals(seed, 2, 3, height, width), normals(seed + 1, 3, 4, kernel, kernel), normals(seed, 4)
@@ -95,7 +95,7 @@ def test_conv_transpose_equals_slow_loops(height, width, stride, more, seed):
 
 
 @given(sizes, sizes, kernels, strides, seeds)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_max_pool_equals_slow_loops(height, width, kernel, stride, seed):
     x = normals(seed, 2, 3, height, width) - 5.0  # negative: padding with zeros would win
     assert (max_pool(torch.from_numpy(x), kernel, stride).numpy() == slow_max_pool(x, kernel, stride)).all()

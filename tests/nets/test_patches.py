@@ -24,7 +24,7 @@ few = st.integers(1, 3)
     size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_gradients_of_a_convolution(count, channels, outputs, kernel, stride, padding, size, seed) -> None:
     torch.manual_seed(seed)
     x = torch.randn(count, channels, *size, dtype=torch.float64)

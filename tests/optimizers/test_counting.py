@@ -131,7 +131,8 @@ def test_newton_s_products_follow_its_conjugate_gradients():
     assert all(3 <= number <= 8 for number in steps)
 
 
-@pytest.mark.parametrize("name", ["sophia_h", pytest.param("newton_cg", marks=pytest.mark.large)])
+@pytest.mark.large
+@pytest.mark.parametrize("name", ["sophia_h", "newton_cg"])
 def test_compiled_code_counts_what_it_computes(name):
     """A graph holds all steps of conjugate gradients, and runs only one branch of a condition."""
     optimizer, seen = make(name, **({"cg_steps": 2} if name == "newton_cg" else {})), []
@@ -184,6 +185,7 @@ def test_an_optimizer_that_declares_nothing_is_counted_in_eager_code_and_goes_on
     assert counted(line_search()._replace(update=optimizer.update)).update is not optimizer.update
 
 
+@pytest.mark.large
 def test_what_a_compiled_step_calls_is_not_known():
     optimizer, params = counted(line_search()), toy.params()
     state = optimizer.init(params, random.key(0))

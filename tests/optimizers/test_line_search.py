@@ -102,7 +102,7 @@ def test_a_search_follows_any_direction():
     assert values["b"] < 0.7 * values["a"]
 
 
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.large)])
 def test_repetition_is_the_same_in_every_kind_of_code(backend):
     due, change = lambda value, count: value > 1.0, lambda value, count: (value / 2, count + 1)
     loop = lambda value: repeat_while(due, change, (value, torch.zeros_like(value)), 5)

@@ -44,7 +44,7 @@ def pieces(draw):
 
 
 @given(pieces(), counts)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_steps_hold_the_factor_of_the_last_boundary_reached(piece, count):
     expected = 1.0
     for boundary, factor in zip(*piece, strict=True):
@@ -54,14 +54,14 @@ def test_steps_hold_the_factor_of_the_last_boundary_reached(piece, count):
 
 
 @given(st.floats(0.5, 1.5), lengths, st.booleans(), counts)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_exponential_is_a_power(decay, every, staircase, count):
     exponent = count // every if staircase else count / every
     assert at(exponential(decay, every, staircase=staircase), count) == pytest.approx(decay**exponent, rel=1e-13)
 
 
 @given(lengths, st.floats(0, 1), counts)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_cosine_is_half_a_wave_and_then_constant(total, final, count):
     wave = 0.5 * (1 + math.cos(math.pi * min(count, total) / total))
     assert at(cosine(total, final), count) == pytest.approx(final + (1 - final) * wave, rel=1e-13, abs=1e-15)
@@ -73,7 +73,7 @@ def test_cosine_starts_at_one_and_ends_at_its_final_factor():
 
 
 @given(lengths, lengths, counts)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_warm_up_is_a_ramp_and_then_another_schedule_from_its_start(length, total, count):
     then = 0.5 * (1 + math.cos(math.pi * min(max(count - length, 0), total) / total))
     expected = (count + 1) / length if count < length else then

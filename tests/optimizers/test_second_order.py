@@ -148,7 +148,7 @@ def triple(tree):
     return {name: 3 * leaf for name, leaf in tree.items()}
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.large)])
 def test_only_if_takes_the_branch_in_every_kind_of_code(backend):
     value, conditions = {"a": torch.ones(2), "b": torch.tensor(2.0)}, torch.tensor([True, False])
     expected = [triple(value), value]
@@ -481,9 +481,13 @@ def test_each_reduces_the_loss_of_a_logistic_regression(name):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("name", slow("newton_cg"))
 @pytest.mark.parametrize(
-    "make_problem", [partial(problems.get, "quadratic_deep"), convex_problem], ids=["deep", "small"]
+    ("name", "make_problem"),
+    [
+        *[pytest.param(name, partial(problems.get, "quadratic_deep"), id=f"deep-{name}") for name in MAKE],
+        # The tracer takes 10 to 20 s for vectors that are drawn, and for the loop of conjugate gradients.
+        *[pytest.param(name, convex_problem, id=f"small-{name}", marks=LARGE) for name in MAKE],
+    ],
 )
 def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, make_problem):
     """With the plain step as a third; over a change of the learning rate, and with and without Sophia's product.
@@ -509,7 +513,8 @@ def test_the_compiled_step_equals_the_eager_one_and_does_not_recompile(name, mak
     assert (graphs[-1] > 0) == (problem.name == "small")
 
 
-@pytest.mark.parametrize("name", slow("newton_cg", "adahessian", "sophia_h"))
+@pytest.mark.large
+@pytest.mark.parametrize("name", MAKE)
 def test_a_population_of_two_is_its_members(name):
     """Two seeds and two learning rates in one call, 20 steps in float64; in eager code and compiled."""
     problem, rates = problems.get("quadratic_deep"), (0.01, 0.02)
@@ -547,6 +552,12 @@ def numbers(record):
     return {name: list(map(repr, column)) for name, column in columns.items()}
 
 
+def few_digits():
+    """mnist_logreg on a tenth of its examples."""
+    problem = problems.get("mnist_logreg")
+    return replace(problem, dataset=replace(problem.dataset, train_size=6000, test_size=1000, file_sizes=()))
+
+
 def small_text():
     """tolstoi_char_rnn on a text of three batches of four."""
     problem = problems.get("tolstoi_char_rnn")
@@ -558,7 +569,7 @@ def small_text():
     ("make_problem", "changes"),
     [
         (partial(problems.get, "quadratic_deep"), {"epochs": 3}),
-        (partial(problems.get, "mnist_logreg"), {"batch_size": 2000}),
+        (few_digits, {"batch_size": 500}),
         pytest.param(small_text, {"batch_size": 4}, marks=pytest.mark.large),
     ],
     ids=["quadratic", "logreg", "text"],

@@ -55,7 +55,7 @@ NESTED = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(value=NESTED, twin=NESTED)
 def test_what_is_restored_is_what_was_encoded(value: Any, twin: Any) -> None:
     """Whatever the new object has in its place."""

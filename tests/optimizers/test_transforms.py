@@ -40,7 +40,7 @@ def apply(transform, direction, params=None):
 
 
 @given(vectors, bounds)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_clipping_by_global_norm_shortens_and_does_not_turn(values, bound):
     clipped, direction = apply(optimizers.clip_by_global_norm(bound), unflat(values)), np.array(values)
     norm = np.linalg.norm(direction)
@@ -54,14 +54,14 @@ def test_clipping_a_zero_direction_leaves_it_zero(bound):
 
 
 @given(vectors, bounds)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_clipping_by_value_clips_every_coordinate(values, bound):
     clipped = apply(optimizers.clip_by_value(bound), unflat(values))
     assert (clipped == np.clip(values, -bound, bound)).all()
 
 
 @given(vectors, vectors, st.floats(0, 1))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_weight_decay_adds_the_parameters(values, position, strength):
     moved = apply(optimizers.weight_decay(strength), unflat(values), unflat(position))
     expected = np.array(values) + strength * np.array(position)

@@ -36,6 +36,12 @@ NETS = [
 ]
 NETS += ["quadratic_deep", "two_d_beale"]  # each architecture once, but the VAE, which has every layer of the others
 
+# cifar10_3c3d has the layers of two of these, and is faster; of batch norm there are tests of its own below.
+QUICK = [
+    pytest.param(name, marks=pytest.mark.large) if name in ("mnist_2c2d", "cifar100_allcnnc", "svhn_wrn164") else name
+    for name in NETS
+]
+
 
 @functools.lru_cache(maxsize=2)
 def instance(name: str) -> tuple[Problem, Tree, Batch]:
@@ -66,7 +72,7 @@ def assert_statistics(found: Statistics, rows: list[Tree]) -> None:
     close(found.sq_norms, (matrix**2).sum(1))
 
 
-@pytest.mark.parametrize("name", table(SEPARABLE))
+@pytest.mark.parametrize("name", table(SEPARABLE, "mnist_vae", "mnist_2c2d", "cifar100_allcnnc"))
 def test_every_statistic_of_separable_problems(name: str) -> None:
     problem, params, batch = instance(name)
     rows = one_at_a_time(problem, params, batch)
@@ -74,7 +80,7 @@ def test_every_statistic_of_separable_problems(name: str) -> None:
         assert_statistics(statistics(problem, params, batch, STATISTICS, max_bytes=max_bytes), rows)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", QUICK)
 def test_each_statistic_alone_is_that_of_all_together(name: str) -> None:
     """Alone, a statistic may take another formula than in company."""
     problem, params, batch = instance(name)
@@ -118,7 +124,7 @@ def test_frozen_gradients_hold_the_moments_of_the_batch(name: str, monkeypatch: 
     assert_statistics(found, rows_of_the_jacobian(problem, params, batch))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", QUICK)
 def test_dots_variance_and_the_names_of_the_single_probes(name: str) -> None:
     problem, params, batch = instance(name)
     bn = None if problem.separable else "coupled"
@@ -238,8 +244,9 @@ def test_chunks_keep_to_the_cache_of_a_cpu_and_to_the_bound_elsewhere(device: st
 @pytest.mark.parametrize(
     "name",
     [
-        "mnist_2c2d",
-        "two_d_beale",
+        "mnist_logreg",
+        pytest.param("two_d_beale", marks=pytest.mark.large),
+        pytest.param("mnist_2c2d", marks=pytest.mark.large),
         pytest.param("svhn_wrn164", marks=pytest.mark.large),
         pytest.param("tolstoi_char_rnn", marks=pytest.mark.large),
     ],

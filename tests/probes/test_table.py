@@ -11,6 +11,7 @@ from deepobs_func import probes, problems, tree
 from deepobs_func.base import Batch
 from deepobs_func.problems.problem import Problem
 from tests.probes.toys import F64, vector
+from tests.problems.small_nets import narrow_resnet
 from tests.problems.test_registry import LARGE_NETS, NAMES, table
 
 B = 3
@@ -23,9 +24,9 @@ class Point(NamedTuple):
     batch: Batch
 
 
-@pytest.fixture(params=table(NAMES), scope="module")
+@pytest.fixture(params=table(NAMES, "cifar100_allcnnc", "mnist_vae"), scope="module")
 def point(request: pytest.FixtureRequest) -> Point:
-    problem = problems.get(request.param)
+    problem = narrow_resnet() if request.param == "svhn_wrn164" else problems.get(request.param)
     params = problem.init(0, dtype=F64)[0]
     moved = tree.add(params, tree.scale(0.05, vector(params, 7)))
     return Point(problem, moved, problem.fake_batch(B, seed=1, dtype=F64))

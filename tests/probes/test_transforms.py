@@ -80,7 +80,13 @@ def close(actual: Any, expected: Any) -> None:
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", PROBES)
+# Every kind of product once; the tracer takes seconds for each, longest for what is drawn.
+QUICK = ("hvp, reverse-over-forward", "ggnvp, kept")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.large) for name in PROBES]
+)
 def test_compiles_without_breaks_and_only_once(name: str) -> None:
     graphs = []
 
@@ -107,6 +113,7 @@ def test_a_member_of_a_population_is_what_it_is_alone(name: str) -> None:
         close([leaf[index] for leaf in tensors(together)], PROBES[name](member, batch))
 
 
+@pytest.mark.large
 def test_a_compiled_population_of_a_convolutional_net_with_batch_norm() -> None:
     problem = conv_problem(norm=True)
     members = [instance(problem, 3, seed)[0] for seed in (0, 1)]

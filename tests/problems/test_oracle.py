@@ -20,6 +20,7 @@ from deepobs_func.problems import measures
 from deepobs_func.problems.oracle import Oracle, make_plain_value_and_grad, make_value_and_grad
 from deepobs_func.problems.problem import Problem
 from deepobs_func.tree import Tree
+from tests.problems.small_nets import short_text
 
 
 def test_value_and_gradient_share_one_computation() -> None:
@@ -220,8 +221,8 @@ QUESTIONS: dict[str, Callable[[Oracle, Tree], Any]] = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_an_answer_is_the_same_compiled_and_for_a_population(question: str) -> None:
+def asked(question: str) -> tuple[Callable[[Tree], Any], Tree]:
+    """The answer to a question at parameters, and some."""
     problem = tiny()
     _, params, batch = ask(problem)
     v = {name: leaf[0] for name, leaf in vectors(params, 1).items()}
@@ -230,9 +231,22 @@ def test_an_answer_is_the_same_compiled_and_for_a_population(question: str) -> N
         found = QUESTIONS[question](Oracle(problem, make_value_and_grad(problem), params, batch), v)
         return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, torch.Tensor)]
 
-    expected = answer(params)
+    return answer, params
+
+
+@pytest.mark.parametrize(  # the probes behind them are compiled in `probes/test_transforms.py`
+    "question",
+    [name if name == "statistics" else pytest.param(name, marks=pytest.mark.large) for name in QUESTIONS],
+)
+def test_an_answer_is_the_same_compiled(question: str) -> None:
+    answer, params = asked(question)
     compiled = torch.compile(answer, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(params), expected)
+    torch.testing.assert_close(compiled(params), answer(params))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_answer_is_the_same_for_a_population(question: str) -> None:
+    answer, params = asked(question)
     members = [params, tree.scale(0.5, params)]
     stacked = vmap(answer)(tree.map(lambda *leaves: torch.stack(leaves), *members))
     for index, member in enumerate(members):
@@ -242,7 +256,7 @@ def test_an_answer_is_the_same_compiled_and_for_a_population(question: str) -> N
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_curvature_of_a_fused_net_goes_through_its_primitives(question: str) -> None:
     """The eager step of an LSTM takes its gradient from fused kernels, which answer none of these questions."""
-    problem = problems.get("tolstoi_char_rnn")
+    problem = short_text()
     params, _ = problem.init()
     batch = problem.fake_batch(2)
     oracle = Oracle(problem, make_plain_value_and_grad(problem), params, batch)

@@ -21,7 +21,7 @@ from deepobs_func.problems.oracle import make_plain_value_and_grad, make_value_a
 from deepobs_func.problems.problem import Problem
 from tests.problems.blocks import assert_close
 from tests.problems.linear_pieces import LinearPieces
-from tests.problems.small_nets import short_text
+from tests.problems.small_nets import narrow_resnet, short_text
 
 LARGE = 5_000_000  # parameters; the VAE is the one larger net whose images are small
 LARGE_NAMES = [n for n in problems.names() if problems.spec_of(n).parameters > LARGE and not n.endswith("_vae")]
@@ -45,18 +45,32 @@ def structure(name: str) -> tuple[Any, ...]:
 TWINS = [n for i, n in enumerate(NAMES) if structure(n) in map(structure, NAMES[:i])]
 
 
+# Of cifar10_3c3d in another number of classes.
+NEAR = ["cifar100_3c3d"]
 MODERN = [n for n in problems.SETS["modern"] if n != "digits_mlp"]  # which stands for them in the quick suite
 
 
-def table(names: Sequence[str] = problems.names()) -> list[Any]:
-    """Problems as parameters of tests: the largest, those whose functions are another's, ours are for `test-large`."""
+def table(names: Sequence[str] = problems.names(), *late: str) -> list[Any]:
+    """Problems as parameters of tests: the largest, those whose functions are another's, ours are for `test-large`.
+
+    Args:
+        names: of the problems.
+        late: others that are for `test-large`, since the test takes long for them.
+    """
     marks = {True: pytest.mark.large, False: ()}
-    late = {*LARGE_NAMES, *TWINS, *MODERN}
-    return [pytest.param(name, marks=marks[name in late]) for name in names]
+    large = {*LARGE_NAMES, *TWINS, *NEAR, *MODERN, *late}
+    return [pytest.param(name, marks=marks[name in large]) for name in names]
 
 
+# Nets of dense layers and of convolutions beside others that are compiled; the compiler takes seconds for each.
+LATE_TO_COMPILE = (
+    *("mnist_logreg", "mnist_vae", "cifar10_3c3d", "cifar100_allcnnc", "svhn_wrn164"),
+    *("two_d_branin", "two_d_rosenbrock", "digits_mlp"),
+)
+# A window of 50 characters has 10,000 nodes; WRN-10-1 has every kind of unit of WRN-16-4.
+SMALL_GRAPHS = {"tolstoi_char_rnn": short_text, "svhn_wrn164": functools.partial(narrow_resnet, 10)}
 # Two more in whole steps, in `runner/test_step.py`; a kernel of convolutions takes the C++ compiler seconds.
-INDUCTOR_NAMES = ["two_d_rosenbrock", pytest.param("mnist_2c2d", marks=pytest.mark.large)]
+INDUCTOR_NAMES = ["two_d_rosenbrock", "mnist_2c2d"]
 
 
 @pytest.fixture(scope="module", params=table([*NAMES, *LARGE_NETS]))
@@ -67,12 +81,18 @@ def problem(request: pytest.FixtureRequest) -> Iterator[Problem]:
         shared.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def light(problem: Problem) -> Problem:
+    """For derivatives: WRN-10-1 for WRN-16-4, whose derivatives take seconds each."""
+    return narrow_resnet(10) if problem.name == "svhn_wrn164" else problem
+
+
 def size(problem: Problem) -> int:
     """The batch size of these tests."""
     return 2 if problem.name in LARGE_NAMES else 3
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def instance(problem: Problem) -> tuple[tree.Tree, Batch]:
     return problem.init(0)[0], problem.fake_batch(size(problem), seed=1)
 
@@ -90,14 +110,14 @@ def doubled(values: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, values)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def point(problem: Problem) -> tuple[tree.Tree, Batch]:
     """Where derivatives are compared, in float64."""
     params, batch = instance(problem)
     return perturbed(doubled(params)), doubled(batch)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def value_and_gradient(problem: Problem) -> tuple[torch.Tensor, tree.Tree]:
     """Of the objective at the `point`."""
     params, batch = point(problem)
@@ -209,15 +229,16 @@ def test_separable_problems_equal_their_vmapped_per_example_selves(problem: Prob
     assert agree == problem.separable
 
 
-def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) -> None:
-    graphs = []
+@pytest.mark.parametrize("name", table([*NAMES, *LARGE_NETS], *LATE_TO_COMPILE))
+def test_loss_equals_its_compiled_self_and_does_not_recompile(name: str) -> None:
+    problem, graphs = problems.get(name), []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    if problem.name == "tolstoi_char_rnn":
-        problem = short_text()  # the graph of a window of 50 has 10,000 nodes
+    if problem.name in SMALL_GRAPHS:
+        problem = SMALL_GRAPHS[problem.name]()
     compiled = torch.compile(lambda params, batch: problem.loss(params, batch), backend=backend, fullgraph=True)
     params, batch = problem.init(0)[0], problem.fake_batch(size(problem), seed=1)
     x, y = problem.dataset.function("fake")(problem.dataset, random.key(2), size(problem), torch.float32)
@@ -226,6 +247,7 @@ def test_loss_equals_its_compiled_self_and_does_not_recompile(problem: Problem) 
     assert len(graphs) == 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", INDUCTOR_NAMES)
 def test_gradient_by_inductor_is_one_graph_and_the_same(name: str) -> None:
     problem = problems.get(name)
@@ -264,23 +286,23 @@ def test_every_missing_or_unknown_tensor_is_an_error(problem: Problem) -> None:
         problem.loss({**params, "nobody": torch.zeros(())}, batch)
 
 
-def test_per_example_gradients_average_to_the_batch_gradient(problem: Problem) -> None:
+def test_per_example_gradients_average_to_the_batch_gradient(light: Problem) -> None:
     """Those of separable problems by `vmap(grad)`; coupled ones as rows of the Jacobian of the loss vector."""
-    params, batch = point(problem)
-    if problem.separable:
-        rows = vmap(grad(one_example(problem.loss)), in_dims=(None, BATCH_DIMS))(params, batch)
+    params, batch = point(light)
+    if light.separable:
+        rows = vmap(grad(one_example(light.loss)), in_dims=(None, BATCH_DIMS))(params, batch)
     else:
-        _, pull_back = vjp(lambda p: problem.loss(p, batch), params)
-        (rows,) = vmap(pull_back)(torch.eye(size(problem), dtype=torch.float64))
-    whole, decay = value_and_gradient(problem)[1], grad(problem.penalty)(params)
+        _, pull_back = vjp(lambda p: light.loss(p, batch), params)
+        (rows,) = vmap(pull_back)(torch.eye(size(light), dtype=torch.float64))
+    whole, decay = value_and_gradient(light)[1], grad(light.penalty)(params)
     for name, row in rows.items():
-        assert row.shape == (size(problem), *params[name].shape)
+        assert row.shape == (size(light), *params[name].shape)
         assert_close(row.mean(0), whole[name] - decay[name], rtol=1e-9, atol=1e-11)
 
 
-def test_hessian_products_are_symmetric(problem: Problem) -> None:
-    params, batch = point(problem)
-    gradient = grad(lambda p: problem.objective(p, batch))
+def test_hessian_products_are_symmetric(light: Problem) -> None:
+    params, batch = point(light)
+    gradient = grad(lambda p: light.objective(p, batch))
     u, v = perturbed(params, 1), perturbed(params, 2)
 
     def product(direction: tree.Tree) -> tree.Tree:
@@ -289,22 +311,22 @@ def test_hessian_products_are_symmetric(problem: Problem) -> None:
     torch.testing.assert_close(tree.dot(u, product(v)), tree.dot(v, product(u)), rtol=1e-8, atol=1e-8)
 
 
-def test_gradient_is_the_slope_of_the_objective(problem: Problem) -> None:
+def test_gradient_is_the_slope_of_the_objective(light: Problem) -> None:
     """Central differences along a random unit direction, in float64, of the smooth piece that the point lies on.
 
     The objective itself is no judge of the largest nets: a step of 1e-6 crosses enough kinks of Inception to move the
     slope by 5e-5, and rounding, 1e-13 of the objective, moves it by as much at 1e-9.
     """
-    (params, batch), (value, gradient), step = point(problem), value_and_gradient(problem), 1e-5
+    (params, batch), (value, gradient), step = point(light), value_and_gradient(light), 1e-5
     direction = tree.sub(perturbed(params, 5), params)
     direction = tree.scale(1.0 / tree.norm(direction), direction)
     pieces = LinearPieces()
     with pieces:
-        torch.testing.assert_close(problem.objective(params, batch), value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(light.objective(params, batch), value, rtol=1e-12, atol=0)
     with pieces.hold():
-        ahead = problem.objective(tree.add(params, tree.scale(step, direction)), batch)
+        ahead = light.objective(tree.add(params, tree.scale(step, direction)), batch)
     with pieces.hold():
-        behind = problem.objective(tree.sub(params, tree.scale(step, direction)), batch)
+        behind = light.objective(tree.sub(params, tree.scale(step, direction)), batch)
     torch.testing.assert_close((ahead - behind) / (2 * step), tree.dot(gradient, direction), rtol=1e-5, atol=1e-9)
 
 
@@ -342,12 +364,12 @@ def test_noise_is_a_function_of_its_key(problem: Problem) -> None:
         assert not torch.equal(draw, problem.draw_noise(random.key(6), size(problem))[name])
 
 
-def test_a_population_of_two_agrees_with_its_members(problem: Problem) -> None:
-    params, batch = point(problem)
-    other = perturbed(doubled(instance(problem)[0]), 1)
-    gradient = grad(lambda p: problem.objective(p, batch))
+def test_a_population_of_two_agrees_with_its_members(light: Problem) -> None:
+    params, batch = point(light)
+    other = perturbed(doubled(instance(light)[0]), 1)
+    gradient = grad(lambda p: light.objective(p, batch))
     together = vmap(gradient)({name: torch.stack([params[name], other[name]]) for name in params})
-    for index, alone in enumerate((value_and_gradient(problem)[1], gradient(other))):
+    for index, alone in enumerate((value_and_gradient(light)[1], gradient(other))):
         for name in alone:
             assert_close(together[name][index], alone[name], rtol=1e-9, atol=1e-12)
 
@@ -390,16 +412,16 @@ def test_an_empty_carry_means_zeros(problem: Problem) -> None:
         assert not torch.equal(problem.loss(params, batch._replace(state=state)), losses)
 
 
-def test_plain_gradients_and_fused_kernels_give_the_same_numbers(problem: Problem) -> None:
+def test_plain_gradients_and_fused_kernels_give_the_same_numbers(light: Problem) -> None:
     """In float64: float32 rounds WRN-40-4's gradient at two examples by half a percent, either way."""
-    (params, batch), (value, expected) = point(problem), value_and_gradient(problem)
-    plain = make_plain_value_and_grad(problem)(params, batch)
+    (params, batch), (value, expected) = point(light), value_and_gradient(light)
+    plain = make_plain_value_and_grad(light)(params, batch)
     torch.testing.assert_close(plain.objective, value, rtol=1e-12, atol=0)
     for name, gradient in expected.items():
         assert_close(plain.grads[name], gradient, rtol=1e-8, atol=1e-9)
     assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(plain))
-    state = problem.loss_and_state(params, batch)[1]
+    state = light.loss_and_state(params, batch)[1]
     torch.testing.assert_close(plain.state, state, rtol=1e-10, atol=1e-12)
     with using(fused=True):
-        fused = problem.evaluate(params, batch).losses
-    torch.testing.assert_close(problem.evaluate(params, batch).losses, fused)
+        fused = light.evaluate(params, batch).losses
+    torch.testing.assert_close(light.evaluate(params, batch).losses, fused)

@@ -141,14 +141,14 @@ def meaning(record: RunRecord) -> str:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(one=RECORDS, other=RECORDS)
 def test_two_settings_have_two_names(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = made(one), made(other)
     assert (setting_name(first) == setting_name(second)) == (meaning(first) == meaning(second))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(base=RECORDS, changes=RECORDS, field=st.sampled_from(["hyperparams", "weight_decay", "schedule", "extra"]))
 def test_two_settings_that_differ_in_one_field_have_two_names(
     base: dict[str, Any], changes: dict[str, Any], field: str
@@ -157,7 +157,7 @@ def test_two_settings_that_differ_in_one_field_have_two_names(
     assert (setting_name(first) == setting_name(second)) == (meaning(first) == meaning(second))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(values=st.tuples(VALUES, VALUES), keys=st.tuples(KEYS, KEYS))
 def test_two_hyperparameters_never_read_as_others(values: tuple[Any, Any], keys: tuple[str, str]) -> None:
     assume(keys[0] != keys[1])
@@ -167,7 +167,7 @@ def test_two_hyperparameters_never_read_as_others(values: tuple[Any, Any], keys:
     assert len({setting_name(record) for record in (one, other, both)}) == 3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(drawn=RECORDS, problem=st.text(max_size=300), optimizer=st.text(max_size=300))
 def test_every_file_system_takes_the_names(drawn: dict[str, Any], problem: str, optimizer: str) -> None:
     record = made(drawn)
@@ -182,7 +182,7 @@ def test_every_file_system_takes_the_names(drawn: dict[str, Any], problem: str, 
     assert folder.parts[-1].isascii()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(one=st.text(max_size=300), other=st.text(max_size=300))
 def test_problems_of_two_names_have_two_folders(one: str, other: str) -> None:
     folders = [folder_of(make_record(testproblem=name), "results") for name in (one, other)]

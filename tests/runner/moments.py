@@ -115,7 +115,7 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "compiled, torch": lambda: Case(config(optimizer="torch.optim.Adam"), small_problem(), _compiled(1)),
 }
-CHEAP = ("tracked", "torch.optim.LBFGS", "diverging, DeepOBS", "recurrent")
+CHEAP = ("tracked", "recurrent")
 
 
 def content(record: RunRecord) -> dict[str, str]:

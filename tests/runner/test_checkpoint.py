@@ -245,7 +245,7 @@ def layouts() -> st.SearchStrategy[Tensor]:
 
 
 @given(layouts())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_tensor_comes_back_with_its_layout(tensor: Tensor) -> None:
     """Kernels are chosen by it, so that another one rounds otherwise."""
     tensors: dict[str, Tensor] = {}

@@ -162,9 +162,8 @@ def test_a_probe_is_no_more_work_than_it_was(name: str) -> None:
         assert operations(call) <= KNOWN["operations"][f"{name} {what}"], what
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "quadratic_deep" else pytest.param(name, marks=pytest.mark.large) for name in COMPILED]
-)
+@pytest.mark.large
+@pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_has_no_more_kernels_than_it_had(name: str) -> None:
     assert 0 < kernels(problems.get(name)) <= KNOWN["kernels"][name]
 

@@ -45,9 +45,14 @@ def numbers(record: RunRecord) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [("cifar10_3c3d", IMAGES), ("svhn_wrn164", IMAGES), ("tolstoi_char_rnn", TEXT)]
+    ("name", "sizes"),
+    [
+        ("cifar10_3c3d", IMAGES),
+        pytest.param("svhn_wrn164", IMAGES, marks=pytest.mark.large),
+        ("tolstoi_char_rnn", TEXT),
+    ],
 )
-@pytest.mark.parametrize("protocol", ["default", "deepobs-1.1.2"])
+@pytest.mark.parametrize("protocol", [pytest.param("default", marks=pytest.mark.large), "deepobs-1.1.2"])
 def test_the_same_configuration_gives_the_same_numbers(name: str, sizes: dict[str, object], protocol: str) -> None:
     made, problem = config(name, protocol=protocol), small(name, **sizes)
     first, again = recorded(made, problem), recorded(made, problem)

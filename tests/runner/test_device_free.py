@@ -99,7 +99,13 @@ def waits(problem: Problem, optimizer: Optimizer) -> list[str]:
     return found.found
 
 
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.large) if name in ("mnist_vae", "cifar100_vit", "svhn_wrn164") else name
+        for name in SIX
+    ],
+)
 def test_steps_wait_for_nothing(name: str) -> None:
     assert waits(problems.get(name), optimizers.momentum(0.1)) == []
 

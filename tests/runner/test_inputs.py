@@ -27,15 +27,13 @@ def config(**changes: Any) -> RunConfig:
     return RunConfig("padded", "momentum", **(values | changes))
 
 
-def test_streamed_sentences_give_the_numbers_of_held_ones() -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.large)])
+def test_streamed_sentences_give_the_numbers_of_held_ones(workers: int) -> None:
     """The steps bit for bit, by processes that read too; evaluations but for the order of a sum."""
-    held, here, there = (
-        recorded(config(workers=workers), made(stream=stream)) for stream, workers in ((False, 0), (True, 0), (True, 2))
-    )
-    assert held.minibatch_train_losses == here.minibatch_train_losses == there.minibatch_train_losses
-    assert here.test_losses == there.test_losses
-    np.testing.assert_allclose(held.test_losses, here.test_losses, rtol=1e-6)
-    assert held.test_accuracies == here.test_accuracies
+    held, streamed = recorded(config(), made()), recorded(config(workers=workers), made(stream=True))
+    assert held.minibatch_train_losses == streamed.minibatch_train_losses
+    np.testing.assert_allclose(held.test_losses, streamed.test_losses, rtol=1e-6)
+    assert held.test_accuracies == streamed.test_accuracies
     assert held.minibatch_train_losses[-1] < held.minibatch_train_losses[0]
 
 

@@ -191,6 +191,7 @@ def test_a_finished_run_lies_where_deepobs_looks(tmp_path: Path) -> None:
     assert numbers(records.read(record.path)) == numbers(record)
 
 
+@pytest.mark.large
 def test_the_stand_in_is_marked(tmp_path: Path) -> None:
     record = recorded(
         RunConfig("mnist_logreg", "sgd", 0.1, epochs=1, data="synthetic", output_dir=str(tmp_path / "results"))

@@ -208,6 +208,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     assert choice.reason == "not compiled: no C++ compiler was found"
 
 
+@pytest.mark.large
 def test_several_steps_a_call_are_the_same_steps() -> None:
     """In a whole run, compiled, with a schedule: two steps an epoch, in one call."""
     scheduled = {"lr_sched_epochs": (1,), "lr_sched_factors": (0.5,), "train_log_interval": 1, "batch_size": 48}

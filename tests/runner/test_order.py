@@ -97,7 +97,7 @@ KINDS = {
 }
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     num=st.integers(2, 200),
     valid=st.integers(1, 199),
@@ -126,7 +126,7 @@ def test_what_is_set_aside_is_never_trained_on(
         assert rows.numel() % batch_size == 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(num=st.integers(2, 100), share=st.floats(0.0, 0.99), protocol=st.sampled_from(sorted(PROTOCOLS)))
 def test_the_rest_comes_in_the_order_of_all(num: int, share: float, protocol: str) -> None:
     valid = max(1, int(share * num))
@@ -137,7 +137,7 @@ def test_the_rest_comes_in_the_order_of_all(num: int, share: float, protocol: st
     assert rest == [row for row in whole if row not in aside]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(num=st.integers(50, 3000), valid=st.integers(20, 1500), batch_size=st.integers(1, 5), length=st.integers(1, 9))
 def test_the_end_of_a_text_is_set_aside_in_whole_windows(num: int, valid: int, batch_size: int, length: int) -> None:
     """As many windows as a text of that many characters has; the train sample has none of them."""

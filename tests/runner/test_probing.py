@@ -39,9 +39,11 @@ def config(folder: Path | None, **changes: Any) -> RunConfig:
     return RunConfig(**(values | changes))
 
 
-def tracked(made: RunConfig, problem: Problem | None, execution: Execution, names: tuple[str, ...]) -> dict[str, Any]:
-    """What the same run finds while it goes, at every step."""
-    same = dataclasses.replace(made, output_dir=None, checkpoint_every="auto", track=names, track_every=1)
+def tracked(
+    made: RunConfig, problem: Problem | None, execution: Execution, names: tuple[str, ...], every: int = 1
+) -> dict[str, Any]:
+    """What the same run finds while it goes, at every step or now and then."""
+    same = dataclasses.replace(made, output_dir=None, checkpoint_every="auto", track=names, track_every=every)
     found: dict[str, Any] = run(same, problem, execution=execution).record.extra["tracked"]
     return found
 
@@ -53,14 +55,20 @@ def check_same(made: RunConfig, problem: Problem | None, execution: Execution, n
     given = {"problem": problem} if problem else {}
     steps = make_plan(made, problem).steps_per_epoch
     found = probe_run(record.path, names, at=[0, 1], **given).extra["probed"][-1]
-    expected = tracked(made, problem, execution, names)
+    expected = tracked(made, problem, execution, names, every=steps)
     for name, column in found["quantities"].items():
         assert column["steps"] == [0, steps]
         was = [expected["quantities"][name][expected["steps"].index(step)] for step in (0, steps)]
         assert json.dumps(column["values"]) == json.dumps(was), name  # NaN equals itself in words
 
 
-@pytest.mark.parametrize("kind", list(small_nets.PROBLEMS))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.large) if kind in ("recurrent", "variational", "quadratic") else kind
+        for kind in small_nets.PROBLEMS
+    ],
+)
 def test_a_probe_has_the_bits_of_what_was_tracked(kind: str, tmp_path: Path) -> None:
     """Noise, moments, a recurrent state: the batch of the next step is made as the run makes it."""
     problem = small_nets.PROBLEMS[kind]()
@@ -70,6 +78,7 @@ def test_a_probe_has_the_bits_of_what_was_tracked(kind: str, tmp_path: Path) -> 
     check_same(config(tmp_path, problem=problem.name, **bn, **lr), problem, EAGER, names)
 
 
+@pytest.mark.large
 def test_also_of_augmented_data_a_torch_optimizer_and_a_schedule(tmp_path: Path) -> None:
     problem = small_nets.augmented()
     more = {"optimizer": "torch.optim.AdamW", "lr": 1e-3, "schedule": "cosine", "protocol": "deepobs-1.1.2"}
@@ -137,7 +146,7 @@ def test_the_mean_over_batches_and_its_error(tmp_path: Path) -> None:
     assert len(found["quantities"]["noise_scale/layer"]["standard_errors"][0]) == 1
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.large), "valid", "test"])
 def test_over_a_whole_data_set(split: str, tmp_path: Path) -> None:
     """Against dense float64 matrices of the same examples, taken as one batch."""
     problem = small_problem()

@@ -91,6 +91,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain["costs"][1]["ratio"] == 4.0
 
 
+@pytest.mark.large
 def test_calls_a_step_in_gradient_equivalents() -> None:
     """Newton-CG with three products of conjugate gradients; the update of Sophia is every second step."""
     given = ["torch.optim.SGD", Entrant("sophia_h", {"update_every": 2}), Entrant("newton_cg", {"cg_steps": 3})]

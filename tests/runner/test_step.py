@@ -44,9 +44,10 @@ def hundred_batches(problem: problems.Problem) -> list[Batch]:
     return [problem.fake_batch(8, seed=index, dtype=torch.float64) for index in range(100)]
 
 
-@pytest.mark.parametrize("name", ["quadratic_deep", "two_d_rosenbrock"])
-@pytest.mark.parametrize("make", [optimizers.sgd, optimizers.momentum, optimizers.adam, optimizers.rmsprop])
-def test_a_member_of_a_population_is_its_own_run(name: str, make: Callable[..., optimizers.Optimizer]) -> None:
+@pytest.mark.parametrize(  # every optimizer in `population/test_step.py`
+    ("make", "name"), [(optimizers.adam, "quadratic_deep"), (optimizers.momentum, "two_d_rosenbrock")]
+)
+def test_a_member_of_a_population_is_its_own_run(make: Callable[..., optimizers.Optimizer], name: str) -> None:
     """A grid of learning rates under vmap equals separate runs, to 1e-10 after 100 steps in float64."""
     problem, lrs = problems.get(name), (1e-5, 1e-4, 1e-3)
     carries = [start(problem, make(lr), torch.float64) for lr in lrs]

@@ -128,6 +128,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.large
 def test_a_signal_ends_a_sweep_and_the_same_command_goes_on(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(
         "problems: [quadratic_deep]\noptimizers: {adam: {lr: 0.01}}\nepochs: 4000\ncompile: 'off'\n"

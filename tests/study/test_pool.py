@@ -29,6 +29,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     return found
 
 
+@pytest.mark.large
 def test_good_runs_finish_beside_bad_ones(swept: dict[str, Outcome]) -> None:
     assert len(swept) == 5
     for name in ("sgd 0.01", "adam 0.01", "sgd 0.02"):
@@ -38,6 +39,7 @@ def test_good_runs_finish_beside_bad_ones(swept: dict[str, Outcome]) -> None:
         assert len(outcome.record.test_losses) == 11
 
 
+@pytest.mark.large
 def test_an_exception_is_in_the_record(swept: dict[str, Outcome]) -> None:
     outcome = swept[f"{FAILING}:Raises 0.01"]
     assert (outcome.status, outcome.error) == ("failed", "RuntimeError: no more of this")
@@ -45,6 +47,7 @@ def test_an_exception_is_in_the_record(swept: dict[str, Outcome]) -> None:
     assert "in go_wrong" in outcome.record.extra["traceback"]
 
 
+@pytest.mark.large
 def test_a_killed_process_is_in_the_record(swept: dict[str, Outcome]) -> None:
     outcome = swept[f"{FAILING}:IsKilled 0.01"]
     assert outcome.status == "failed"

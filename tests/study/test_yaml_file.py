@@ -83,7 +83,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(PLAIN)
 def test_json_is_yaml(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "json.yaml"

@@ -218,7 +218,7 @@ def places(data: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*above, key))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data())
 def test_whatever_is_written_is_a_study_or_a_mistake_in_one_line(data: st.DataObject) -> None:
     written = copy.deepcopy(data.draw(st.sampled_from([OURS, PORT])))

@@ -66,7 +66,10 @@ def test_colour_blind_readers_tell_the_colours_apart(blindness: str) -> None:
         assert sum((a - b) ** 2 for a, b in pairs) ** 0.5 > 0.08, (one, other)
 
 
-@pytest.mark.parametrize("suffix", style.FORMATS)
+@pytest.mark.parametrize(
+    "suffix",
+    [pytest.param(suffix, marks=pytest.mark.large) if suffix == ".pdf" else suffix for suffix in style.FORMATS],
+)
 def test_every_format_is_written_whatever_names_hold(tmp_path: Path, suffix: str) -> None:
     with style.style():
         figure, (axis,) = style.grid(1)

@@ -40,7 +40,7 @@ tables = st.integers(1, 4).flatmap(
 several = st.dictionaries(st.sampled_from("abcd"), tables, min_size=1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(several)
 def test_pairs_are_told_apart_as_by_compare(curves: dict[str, list[list[float]]]) -> None:
     placed = rank_problem(problem("p", curves), Choice())
@@ -61,7 +61,7 @@ def test_pairs_are_told_apart_as_by_compare(curves: dict[str, list[list[float]]]
         assert (row.lowest, row.highest) == (1 + losses, len(placed) - wins)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(several, values.filter(lambda value: not math.isnan(value)))
 def test_times_are_those_of_survival(curves: dict[str, list[list[float]]], target: float) -> None:
     for row in rank_problem(problem("p", curves, target), Choice("time")):
@@ -72,7 +72,7 @@ def test_times_are_those_of_survival(curves: dict[str, list[list[float]]], targe
         assert [row.low, row.high] == pytest.approx([expected.low, expected.high], nan_ok=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.floats(0, 3).map(lambda x: round(x, 1)), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_mean_ranks_are_those_of_ranks(levels: list[list[float]]) -> None:
     names = "abc"

@@ -51,7 +51,7 @@ def naive_scores(problems: list[dict[str, list[list[float]]]], target: float) ->
     return totals
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.lists(several, min_size=1, max_size=4))
 def test_scores_equal_a_naive_second_implementation(problems: list[dict[str, list[list[float]]]]) -> None:
     data = [problem(str(number), each) for number, each in enumerate(problems)]

@@ -87,7 +87,7 @@ def test_a_member_is_its_own_run_for_a_net_of_torch_s_layers() -> None:
     assert compared(made, problem, VMAP, seeds=[1, 2], lrs=[0.01, 0.1]) < 1e-5
 
 
-@pytest.mark.parametrize("way", ["vmap", "loop", "pairs"])
+@pytest.mark.parametrize("way", ["vmap", *(pytest.param(way, marks=pytest.mark.large) for way in ("loop", "pairs"))])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_member_is_its_own_run_for_every_optimizer(optimizer: str, way: str) -> None:
     name, sets = OPTIMIZERS[optimizer]
@@ -149,7 +149,7 @@ def test_members_share_what_is_read(tmp_path: Path) -> None:
     assert shared < read.stat().st_size - shared
 
 
-@pytest.mark.parametrize("way", ["vmap", "loop", "alone"])
+@pytest.mark.parametrize("way", ["vmap", pytest.param("loop", marks=pytest.mark.large), "alone"])
 def test_problems_without_data(way: str) -> None:
     for name, rate in (("quadratic_deep", 1e-3), ("two_d_branin", 1e-4)):
         made = RunConfig(name, "momentum", rate, epochs=1, output_dir=None)
@@ -193,8 +193,14 @@ def results(population: Any) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("way", ["vmap", "pairs", "alone"])
-@pytest.mark.parametrize("at", ["epoch", "step"])
+@pytest.mark.parametrize(
+    ("way", "at"),
+    [
+        *(("vmap", "step"), ("pairs", "epoch")),
+        *(pytest.param(*both, marks=pytest.mark.large) for both in (("vmap", "epoch"), ("pairs", "step"))),
+        *(pytest.param("alone", at, marks=pytest.mark.large) for at in ("epoch", "step")),
+    ],
+)
 def test_an_interrupted_population_goes_on_bit_for_bit(
     way: str, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

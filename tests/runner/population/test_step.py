@@ -100,9 +100,8 @@ def far(members: Members, steps: int, compared: Sequence[tuple[int, int]] = EACH
     return float(torch.stack(found).max())
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "variational" else pytest.param(kind, marks=pytest.mark.large) for kind in PROBLEMS]
-)
+@pytest.mark.large
+@pytest.mark.parametrize("kind", PROBLEMS)
 def test_after_a_hundred_steps_in_float64(kind: str) -> None:
     problem = PROBLEMS[kind]()
     name = list(MAKES)[list(PROBLEMS).index(kind)]  # each kind of net with another optimizer
@@ -110,7 +109,9 @@ def test_after_a_hundred_steps_in_float64(kind: str) -> None:
     assert far(members, 100) < 1e-10
 
 
-@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("nesterov", "adam") else pytest.param(name, marks=pytest.mark.large) for name in MAKES]
+)
 def test_every_optimizer_after_a_hundred_steps_in_float64(name: str) -> None:
     assert far(Members(PROBLEMS["linear"](), MAKES[name], 4, 1e-2), 100, compared=TWO) < 1e-10
 
