@@ -119,6 +119,9 @@ def joined(**parts: Tree) -> Tree:
     Args:
         parts: trees by the names of their parts, in which there is no space; a tree may be empty.
 
+    Returns:
+        One tree of all leaves, which are not copied.
+
     >>> list(joined(mean={"w": torch.ones(2)}, square={"w": torch.ones(2)}))
     ['mean w', 'square w']
     """

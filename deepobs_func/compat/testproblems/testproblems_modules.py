@@ -65,3 +65,15 @@ def net_wrn(num_residual_blocks: int, widening_factor: int, num_outputs: int) ->
             "2 and 4 (svhn_wrn164), and 6 and 4 (cifar100_wrn404)."
         )
     return _WRN[size](num_outputs)
+
+
+__all__ = [
+    "net_cifar10_3c3d",
+    "net_cifar100_allcnnc",
+    "net_mlp",
+    "net_mnist_2c2d",
+    "net_mnist_logreg",
+    "net_vae",
+    "net_vgg",
+    "net_wrn",
+]

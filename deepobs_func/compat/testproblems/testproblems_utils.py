@@ -34,6 +34,7 @@ class tfconv2d(nn.Conv2d):  # noqa: N801  # DeepOBS's name
         self.tf_padding_type: str | None = _checked(tf_padding_type)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution of images `x (B, C, H, W)`."""
         return super().forward(_padded(x, self, 0.0))
 
 
@@ -55,6 +56,7 @@ class tfmaxpool2d(nn.MaxPool2d):  # noqa: N801
         self.tf_padding_type: str | None = _checked(tf_padding_type)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The maxima of images `x (B, C, H, W)`."""
         pooled: Tensor = super().forward(_padded(x, self, float("-inf")))
         return pooled
 
@@ -75,6 +77,7 @@ class tfconv2d_transpose(nn.ConvTranspose2d):  # noqa: N801
         self.tf_padding_type: str | None = _checked(tf_padding_type)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The transposed convolution of images `x (B, C, H, W)`; `output_size` is torch's own padding's."""
         if self.tf_padding_type is None:
             return super().forward(x, output_size)
         cut: list[int] = []  # of the last axis first, as `F.pad` takes it; a negative padding cuts off
@@ -85,17 +88,28 @@ class tfconv2d_transpose(nn.ConvTranspose2d):  # noqa: N801
             full = (size - 1) * stride + kernel + missing[-1]
             cut = [-before, size * stride + before - full, *cut]
         how = (_pair(self.stride), 0, tuple(missing), self.groups, _pair(self.dilation))
-        return F.pad(F.conv_transpose2d(x, self.weight, self.bias, *how), cut)  # type: ignore[arg-type]
+        return F.pad(F.conv_transpose2d(x, self.weight, self.bias, *how), cut)
 
 
-class flatten(nn.Flatten):  # noqa: N801
+class flatten(nn.Module):  # noqa: N801
     """`(B, ...) -> (B, n)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The numbers of each example of `x (B, ...)` in a row."""
+        return x.flatten(1)
 
 
 class mean_allcnnc(nn.Module):  # noqa: N801
     """The mean over height and width, `(B, C, H, W) -> (B, C)`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: Tensor) -> Tensor:
+        """The mean of images `x (B, C, H, W)`."""
         return x.mean((2, 3))
 
 
@@ -128,3 +142,6 @@ def _extents(layer: tfconv2d | tfmaxpool2d | tfconv2d_transpose) -> list[int]:
 def _pair(value: Any) -> tuple[int, int]:
     height, width = (value, value) if isinstance(value, int) else value
     return height, width
+
+
+__all__ = ["flatten", "mean_allcnnc", "tfconv2d", "tfconv2d_transpose", "tfmaxpool2d"]
