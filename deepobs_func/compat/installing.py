@@ -27,6 +27,8 @@ _MODULES = {
     "deepobs.pytorch.runners.runner_utils": "runners.runner_utils",
     "deepobs.pytorch.testproblems": "testproblems",
     "deepobs.pytorch.testproblems.testproblem": "testproblems.testproblem",
+    "deepobs.pytorch.testproblems.testproblems_modules": "testproblems.testproblems_modules",
+    "deepobs.pytorch.testproblems.testproblems_utils": "testproblems.testproblems_utils",
 }
 _ARCHITECTURES = (
     "_logreg",
@@ -35,6 +37,8 @@ _ARCHITECTURES = (
     "_3c3d",
     "_vgg",
     "_wrn",
+    "_inception_v3",
+    "_vae",
 )  # modules of the port, in each of which a network is found
 _SETTINGS = ("data_dir", "baseline_dir", "dtype")
 

@@ -18,7 +18,9 @@ ROOMS = (
     *("analysis.verdicts", "analysis.survival", "analysis.profiles", "analysis.ranks", "analysis.tuning_curves"),
     *("analysis.rate_sensitivity", "analysis.honesty", "analysis.published", "analysis.figures", "analysis.reports"),
     *("base", "tree", "random", "errors", "nets.layers", "nets.initializers", "compat", "compat.testproblems"),
-    *("compat.datasets", "compat.runners", "compat.tuner", "compat.analyzer", "compat.config", "compat.tf_weights"),
+    *("compat.testproblems.testproblems_modules", "compat.testproblems.testproblems_utils"),
+    *("compat.testproblems.architectures", "compat.datasets", "compat.runners", "compat.tuner", "compat.analyzer"),
+    *("compat.config", "compat.tf_weights"),
 )
 
 

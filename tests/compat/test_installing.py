@@ -34,7 +34,9 @@ from deepobs.pytorch.runners.runner import PTRunner
 from deepobs.pytorch.runners import StandardRunner, runner_utils
 from deepobs.pytorch.testproblems.testproblem import TestProblem
 from deepobs.pytorch.testproblems.mnist_mlp import mnist_mlp
-from deepobs.pytorch.testproblems import _mlp, _wrn
+from deepobs.pytorch.testproblems import _inception_v3, _mlp, _vae, _wrn, testproblems_modules
+from deepobs.pytorch.testproblems.testproblems_modules import net_mlp
+from deepobs.pytorch.testproblems.testproblems_utils import flatten, tfconv2d, tfmaxpool2d
 from deepobs.pytorch.testproblems.cifar100_allcnnc import AllCNNC
 from deepobs.tuner.tuner_utils import log_uniform
 
@@ -45,6 +47,8 @@ assert mnist is MNIST
 assert testproblems.mnist_mlp is mnist_mlp
 assert issubclass(mnist_mlp, TestProblem)
 assert issubclass(AllCNNC, _mlp.MLP.__base__)
+assert net_mlp is testproblems_modules.net_mlp is _mlp.MLP
+assert (_vae.vae.of, _inception_v3.inception_v3.of) == ({8: "mnist_vae"}, {1001: "imagenet_inception_v3"})
 assert (_mlp.MLP(num_outputs=10).fc1.out_features, _wrn.wrn_16_4.of) == (1000, {10: "svhn_wrn164"})
 pt.set_data_dir("somewhere")
 assert config.get_data_dir() == pt.config.get_data_dir()

@@ -13,7 +13,7 @@ from deepobs_func import optimizers, problems, random
 from deepobs_func.base import Batch
 from deepobs_func.compat import config, layers, testproblems
 from deepobs_func.compat.model import Stream
-from deepobs_func.compat.testproblems import RegisteredTestProblem, architectures
+from deepobs_func.compat.testproblems import RegisteredTestProblem, architectures, testproblems_modules
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.rnn import LSTM
 from deepobs_func.runner.step import Carry, make_step
@@ -268,3 +268,47 @@ def test_residual_networks_by_the_names_of_a_port() -> None:
 @pytest.mark.usefixtures("no_data")
 def test_a_test_problem_s_model_is_such_a_network() -> None:
     assert type(made("mnist_logreg").model) is architectures.LogisticRegression
+    assert architectures.of_problem("fmnist_vae") is architectures.VAE
+
+
+def test_sizes_that_no_network_of_deepobs_1_2_has() -> None:
+    assert testproblems_modules.net_mlp is architectures.MLP
+    with pytest.raises(ConfigError, match=r"num_residual_blocks 4.*svhn_wrn164"):
+        testproblems_modules.net_wrn(4, 4, 10)
+    with pytest.raises(ConfigError, match="num_outputs 7"):
+        testproblems_modules.net_wrn(2, 4, 7)
+    with pytest.raises(ConfigError, match="variant 11"):
+        testproblems_modules.net_vgg(10, variant=11)
+    with pytest.raises(ConfigError, match="n_latent 5: VAE has 8"):
+        testproblems_modules.net_vae(5)
+
+
+@pytest.mark.large
+def test_networks_by_the_names_of_deepobs_1_2() -> None:
+    """The numbers of parameters are those of the reference."""
+    made = {
+        "mnist_logreg": testproblems_modules.net_mnist_logreg(num_outputs=10),
+        "fmnist_2c2d": testproblems_modules.net_mnist_2c2d(10),
+        "cifar100_3c3d": testproblems_modules.net_cifar10_3c3d(100),
+        "cifar100_allcnnc": testproblems_modules.net_cifar100_allcnnc(),
+        "svhn_wrn164": testproblems_modules.net_wrn(2, 4, 10),
+    }
+    for name, network in made.items():
+        assert sum(parameter.numel() for parameter in network.parameters()) == problems.spec_of(name).parameters
+
+
+@pytest.mark.large
+def test_the_halves_of_the_vae_are_its_whole() -> None:
+    model = testproblems_modules.net_vae(n_latent=8).eval()
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    torch.manual_seed(0)
+    image, mean, log_std = model(x)
+    torch.manual_seed(0)
+    z, *others = model.encode(x)
+    assert (z.shape, model.decode(z).shape) == ((3, 8), (3, 1, 28, 28))
+    assert torch.equal(model.decode(z).flatten(1), image)
+    assert all(torch.equal(one, other) for one, other in zip(others, (mean, log_std), strict=True))
+    torch.manual_seed(0)
+    torch.testing.assert_close(z, mean + torch.randn_like(mean) * log_std.exp(), rtol=0, atol=0)
+    model.train()
+    assert not torch.equal(model.decode(z), model.decode(z)), "dropout acts in training"

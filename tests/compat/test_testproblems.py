@@ -47,6 +47,8 @@ def test_all_problems_are_classes() -> None:
         assert name in dir(testproblems)
     with pytest.raises(ConfigError, match="mnist_mlp"):
         testproblems.testproblem("mnist_mpl", batch_size=32)
+    listed = [name for name in dir(testproblems) if not name.lower().startswith("test")]
+    assert listed == sorted(problems.names()), "as scripts of DeepOBS 1.2 list them"
 
 
 def test_a_plain_training_loop(logreg: Any) -> None:
@@ -146,6 +148,20 @@ def test_one_batch_is_evaluated_again_and_again() -> None:
     with torch.no_grad():
         tproblem.net.theta.mul_(0.5)
     assert evaluate()[0] < first
+
+
+def test_the_hessian_by_the_names_of_1_2() -> None:
+    """90 eigenvalues in (0, 1), 10 in (30, 60); the loss is made of it."""
+    made = testproblems.quadratic_deep._make_hessian()
+    tproblem = quadratic()
+    assert torch.equal(made, tproblem._hessian)
+    eigenvalues = torch.linalg.eigvalsh(made.double())
+    assert ((eigenvalues[:90] > 0) & (eigenvalues[:90] < 1)).all()
+    assert ((eigenvalues[90:] > 30) & (eigenvalues[90:] < 60)).all()
+    x, y = next(iter(tproblem.train_loader))
+    shifted = tproblem.net.theta.detach() - x
+    expected = 0.5 * torch.einsum("bi,ij,bj->b", shifted, made, shifted)
+    torch.testing.assert_close(tproblem.get_batch_loss_and_accuracy((x, y), reduction="none")[0].detach(), expected)
 
 
 def test_reductions() -> None:

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from deepobs_func import problems
+from deepobs_func.compat.testproblems.registered import OWN_CLASSES
 from deepobs_func.compat.testproblems.registered import RegisteredTestProblem as RegisteredTestProblem
 from deepobs_func.compat.testproblems.testproblem import TestProblem as TestProblem
 from deepobs_func.compat.testproblems.testproblem import UnregularizedTestproblem as UnregularizedTestproblem
@@ -35,7 +36,8 @@ def testproblem(name: str, *args: Any, **kwargs: Any) -> RegisteredTestProblem:
 def _class_of(name: str) -> type[RegisteredTestProblem]:
     _, _, arguments = (RegisteredTestProblem.__doc__ or "").partition("    Args:")
     about = f"The test problem {name}.\n\n    Args:{arguments}"
-    return type(name, (RegisteredTestProblem,), {"name": name, "__doc__": about, "__module__": __name__})
+    base = OWN_CLASSES.get(name, RegisteredTestProblem)
+    return type(name, (base,), {"name": name, "__doc__": about, "__module__": __name__})
 
 
 def __getattr__(name: str) -> type[RegisteredTestProblem]:
@@ -45,7 +47,8 @@ def __getattr__(name: str) -> type[RegisteredTestProblem]:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *problems.names()})
+    """The problems and what makes one: scripts of DeepOBS 1.2 list its problems by `dir`, which has no other bases."""
+    return sorted(["TestProblem", "testproblem", *problems.names()])
 
 
 __all__ = [*_BASES, "testproblem", *problems.names()]  # the registry's names are texts

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from deepobs_func import problems
 from deepobs_func.base import ModelState, Params
@@ -16,6 +17,8 @@ from deepobs_func.compat import config
 from deepobs_func.compat.datasets.loaders import pass_key
 from deepobs_func.compat.model import Model
 from deepobs_func.errors import ConfigError
+from deepobs_func.nets.layers import Pass
+from deepobs_func.nets.vae import LATENT
 from deepobs_func.problems.problem import Problem
 
 
@@ -31,12 +34,13 @@ class Architecture(Model):
     """
 
     of: ClassVar[Mapping[int, str]] = {}
+    counted: ClassVar[str] = "num_outputs"
     also_called: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, num_outputs: int, device: Any = None) -> None:
         if num_outputs not in self.of:
             known = ", ".join(f"{number} ({name})" for number, name in self.of.items())
-            raise ConfigError(f"num_outputs {num_outputs}: {type(self).__name__} has {known}.")
+            raise ConfigError(f"{self.counted} {num_outputs}: {type(self).__name__} has {known}.")
         problem = problems.get(self.of[num_outputs])
         key = pass_key(torch.device(device or config.get_default_device()))
         super().__init__(problem, *problem.init(key, dtype=config.get_dtype()))
@@ -113,10 +117,58 @@ class WRN404(Architecture):
     of: ClassVar[Mapping[int, str]] = {100: "cifar100_wrn404"}
 
 
+class InceptionV3(Architecture):
+    """Inception v3; see `Architecture` for `num_outputs` and `device`."""
+
+    of: ClassVar[Mapping[int, str]] = {1001: "imagenet_inception_v3"}
+
+
+class VAE(Architecture):
+    """The variational auto-encoder, `(B, 1, 28, 28) -> (image (B, 784), mean (B, 8), log_std (B, 8))`.
+
+    Args:
+        n_latent: the number of latent variables, 8.
+        device: where it lives.
+    """
+
+    of: ClassVar[Mapping[int, str]] = {LATENT: "mnist_vae"}
+    counted: ClassVar[str] = "n_latent"
+
+    def __init__(self, n_latent: int = LATENT, device: Any = None) -> None:
+        super().__init__(n_latent, device)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One sample of the latent variables of images.
+
+        Args:
+            x: images `(B, 1, 28, 28)`.
+
+        Returns:
+            `(z, mean, log_std)`, each `(B, 8)`; `z = mean + epsilon exp(log_std)`.
+        """
+        p = Pass(self.training, {}, {})
+        mean, log_std = self.encoder(x, p)
+        return mean + self.epsilon(mean, p) * torch.exp(log_std), mean, log_std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The images of latent variables.
+
+        Args:
+            z: `(B, 8)`.
+
+        Returns:
+            Pixels in (0, 1), `(B, 1, 28, 28)`, as in DeepOBS 1.2.
+        """
+        image: Tensor = self.decoder(z, Pass(self.training, {}, {}))
+        return image.unflatten(1, (1, 28, 28))
+
+
 vgg16 = VGG16
 vgg19 = VGG19
 wrn_16_4 = WRN164
 wrn_40_4 = WRN404
+inception_v3 = InceptionV3
+vae = VAE
 BY_KIND: Mapping[str, type[Architecture]] = {
     "logreg": LogisticRegression,
     "mlp": MLP,
@@ -127,6 +179,8 @@ BY_KIND: Mapping[str, type[Architecture]] = {
     "vgg19": VGG19,
     "wrn164": WRN164,
     "wrn404": WRN404,
+    "inception_v3": InceptionV3,
+    "vae": VAE,
 }
 """By what follows the data set in the name of one of DeepOBS's test problems."""
 

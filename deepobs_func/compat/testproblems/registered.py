@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from deepobs_func.compat.datasets.loaders import pass_key
 from deepobs_func.compat.model import Model, Stream
 from deepobs_func.compat.testproblems.architectures import of_problem
 from deepobs_func.compat.testproblems.testproblem import TestProblem, reduced
+from deepobs_func.nets.quadratic import hessian
 from deepobs_func.problems.measures import vae
 from deepobs_func.problems.problem import Problem
 
@@ -95,6 +97,24 @@ class RegisteredTestProblem(TestProblem):
 
     def _is_regularized(self, name: str, parameter: Tensor) -> bool:
         return name in self.core.regularized
+
+
+class QuadraticTestProblem(RegisteredTestProblem):
+    """The quadratic, with DeepOBS 1.2's names of its Hessian."""
+
+    @staticmethod
+    def _make_hessian() -> Tensor:
+        """The Hessian, `(100, 100)`, of the type of the settings; the same at each call."""
+        return torch.as_tensor(hessian(), dtype=config.get_dtype())
+
+    @property
+    def _hessian(self) -> Tensor:
+        found: Tensor = self.model.hessian
+        return found
+
+
+OWN_CLASSES: Mapping[str, type[RegisteredTestProblem]] = {"quadratic_deep": QuadraticTestProblem}
+"""The problems of which DeepOBS shows more than of the others."""
 
 
 def dataset_class(name: str) -> type[RegisteredDataSet]:
