@@ -222,7 +222,7 @@ def test_the_range_of_the_row_is_that_of_the_constructor(name):
     """
     for hyper, row in optimizers.FUNCTIONAL[name].hyperparameters.items():
         if isinstance(row.kind, Range) and row.kind.low >= 0:
-            with pytest.raises(ConfigError, match=f"{hyper} is .*; it must be at least {row.kind.low:g}"):
+            with pytest.raises(ConfigError, match=f"{hyper} is .*; it must be {row.kind}"):
                 make(name, **{hyper: row.kind.low - 1e-3})
 
 
