@@ -33,8 +33,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: Pass, *, causal: bool) -> Tensor:
     if p.fused:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     hidden = torch.ones(q.shape[-2:-1] * 2, dtype=torch.bool, device=q.device).triu(1) if causal else None
-    eager = not torch.compiler.is_compiling() and not torch.is_autocast_enabled(q.device.type)
-    way = attended if eager and forward_levels() == 1 else by_primitives
+    mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))  # whose types differ by operation
+    closed = forward_levels() == 1 and not mixed and not torch.compiler.is_compiling()
+    way = attended if closed else by_primitives
     return way(*(part.flatten(0, -3) for part in (q, k, v)), hidden).view(q.shape)
 
 
