@@ -8,11 +8,15 @@ symmetric, and so is the derivative of J: one formula serves forward and reverse
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.func import jvp, vjp
+
+from deepobs_func.backend.eager import forward_levels
 
 aten = torch.ops.aten
 
@@ -23,15 +27,9 @@ def standardised(x: Tensor, epsilon: float) -> Tensor:
     It has derivatives of every order and mode, and goes through `vmap`. A compiler, which fuses primitives, gets those,
     and so do tangents of tangents: of a gradient through a custom function, torch 2.13 makes them zero.
     """
-    if torch.compiler.is_compiling() or _forward_levels() > 1:
+    if torch.compiler.is_compiling() or forward_levels() > 1:
         return _by_primitives(x, epsilon)[0]
     return _Standardised.apply(x, epsilon)[0]
-
-
-def _forward_levels() -> int:
-    """How many transforms in forward mode are under way, one inside of the other."""
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
 
 
 def _by_primitives(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -86,9 +84,8 @@ class _Product(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
         x, mean, inverse, u = ctx.saved_tensors
-        of_g = _Product.apply(x, mean, inverse, g, ctx.epsilon)
-        of_x = _change(x, mean, inverse, u, g, of_g, ctx.epsilon) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, of_g, None
+        of_x = _Change.apply(x, u, g, ctx.epsilon) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, _Product.apply(x, mean, inverse, g, ctx.epsilon), None
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor | None, _: None, __: None, u_tangent: Tensor | None, ___: None) -> Tensor:
@@ -98,17 +95,46 @@ class _Product(Function):
             found = _Product.apply(x, mean, inverse, u_tangent, ctx.epsilon)
         if x_tangent is None:
             return found
-        of_x = _Product.apply(x, mean, inverse, x_tangent, ctx.epsilon)
-        return found + _change(x, mean, inverse, u, x_tangent, of_x, ctx.epsilon)
+        return found + _Change.apply(x, u, x_tangent, ctx.epsilon)
 
 
-def _change(x: Tensor, mean: Tensor, inverse: Tensor, u: Tensor, v: Tensor, product: Tensor, epsilon: float) -> Tensor:
-    """The derivative of `J(x) u` along v, given `product = J(x) v`.
+class _Change(Function):
+    """The derivative of `J(x) u` along v; its own derivatives are those of primitives."""
 
-    `-r^2 q y / N - r (a J v + b J u)` with `a = y.u / N`, `b = y.v / N` and `q = u.v - sum u sum v / N - N a b`.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, u: Tensor, v: Tensor, epsilon: float) -> Tensor:
+        y, _, r = aten.native_layer_norm(x, [x.shape[-1]], None, None, epsilon)
+        return _change(y, r, u, v)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        *tensors, ctx.epsilon = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return (*vjp(_change_of(ctx.epsilon), *ctx.saved_tensors)[1](g), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        at = ctx.saved_tensors
+        along = tuple(torch.zeros_like(like) if t is None else t for t, like in zip(tangents, at, strict=False))
+        return jvp(_change_of(ctx.epsilon), at, along)[1]
+
+
+def _change_of(epsilon: float) -> Callable[..., Tensor]:
+    return lambda x, u, v: _change(*_by_primitives(x, epsilon), u, v)
+
+
+def _change(y: Tensor, r: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """`-r^2 ((mean(u v) - mean(u) mean(v) - 3 a b) y + a (v - mean(v)) + b (u - mean(u)))`.
+
+    a is `mean(y u)` and b is `mean(y v)`; y is standardised, and r one over the deviation.
     """
-    y, r = _by_primitives(x, epsilon)
-    a, b = (y * u).mean(-1, keepdim=True), (y * v).mean(-1, keepdim=True)
-    q = (u * v).mean(-1, keepdim=True) - u.mean(-1, keepdim=True) * v.mean(-1, keepdim=True) - a * b
-    own = _Product.apply(x, mean, inverse, u, epsilon)
-    return -(r * r * q) * y - (r * a) * product - (r * b) * own
+    mean = lambda values: values.mean(-1, keepdim=True)
+    a, b, of_u, of_v, scale = mean(y * u), mean(y * v), mean(u), mean(v), -(r * r)
+    found = torch.addcmul(-scale * (a * of_v + b * of_u), y, scale * (mean(u * v) - of_u * of_v - 3 * a * b))
+    return torch.addcmul(torch.addcmul(found, v, scale * a), u, scale * b)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepobs_func.backend.attending import attended, by_primitives
+from deepobs_func.backend.eager import forward_levels
 from deepobs_func.base import Outer
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.initializers import Initializer
@@ -32,11 +32,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: Pass, *, causal: bool) -> Tensor:
     """
     if p.fused:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    logits = (q / math.sqrt(q.shape[-1])) @ k.mT
-    if causal:
-        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        logits = logits.masked_fill(later, -math.inf)
-    return logits.softmax(-1) @ v
+    hidden = torch.ones(q.shape[-2:-1] * 2, dtype=torch.bool, device=q.device).triu(1) if causal else None
+    mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))  # whose types differ by operation
+    closed = forward_levels() == 1 and not mixed and not torch.compiler.is_compiling()
+    way = attended if closed else by_primitives
+    return way(*(part.flatten(0, -3) for part in (q, k, v)), hidden).view(q.shape)
 
 
 class Attention(nn.Module):

@@ -12,7 +12,7 @@ from deepobs_func.probes.catalog import HVPMode
 from deepobs_func.problems.cifar import CROSS_ENTROPY
 from deepobs_func.problems.spec import ProblemSpec, Recipe
 
-# The faster one, 0.9 of the other's CPU time; of the residual nets and the vision transformer it is not.
+# The faster one, 0.9 of the other's CPU time; of the residual nets and the transformers it is not.
 _REVERSE: HVPMode = "reverse-over-reverse"
 
 _CUTOUT = Recipe(
@@ -75,7 +75,6 @@ SPECS = (
         50,
         net_args={"vocabulary": 83, "length": 50, "blocks": 6, "width": 128, "heads": 4, "rate": 0.1},
         defaults_chosen_here=True,
-        hvp_mode=_REVERSE,
         recipe=Recipe(
             "adamw",
             1e-3,

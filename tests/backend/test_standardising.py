@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from deepobs_func.backend.standardising import _forward_levels, standardised
+from deepobs_func.backend.eager import forward_levels
+from deepobs_func.backend.standardising import standardised
 
 F64 = torch.float64
 Function = Callable[[Tensor], Tensor]
@@ -72,7 +73,7 @@ def test_levels_in_forward_mode_are_counted() -> None:
     seen = []
 
     def f(x: Tensor) -> Tensor:
-        seen.append(_forward_levels())
+        seen.append(forward_levels())
         return x
 
     f(X)
