@@ -27,6 +27,7 @@ from deepobs_func.optimizers.blocks import (
     inverses_of,
     multiplied,
     sides,
+    solved,
     squares_in,
     squares_of,
     zero_factors,
@@ -50,7 +51,8 @@ class Curvature(NamedTuple):
 
     Attributes:
         factors: averages, by parameter and side (see `optimizers.blocks`).
-        used: what the gradient is multiplied by: inverses of the factors; for EKFAC their eigenbases.
+        used: what the gradient is multiplied by: inverses of the factors, as `blocks.solved` takes them; for EKFAC
+            their eigenbases.
         squares: for EKFAC, the mean squares of the gradients in these bases.
         buffer: of the momentum.
     """
@@ -90,14 +92,15 @@ def _make_rule(how: How) -> tuple[Callable[[Params], Curvature], Callable[..., t
     def act(view: View, direction: Params, slots: Curvature) -> tuple[Params, Curvature]:
         hyper = view.hyper
         due = torch.remainder(view.step - 1, hyper["update_every"]) == 0
+        found = None
+        # Before the branch: Dynamo does not see, after one, that the oracle has another gradient, and keeps both passes.
+        if how.is_first and not how.corrected and torch.compiler.is_compiling():
+            found = view.oracle.gradient_factors()
+            direction = direction if found is None else view.oracle.grad()
         whole = tree.joined(factors=slots.factors, used=slots.used, squares=slots.squares)
         when = in_any_case if torch.compiler.is_compiling() and not view.oracle.taps_in_branches() else only_if
         factors, used, squares = tree.parted(when(due, lambda now: _renewed(view, how, now), whole), *_PARTS)
         plain = set(view.oracle.layerless()) if how.others else set()
-        found = None
-        if how.is_first and not how.corrected and torch.compiler.is_compiling():
-            found = view.oracle.gradient_factors()
-            direction = direction if found is None else view.oracle.grad()
         moved, product = _preconditioned(direction, found, used, squares, hyper, plain)
         moved = tree.scale(_shortening(product, view.lr, hyper["kl_clip"]), moved)
         buffer = tree.add_scaled(moved, 1, hyper["momentum"], slots.buffer)
@@ -157,7 +160,7 @@ def _is_thin(outer: Outer, used: Tree, name: str) -> bool:
 def _of_outer(outer: Outer, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """`L G R` of `G = sum_b r_b c_b^T`, and its inner product with G, without G."""
     rows, columns = outer.rows.squeeze(2).to(left.dtype), outer.columns.squeeze(2).to(right.dtype)
-    turned = rows @ left, columns @ right
+    turned = solved(rows, left), solved(columns, right)
     product = ((turned[0] @ rows.transpose(0, 1)) * (turned[1] @ columns.transpose(0, 1))).sum()
     return turned[0].transpose(0, 1) @ turned[1], product
 
@@ -170,7 +173,8 @@ def _of_dense(name: str, grad: Tensor, used: Tree, squares: Tree, damping: Tenso
         return (grad * scale).to(grad.dtype)
     matrix = _as_matrix(grad).to(used[rows].dtype)
     if not squares:
-        return multiplied(matrix, used[rows], used[columns]).view(grad.shape).to(grad.dtype)
+        turned = solved(solved(matrix, used[columns]).transpose(0, 1), used[rows]).transpose(0, 1)
+        return turned.reshape(grad.shape).to(grad.dtype)
     left, right = used[rows], used[columns]
     back = [basis if basis.ndim == 1 else basis.transpose(0, 1) for basis in (left, right)]
     turned = multiplied(matrix, back[0], right) / (squares[place] + damping.to(matrix.dtype))
