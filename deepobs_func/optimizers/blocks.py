@@ -16,7 +16,7 @@ from deepobs_func.optimizers.axes import eigh, fresh, wide
 from deepobs_func.probes.outer_products import LayerGradients
 from deepobs_func.tree import Tree
 
-SMALL = 512  # rows of a matrix whose inverse is kept as it is
+SMALL = 512  # rows of a matrix whose inverse is kept whole
 
 
 def sides(name: str) -> tuple[str, str]:
@@ -88,53 +88,70 @@ def inverses_of(factors: Tree, damping: Tensor) -> Tree:
         means = [_mean_of_diagonal(factors[each]) for each in (rows, columns)]
         pi = torch.where((means[0] > 0) & (means[1] > 0), torch.sqrt(means[1] / means[0]), 1.0)
         root = torch.sqrt(damping).to(factor.dtype)
-        found[rows] = _inverse(factors[rows], root / pi)
-        found[columns] = _inverse(factors[columns], root * pi)
-    return {name: found[name] for name in factors}
+        found |= _inverse(rows, factors[rows], root / pi)
+        found |= _inverse(columns, factors[columns], root * pi)
+    return {name: found[name] for name in zero_inverses(factors)}
+
+
+def zero_inverses(factors: Tree) -> Tree:
+    """What `inverses_of` gives, all of it zero."""
+    found: Tree = {}
+    for name, factor in factors.items():
+        found |= _zeros(name, factor) if factor.ndim == 2 else {name: torch.zeros_like(factor)}
+    return found
+
+
+def _zeros(name: str, matrix: Tensor) -> Tree:
+    if len(matrix) <= SMALL:
+        return {name: torch.zeros_like(matrix, memory_format=torch.contiguous_format)}
+    half = len(matrix) // 2
+    first, second = _zeros(f"{name}/0", matrix[:half, :half]), _zeros(f"{name}/1", matrix[half:, half:])
+    return {**first, _between(name): torch.zeros_like(matrix[:half, half:].clone()), **second}
+
+
+def _between(name: str) -> str:
+    return f"{name}/between"
 
 
 def _mean_of_diagonal(factor: Tensor) -> Tensor:
     return factor.mean() if factor.ndim == 1 else factor.diagonal().mean()
 
 
-def _inverse(factor: Tensor, damping: Tensor) -> Tensor:
-    """NaN where the matrix is not positive definite, without an exception: a run, or a member of it, may diverge."""
-    if factor.ndim == 1:
-        return 1 / (factor + damping)
-    return _in_halves(factor + damping * torch.eye(len(factor), dtype=factor.dtype, device=factor.device))
+def _inverse(name: str, factor: Tensor, damping: Tensor) -> Tree:
+    """NaN where the matrix is not positive definite, without an exception: a run, or a member of it, may diverge.
 
-
-def _in_halves(matrix: Tensor) -> Tensor:
-    """The inverse of a small symmetric matrix; of a larger one what `solved` needs in its place.
-
-    Of `[[A, B], [B^T, D]]` that is `[[A^-1, X], [0, S^-1]]`, `X = A^-1 B`, `S = D - B^T X`, each inverse again in this
-    form. It is nearly all products: for 1000 rows it takes 16 ms on a core, the inverse by LAPACK 24.
+    Of a large matrix `[[A, B], [B^T, D]]` the inverse of A, `X = A^-1 B` and the inverse of `D - B^T X`, each of which
+    may be in halves again. It is nearly all products: for 1000 rows it takes 16 ms on a core, LAPACK's inverse 24.
     """
-    if len(matrix) <= SMALL:
-        root, info = torch.linalg.cholesky_ex(matrix)
+    if factor.ndim == 1:
+        return {name: 1 / (factor + damping)}
+    if len(factor) <= SMALL:
+        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        root, info = torch.linalg.cholesky_ex(factor + damping * eye)
         inverse = torch.cholesky_inverse(torch.where(info == 0, root, torch.nan))
-        return fresh(inverse.transpose(0, 1))  # which lies row by row
-    half = len(matrix) // 2
-    first, beside = _in_halves(matrix[:half, :half]), matrix[:half, half:]
-    across = solved(beside.transpose(0, 1), first).transpose(0, 1)
-    second = _in_halves(matrix[half:, half:] - beside.transpose(0, 1) @ across)
-    upper, lower = (first, across), (torch.zeros_like(across).transpose(0, 1), second)
-    return torch.cat([torch.cat(row, dim=1) for row in (upper, lower)])
+        return {name: fresh(inverse.transpose(0, 1))}  # which lies row by row
+    half = len(factor) // 2
+    beside = factor[:half, half:]
+    found = _inverse(f"{name}/0", factor[:half, :half], damping)
+    if f"{name}/0" in found:
+        across = found[f"{name}/0"] @ beside
+    else:
+        across = fresh(solved(beside.transpose(0, 1), found, f"{name}/0").transpose(0, 1))
+    found[_between(name)] = across
+    return found | _inverse(f"{name}/1", factor[half:, half:] - beside.transpose(0, 1) @ across, damping)
 
 
-def solved(rows: Tensor, inverse: Tensor) -> Tensor:
-    """`rows A^-1`, `(k, n)`, of a symmetric A `(n, n)`, of which `inverses_of` has made the inverse.
+def solved(rows: Tensor, inverses: Tree, name: str) -> Tensor:
+    """`rows A^-1`, `(k, n)`, of a factor A `(n, n)` with its damping, by what `inverses_of` has found.
 
     As many multiplications as by the inverse: `z_2 = (v_2 - v_1 X) S^-1`, `z_1 = v_1 A^-1 - z_2 X^T`.
     """
-    if inverse.ndim == 1:
-        return rows * inverse
-    if len(inverse) <= SMALL:
-        return rows @ inverse
-    half = len(inverse) // 2
-    across, left = inverse[:half, half:], rows[:, :half]
-    second = solved(rows[:, half:] - left @ across, inverse[half:, half:])
-    first = solved(left, inverse[:half, :half]) - second @ across.transpose(0, 1)
+    if name in inverses:
+        return rows * inverses[name] if inverses[name].ndim == 1 else rows @ inverses[name]
+    across = inverses[_between(name)]
+    left, right = rows[:, : len(across)], rows[:, len(across) :]
+    second = solved(right - left @ across, inverses, f"{name}/1")
+    first = solved(left, inverses, f"{name}/0") - second @ across.transpose(0, 1)
     return torch.cat([first, second], dim=1)
 
 

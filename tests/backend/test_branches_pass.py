@@ -1,4 +1,4 @@
-"""A branch of a compiled `torch.cond` that changes nothing hands on what it was given, where nothing can write to it."""
+"""A branch of a compiled `torch.cond` that changes nothing hands on what it was given, where nothing writes to it."""
 
 from __future__ import annotations
 
