@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from deepobs_func.study import Study
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
@@ -23,4 +25,10 @@ def test_an_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 12
+    assert len(EXAMPLES) == 13
+
+
+def test_the_study_beside_an_example_can_be_read() -> None:
+    study = Study.read(EXAMPLES[0].parent / "equal_budgets.yaml")
+    assert study.size == 2 * 5 * 6 * 5
+    assert study.budget.cost == 15_600

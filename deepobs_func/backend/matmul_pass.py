@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
-from deepobs_func.backend import members_pass, onednn
+from deepobs_func.backend import branches_pass, members_pass, onednn
 from deepobs_func.backend.operators import opaque
 
 aten = torch.ops.aten
@@ -36,6 +36,7 @@ class Zeros(CustomGraphPass):
     """
 
     def __call__(self, graph: Graph) -> None:
+        branches_pass.keep_inputs(graph)
         for node in graph.find_nodes(op="call_function", target=aten._efficientzerotensor.default):
             _fill(graph, node)
         for node in graph.find_nodes(op="call_function", target=aten.mm.default):
@@ -50,7 +51,7 @@ class Zeros(CustomGraphPass):
 
     def uuid(self) -> Any:
         """What the compile cache tells this pass by."""
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__, branches_pass.__file__))
 
 
 class Products(Zeros):
@@ -86,7 +87,9 @@ class Products(Zeros):
 
     def uuid(self) -> Any:
         """What the compile cache tells this pass by."""
-        return get_hash_for_files((__file__, onednn.__file__, members_pass.__file__), str(self._onednn))
+        return get_hash_for_files(
+            (__file__, branches_pass.__file__, onednn.__file__, members_pass.__file__), str(self._onednn)
+        )
 
 
 def _is_zero(node: Any) -> bool:

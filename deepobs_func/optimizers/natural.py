@@ -27,9 +27,11 @@ from deepobs_func.optimizers.blocks import (
     inverses_of,
     multiplied,
     sides,
+    solved,
     squares_in,
     squares_of,
     zero_factors,
+    zero_inverses,
 )
 from deepobs_func.optimizers.conditional import in_any_case, only_if
 from deepobs_func.optimizers.counting import rounded_up, share_of
@@ -50,7 +52,8 @@ class Curvature(NamedTuple):
 
     Attributes:
         factors: averages, by parameter and side (see `optimizers.blocks`).
-        used: what the gradient is multiplied by: inverses of the factors; for EKFAC their eigenbases.
+        used: what the gradient is multiplied by: inverses of the factors, as `blocks.solved` takes them; for EKFAC
+            their eigenbases.
         squares: for EKFAC, the mean squares of the gradients in these bases.
         buffer: of the momentum.
     """
@@ -84,20 +87,21 @@ def _make_rule(how: How) -> tuple[Callable[[Params], Curvature], Callable[..., t
             squares = {squares_of(name): torch.zeros_like(leaf, dtype=wide(leaf)) for name, leaf in params.items()}
             squares = {name: _as_matrix(leaf) for name, leaf in squares.items()}
         else:
-            used, squares = tree.map(torch.zeros_like, factors), {}
+            used, squares = zero_inverses(factors), {}
         return Curvature(factors, used, squares, tree.zeros_like(params))
 
     def act(view: View, direction: Params, slots: Curvature) -> tuple[Params, Curvature]:
         hyper = view.hyper
         due = torch.remainder(view.step - 1, hyper["update_every"]) == 0
+        found = None
+        # Before the branch: after one, Dynamo does not see that the oracle has another gradient, and keeps both passes.
+        if how.is_first and not how.corrected and torch.compiler.is_compiling():
+            found = view.oracle.gradient_factors()
+            direction = direction if found is None else view.oracle.grad()
         whole = tree.joined(factors=slots.factors, used=slots.used, squares=slots.squares)
         when = in_any_case if torch.compiler.is_compiling() and not view.oracle.taps_in_branches() else only_if
         factors, used, squares = tree.parted(when(due, lambda now: _renewed(view, how, now), whole), *_PARTS)
         plain = set(view.oracle.layerless()) if how.others else set()
-        found = None
-        if how.is_first and not how.corrected and torch.compiler.is_compiling():
-            found = view.oracle.gradient_factors()
-            direction = direction if found is None else view.oracle.grad()
         moved, product = _preconditioned(direction, found, used, squares, hyper, plain)
         moved = tree.scale(_shortening(product, view.lr, hyper["kl_clip"]), moved)
         buffer = tree.add_scaled(moved, 1, hyper["momentum"], slots.buffer)
@@ -137,7 +141,7 @@ def _preconditioned(
         if name in plain:
             moved[name] = grad
         elif isinstance(outer, Outer) and _is_thin(outer, used, name):
-            moved[name], product = _of_outer(outer, *(used[side] for side in sides(name)))
+            moved[name], product = _of_outer(outer, used, name)
             moved[name] = moved[name].view(grad.shape).to(grad.dtype)
             products.append(product)
             continue
@@ -150,14 +154,15 @@ def _preconditioned(
 def _is_thin(outer: Outer, used: Tree, name: str) -> bool:
     """Whether it takes less to multiply the factors of a gradient than the gradient."""
     m, n, t = outer.sizes
-    full = all(used[side].ndim == 2 for side in sides(name))
+    full = all(side not in used or used[side].ndim == 2 for side in sides(name))
     return full and t == 1 and outer.rows.shape[0] * (m * m + n * n) < m * n * (m + n)
 
 
-def _of_outer(outer: Outer, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def _of_outer(outer: Outer, used: Tree, name: str) -> tuple[Tensor, Tensor]:
     """`L G R` of `G = sum_b r_b c_b^T`, and its inner product with G, without G."""
-    rows, columns = outer.rows.squeeze(2).to(left.dtype), outer.columns.squeeze(2).to(right.dtype)
-    turned = rows @ left, columns @ right
+    dtype = next(iter(used.values())).dtype
+    rows, columns = outer.rows.squeeze(2).to(dtype), outer.columns.squeeze(2).to(dtype)
+    turned = [solved(each, used, side) for each, side in zip((rows, columns), sides(name), strict=True)]
     product = ((turned[0] @ rows.transpose(0, 1)) * (turned[1] @ columns.transpose(0, 1))).sum()
     return turned[0].transpose(0, 1) @ turned[1], product
 
@@ -165,12 +170,13 @@ def _of_outer(outer: Outer, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor
 def _of_dense(name: str, grad: Tensor, used: Tree, squares: Tree, damping: Tensor) -> Tensor:
     """A parameter's gradient times the inverse of its block."""
     place, (rows, columns) = squares_of(name), sides(name)
-    if rows not in used:
+    if grad.ndim < 2:
         scale = 1 / (squares[place] + damping.to(squares[place].dtype)) if squares else used[place]
         return (grad * scale).to(grad.dtype)
-    matrix = _as_matrix(grad).to(used[rows].dtype)
+    matrix = _as_matrix(grad).to(next(iter(used.values())).dtype)
     if not squares:
-        return multiplied(matrix, used[rows], used[columns]).view(grad.shape).to(grad.dtype)
+        turned = solved(solved(matrix, used, columns).transpose(0, 1), used, rows).transpose(0, 1)
+        return turned.reshape(grad.shape).to(grad.dtype)
     left, right = used[rows], used[columns]
     back = [basis if basis.ndim == 1 else basis.transpose(0, 1) for basis in (left, right)]
     turned = multiplied(matrix, back[0], right) / (squares[place] + damping.to(matrix.dtype))
