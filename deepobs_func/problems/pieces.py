@@ -95,11 +95,11 @@ def in_parts(problem: Problem, value_and_grad: ValueAndGrad, parts: Parts) -> Va
         parts: how it is cut.
     """
 
-    def whole(params: Params, batch: Batch) -> Value:
+    def whole(params: Params, batch: Batch, scale: Tensor | None = None) -> Value:
         found: Value | None = None
         carries, moments = [], list[Tree]()
         for piece, share in _pieces(batch, parts.size):
-            value = value_and_grad(params, piece)
+            value = value_and_grad(params, piece) if scale is None else value_and_grad(params, piece, scale=scale)
             carries.append(value.state.carry)
             if problem.normalizes:
                 moments.append(tree.scale(share, value.state.moments) if share != 1 else value.state.moments)
