@@ -105,7 +105,8 @@ def in_parts(problem: Problem, value_and_grad: ValueAndGrad, parts: Parts) -> Va
                 moments.append(tree.scale(share, value.state.moments) if share != 1 else value.state.moments)
             found = _scaled(value, share) if found is None else _added(found, value, share)
         assert found is not None, "a batch has an example"
-        objective, grads, metrics = parts.ranks.mean((found.objective, found.grads, found.metrics))
+        answer = (found.objective, found.grads, found.metrics)
+        objective, grads, metrics = parts.ranks.mean(answer, owned=True)  # this function alone has the gradient
         carry = {name: torch.cat([each[name] for each in carries]) for name in carries[0]}
         after = parts.ranks.mean(_total(moments)) if problem.normalizes else found.state.moments
         return Value(objective, grads, metrics, ModelState(after, carry))
