@@ -128,8 +128,14 @@ def unscaled(grads: Params, scale: Tensor) -> Params:
     return {name: grad / scale.to(grad.dtype) for name, grad in grads.items()}
 
 
+def _refuse() -> NoReturn:
+    raise ConfigError(refusal("the optimizer"))
+
+
 class GradientOnly:
     """An oracle of which only values and gradients are asked: products with curvature have no scale.
+
+    Every other question raises a ConfigError.
 
     Args:
         oracle: the oracle.
@@ -170,36 +176,32 @@ class GradientOnly:
         return self if size is None else GradientOnly(self._oracle.part(size))
 
     def hvp(self, v: Any) -> NoReturn:
-        """Refused.
-
-        Raises:
-            ConfigError: always; so do the others below.
-        """
-        raise ConfigError(refusal("the optimizer"))
+        """Refused."""
+        _refuse()
 
     def ggnvp(self, v: Any) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
     def make_hvp(self) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
     def make_ggnvp(self) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
     def per_example_grads(self, *, bn: str | None = None) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
     def statistics(self, wanted: Iterable[Any], *, bn: str | None = None) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
     def layer_gradients(self, kind: Any, *, key: Any = None, bn: str | None = None) -> NoReturn:
         """Refused."""
-        raise ConfigError(refusal("the optimizer"))
+        _refuse()
 
 
 def refusal(optimizer: str) -> str:

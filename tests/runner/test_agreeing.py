@@ -34,6 +34,9 @@ def test_a_process_of_two_steps_on_its_shard() -> None:
 CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "micro_batch 8, and the run 0. Give micro_batch 8,": {"micro_batch": 8},
     "deterministic True, and the run False. Give deterministic,": {"deterministic": True},
+    "activation_checkpointing True, and the run False. Give activation_checkpointing,": {
+        "activation_checkpointing": True
+    },
     "bn_sync False, and the run True. Give bn_sync local,": {"bn_sync": False},
     "processes 2, and the run 1. Start 2 processes,": {"processes": 2},
 }
