@@ -53,7 +53,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_bit_of_a_float32_step(make: A
 @pytest.mark.parametrize("make", MAKERS)
 def test_small_gradients_come_through_in_half_precision(make: Any) -> None:
     """A loss of a ten-millionth: without a scale every product of its backward pass is 0 in float16."""
-    problem = problems.get("mnist_mlp")
+    problem = problems.get("mnist_logreg")
     losses = problem.measure.losses
     measure = problem.measure._replace(losses=lambda *args: 1e-7 * losses(*args), fused=None)
     problem = replace(problem, measure=measure)
