@@ -109,7 +109,13 @@ class Stepping:
 
     def __init__(self, problem: Problem, device: torch.device, execution: Execution, name: str = "float32") -> None:
         config = RunConfig(problem.name, "sgd", learning_rate(problem), data="synthetic", output_dir=None, epochs=1)
-        config = dataclasses.replace(config, device=str(device), precision=name, on_divergence="continue")
+        config = dataclasses.replace(
+            config,
+            device=str(device),
+            precision=name,
+            on_divergence="continue",
+            deterministic=execution.deterministic,
+        )
         self._plan = make_plan(config, problem)
         self._training = Training(self._plan, execution)
         self._inputs = self._training.batches.first(execution.steps_per_call)

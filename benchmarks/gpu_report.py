@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import recording, tables
 
 Found = dict[str, Any]
+PARTS = ("steps", "epochs", "probes", "populations")
 MODULE = "module, compiled"
 
 
@@ -19,25 +20,31 @@ def share(row: Found, peak: Found) -> float:
     return least / row["milliseconds"]
 
 
+def peak_of(found: Found) -> Found:
+    """What was measured of the device by itself; nothing where other programs used it meanwhile."""
+    peak: Found = {} if found.get("peak_is_shared") else found.get("peak", {})
+    return peak
+
+
 def peak_line(found: Found) -> str:
     """What the device does at most."""
-    peak = found.get("peak", {})
+    peak = peak_of(found)
     rates = [f"{peak[name]:.3g} TFLOP/s in {name}" for name in ("float32", "tf32", "bf16") if name in peak]
     parts = [f"{peak['gigabytes']:.4g} GB/s", *rates, f"{peak['launch_microseconds']:.2g} us a launch"] if peak else []
-    return f"**{found['name']}**, torch {found['environment']['torch']}: {', '.join(parts)}."
+    return f"**{found['name']}**, torch {found['environment']['torch']}{': ' if parts else ''}{', '.join(parts)}."
 
 
 def steps_table(found: Found) -> str:
     """A line a problem and a way: milliseconds, to the compiled module, of the peak."""
-    lines = []
+    lines, peak = [], peak_of(found)
     for problem, of_problem in found.get("steps", {}).items():
         rows = [row for row in of_problem.get("rows", []) if "milliseconds" in row]
         unit = next((row["milliseconds"] for row in rows if row["by"] == MODULE), None)
         for row in rows:
             ratio = "" if unit is None else f"{row['milliseconds'] / unit:.2f}"
-            of_peak = f"{share(row, found['peak']):.1%}" if "peak" in found else ""
-            lines.append([problem, row["by"], row["precision"], f"{row['milliseconds']:.3g}", ratio, of_peak])
-    header = ["a step", "by", "precision", "ms", "times the compiled module", "of the peak"]
+            of_peak = [f"{share(row, peak):.1%}"] if peak else []
+            lines.append([problem, row["by"], row["precision"], f"{row['milliseconds']:.3g}", ratio, *of_peak])
+    header = ["a step", "by", "precision", "ms", "times the compiled module", *(["of the peak"] if peak else [])]
     return tables.table(header, lines) if lines else ""
 
 
@@ -87,7 +94,7 @@ def populations_table(found: Found) -> str:
 def errors(found: Found) -> list[str]:
     """All that failed."""
     lines = [f"FAILED {name}" for name in found.get("tests", {}).get("failed", [])]
-    for part in ("steps", "epochs", "probes", "populations"):
+    for part in PARTS:
         for problem, of_problem in found.get(part, {}).items():
             rows = [of_problem, *of_problem.get("rows", [])]
             lines += [f"{part} {problem} {row.get('by', '')}: {row['error']}" for row in rows if "error" in row]
@@ -98,8 +105,11 @@ def report(found: Found) -> str:
     """Everything."""
     tested = found.get("tests")
     said = [f"{tested['passed']} tests passed, {len(tested['failed'])} failed."] if tested else []
+    missing = [part for part in PARTS if part not in found]
+    said += found.get("notes", []) + ([f"Not run: {', '.join(missing)}."] if missing else [])
     parts = [steps_table(found), epochs_table(found), probes_table(found), populations_table(found)]
-    return "\n\n".join(part for part in [peak_line(found), *said, *parts, "\n".join(errors(found))] if part)
+    failures = "\n".join(f"* {line}" for line in errors(found))
+    return "\n\n".join(part for part in [peak_line(found), *said, *parts, failures] if part)
 
 
 def summary(results: Path = recording.RESULTS) -> str:

@@ -20,7 +20,7 @@ RUN_COLUMNS = (
     *("path", "problem", "optimizer", "setting", "seed", "status", "lr", "hyperparams", "schedule", "epochs"),
     *("batch_size", "weight_decay", "protocol", "data", "precision", "version", "machine", "metric"),
     *("higher_is_better", "target", "source", "study", "reported", "reason", "run_id", "execution_id"),
-    *("steps_per_epoch", "label", "name"),
+    *("steps_per_epoch", "waiting", "label", "name"),
 )
 """Of `Results.runs`, in this order."""
 EPOCH_COLUMNS = ("run", "epoch", "step", *QUANTITIES, "seconds", *CALLS, "cost")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COMPLETE = ("finished", "diverged", "stopped")
 """The statuses of runs that say something; a stopped one is censored, or has reached its target."""
+WAITING = 0.1
+"""The share of the training time from which on waiting for data is said."""
 
 
 class Caveat(NamedTuple):
@@ -267,6 +269,14 @@ def _tuning_seed(reported: pd.DataFrame, every: pd.DataFrame) -> Found:
         yield names, f"the tuning {which} {'are' if len(seeds) > 1 else 'is'} among the reported ones"
 
 
+def _waiting(reported: pd.DataFrame, every: pd.DataFrame) -> Found:
+    for name, runs in reported.groupby("optimizer", sort=False):
+        shares = runs["waiting"][runs["waiting"] > WAITING]
+        if len(shares):
+            how = f"{len(shares)} of {len(runs)} runs of {name} waited for data in up to {shares.max():.0%} of the time"
+            yield [str(name)], f"{how}, so that seconds are those of the workers that read"
+
+
 def _others(runs: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
     """The runs of other settings of an optimizer."""
     return every[(every["optimizer"] == runs["optimizer"].iloc[0]) & ~every["setting"].isin(set(runs["setting"]))]
@@ -300,6 +310,7 @@ CHECKS: Mapping[str, Check] = {
     "data": _mixed("data", "different data"),
     "weight_decay": _mixed("weight_decay", "different weight decay of the problem", "default"),
     "version": _mixed("version", "different versions"),
+    "waiting": _waiting,
     "machine": _mixed("machine", "different machines, so that seconds do not compare"),
 }
 """By kind: `(reported, every) -> (optimizers, text), ...` of the runs of one problem."""

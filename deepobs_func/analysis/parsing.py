@@ -275,6 +275,7 @@ def _facts(
         "run_id": extra.get("run_id", ""),
         "execution_id": extra.get("execution_id", ""),
         "steps_per_epoch": extra.get("steps_per_epoch", math.nan),
+        "waiting": _waiting(extra.get("timings", {})),
         "log_interval": record.train_log_interval,
         "has_accuracy": any(not np.isnan(curves[name]).all() for name in QUANTITIES if name.endswith("accuracy")),
         "name": record.optimizer,
@@ -308,6 +309,12 @@ def _joined(values: Mapping[str, Any], names: Sequence[str]) -> str:
 def _machine(environment: Mapping[str, Any]) -> str:
     cores = f"{environment['cpus']} cores" if "cpus" in environment else ""
     return ", ".join(filter(None, (environment.get("platform", ""), cores, environment.get("device", ""))))
+
+
+def _waiting(timings: Mapping[str, Any]) -> float:
+    """The share of the training time in which there was no batch; NaN where that is not recorded."""
+    waited, trained = (float(np.nansum(_column(timings.get(name), "timings"))) for name in ("data_wait", "train"))
+    return waited / trained if timings.get("data_wait") and trained > 0 else math.nan
 
 
 def _reason(extra: Mapping[str, Any]) -> str:

@@ -204,6 +204,7 @@ def _row(baseline: Baseline, number: int) -> dict[str, Any]:
         "precision": "float32",
         "version": "deepobs 1.1.2",
         "machine": "",
+        "waiting": math.nan,
         "source": SOURCE,
         "study": {
             "budget": "published",

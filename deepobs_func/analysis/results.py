@@ -30,11 +30,13 @@ class Results:
         runs: a row for each run, by its number `run`: `path, problem, optimizer, setting, seed, status, lr,
             hyperparams, schedule, epochs, batch_size, weight_decay, protocol, data, precision, version, machine,
             metric, higher_is_better, target, source, study, reported, reason, run_id, execution_id, steps_per_epoch,
-            label, name`. `setting` is equal exactly for runs that differ in nothing but the seed. `metric` is the
-            column of `epochs` by which the problem is judged, `target` its published convergence performance or NaN.
+            waiting, label, name`. `setting` is equal exactly for runs that differ in nothing but the seed. `metric` is
+            the column of `epochs` by which the problem is judged, `target` its published convergence performance or
+            NaN.
             `study` is what tuning stated, `reported` whether the run is on one of its reported seeds, or of no study.
-            `reason` says why a run ended early, `label` under which of several paths it was read, `name` what the
-            record calls the optimizer.
+            `waiting` is the share of the training time for which streamed data were not there, NaN where that is not
+            recorded. `reason` says why a run ended early, `label` under which of several paths it was read, `name` what
+            the record calls the optimizer.
         epochs: a row for each run and evaluation: `run, epoch, step`, losses and accuracies of the three splits,
             cumulative `seconds` of training and calls of the oracle (`gradients, products, evaluations`), and these as
             `cost`, in gradient equivalents (`records.GRADIENTS`). NaN where nothing is recorded.

@@ -25,6 +25,8 @@ class Kernels(NamedTuple):
             oneDNN (`backend.onednn`).
         autocast: the type in which products and convolutions are computed, by `torch.autocast`; None for that of the
             parameters. Parameters, outputs, losses and the model's state stay as they are.
+        recompute: whether, where fused kernels may be used, the backward pass of the plain gradient computes the blocks
+            of a net anew, whose inputs alone are kept.
         ranks: the processes of whose shards batch norm takes the statistics; None for this process's alone.
     """
 
@@ -32,6 +34,7 @@ class Kernels(NamedTuple):
     onednn: bool = False
     autocast: torch.dtype | None = None
     ranks: Ranks | None = None
+    recompute: bool = False
 
 
 class _InForce(threading.local):

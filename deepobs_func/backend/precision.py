@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type of products and convolutions by the precision that asks for it, where it is not that of the parameters."""
+
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Generator[None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
+LARGE = 2**20  # bytes of a tensor from which on a message of its own costs less than a copy
 
 
 class Ranks:
@@ -48,13 +49,17 @@ class Ranks:
         """
         return tree if self.size == 1 else self._reduced(tree, 1)
 
-    def _reduced(self, tree: T, divisor: int) -> T:
+    def _reduced(self, tree: T, divisor: int, owned: bool = False) -> T:
         leaves, structure = pytree.tree_flatten(tree)
         places: dict[Any, list[int]] = {}
+        whole: dict[int, Tensor] = {}  # by the place of their memory
         for place, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 leaf = leaves[place] = _dense(leaf)
-                places.setdefault((leaf.dtype, leaf.device), []).append(place)
+                if owned and leaf.nbytes >= LARGE and leaf.is_contiguous() and leaf.data_ptr() not in whole:
+                    whole[leaf.data_ptr()] = leaf
+                else:
+                    places.setdefault((leaf.dtype, leaf.device), []).append(place)
         for of_type in places.values():
             flat = torch.cat([leaves[place].detach().flatten() for place in of_type])
             dist.all_reduce(flat)
@@ -62,11 +67,20 @@ class Ranks:
                 flat /= divisor
             for place, part in zip(of_type, flat.split([leaves[place].numel() for place in of_type]), strict=True):
                 leaves[place] = part.view(leaves[place].shape)
+        for leaf in whole.values():  # after the copies of others that share their memory
+            dist.all_reduce(leaf.detach())
+            if divisor > 1:
+                leaf.detach().div_(divisor)
         return pytree.tree_unflatten(leaves, structure)
 
-    def mean(self, tree: T) -> T:
-        """The mean over the processes of each floating-point tensor of a tree."""
-        return tree if self.size == 1 else self._reduced(tree, self.size)
+    def mean(self, tree: T, *, owned: bool = False) -> T:
+        """The mean over the processes of each floating-point tensor of a tree.
+
+        Args:
+            tree: as of `sum`.
+            owned: whether nobody else has its tensors, so that large ones may change in place, without a copy.
+        """
+        return tree if self.size == 1 else self._reduced(tree, self.size, owned)
 
     def gathered(self, shard: Tensor, axis: int = 0) -> Tensor:
         """The shards of all processes, one after the other along an axis; the same everywhere."""

@@ -66,6 +66,11 @@ _OF_ONE_RUN: dict[str, Callable[[Command], Command]] = {
     "deterministic": click.option(
         "--deterministic", is_flag=True, help="The same bits each time on a GPU too, by slower kernels."
     ),
+    "activation_checkpointing": click.option(
+        "--activation-checkpointing",
+        is_flag=True,
+        help="Compute the blocks of the net anew in the backward pass, in less memory.",
+    ),
     "bn_sync": click.option(
         "--bn-sync",
         default="sync",

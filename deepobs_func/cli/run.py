@@ -149,7 +149,7 @@ def _while_it_goes(command: Callable[..., None]) -> Callable[..., None]:
     help=f"Of images: {', '.join(MEMORY_FORMATS)}.",
     shell_complete=complete(MEMORY_FORMATS),
 )
-@shared("precision", "deterministic", "micro_batch", "bn_sync")
+@shared("precision", "deterministic", "micro_batch", "activation_checkpointing", "bn_sync")
 @click.option("--train-log-interval", type=int, default=10, show_default=True, help="Steps between recorded losses.")
 @click.option(
     "--on-divergence",

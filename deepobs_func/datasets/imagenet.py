@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), streamed from a folder of JPEG files: decoded by worker processes, drawn from keys.
+"""ImageNet (ILSVRC 2012), streamed from JPEG files or tar files of them: decoded by workers, drawn from keys.
 
 Source of the preprocessing: DeepOBS 1.1.2, `datasets/imagenet.py`.
 """
@@ -6,6 +6,7 @@ Source of the preprocessing: DeepOBS 1.1.2, `datasets/imagenet.py`.
 from __future__ import annotations
 
 import functools
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepobs_func import random
+from deepobs_func.datasets import shards
 from deepobs_func.datasets.augment import standardize
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.datasets.workers import read_ahead
@@ -37,10 +39,21 @@ class Listing(NamedTuple):
         paths: as bytes in one array: a list of a million strings would be copied into every worker, page by page, as
             reading it moves their reference counts.
         labels: class ids.
+        files: of images in tar files, which of the paths each of them is in.
+        spans: likewise, where its bytes begin and how many they are.
     """
 
     paths: np.ndarray
     labels: np.ndarray
+    files: np.ndarray | None = None
+    spans: np.ndarray | None = None
+
+    def place(self, row: int) -> tuple[str, tuple[int, int] | None]:
+        """The file of an image, and where it is in there, if it is not all of it."""
+        if self.files is None or self.spans is None:
+            return os.fsdecode(self.paths[row]), None
+        offset, size = self.spans[row].tolist()
+        return os.fsdecode(self.paths[self.files[row]]), (offset, size)
 
 
 def stream(
@@ -62,9 +75,10 @@ def stream(
 
     Args:
         spec: the data set, whose sizes the folder must have.
-        folder: holds `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
+        folder: holds `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or `train/*.tar` and `val/*.tar` (see `shards`).
         split: `"train"` or `"test"`.
-        rows: which images each batch has, numbered by sorted WordNet id, then by file name.
+        rows: which images each batch has, numbered by sorted WordNet id, then by file name; of tar files by the name of
+            the file, then by the place in it. Orders are of all images, whichever file they are in.
         key: read for augmentation only.
         augment: whether images are cropped and mirrored at random.
         workers: processes that decode; 0 decodes in this one.
@@ -93,11 +107,14 @@ def list_images(spec: DatasetSpec, folder: Path, split: str) -> Listing:
 
     assert spec.num_classes is not None
     root, size = folder / _FOLDERS[split], spec.train_size if split == "train" else spec.test_size
+    tars = shards.shards_in(root)
+    if tars:
+        return _list_shards(root, tars, size, spec.num_classes - 1)
     classes = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if len(classes) != spec.num_classes - 1:
         raise DataError(
             f"{root}: expected {spec.num_classes - 1} folders, one for each WordNet id, found {len(classes)}. "
-            f"Put the images of each class into {root}/<wnid>/*.JPEG."
+            f"Put the images of each class into {root}/<wnid>/*.JPEG, or all into {root}/*.tar."
         )
     try:
         samples = torchvision_datasets().ImageFolder(str(root)).samples
@@ -107,6 +124,17 @@ def list_images(spec: DatasetSpec, folder: Path, split: str) -> Listing:
         raise DataError(f"{root}: expected {size} images, found {len(samples)}. Some are missing, or not ImageNet's.")
     labels = np.array([label + 1 for _, label in samples], np.int64)
     return Listing(np.array([os.fsencode(path) for path, _ in samples]), labels)
+
+
+def _list_shards(root: Path, tars: list[Path], size: int, classes: int) -> Listing:
+    """Images in tar files, whose classes are numbered from 0 in the order of their WordNet ids."""
+    found = shards.index(tars, classes)
+    if len(found.labels) != size:
+        raise DataError(
+            f"{root}: expected {size} images in {len(tars)} tar files, found {len(found.labels)}. A file is missing, "
+            "or of another data set."
+        )
+    return Listing(found.paths, found.labels.astype(np.int64) + 1, found.files, found.spans)
 
 
 def draw(key: random.Key, rows: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape 3"]:
@@ -125,13 +153,12 @@ class _Batches:
     def __call__(self, step: int) -> Batch:
         rows = self.rows[step].tolist()
         draws = [None] * len(rows) if self.draws is None else self.draws[step].tolist()
-        paths = map(os.fsdecode, self.listing.paths[rows])
-        images = [_image(path, numbers) for path, numbers in zip(paths, draws, strict=True)]
+        images = [_image(*self.listing.place(row), numbers) for row, numbers in zip(rows, draws, strict=True)]
         return torch.stack(images), torch.from_numpy(self.listing.labels[rows])
 
 
-def _image(path: str, draws: list[int] | None) -> Float[Tensor, "3 224 224"]:
-    image = resize(_decode(path))
+def _image(path: str, span: tuple[int, int] | None, draws: list[int] | None) -> Float[Tensor, "3 224 224"]:
+    image = resize(_decode(path, span))
     if draws is None:
         image = centre(image, SIDE)
     else:
@@ -142,16 +169,20 @@ def _image(path: str, draws: list[int] | None) -> Float[Tensor, "3 224 224"]:
     return standardize(x[None] / 255)[0]
 
 
-def _decode(path: str) -> np.ndarray:
-    """Pixels `(H, W, 3)` uint8."""
+def _decode(path: str, span: tuple[int, int] | None = None) -> np.ndarray:
+    """Pixels `(H, W, 3)` uint8, of a file or of some bytes of it."""
     from PIL import Image
 
     from deepobs_func.datasets.torchvision_parts import torchvision_datasets
 
     try:
+        if span is not None:
+            with Image.open(io.BytesIO(shards.read(path, span))) as image:
+                return np.asarray(image.convert("RGB"))
         return np.asarray(torchvision_datasets().folder.pil_loader(path))
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected a whole JPEG image, found: {error}. Get the file again.") from error
+        place = f"{path}, byte {span[0]}" if span else path
+        raise DataError(f"{place}: expected a whole JPEG image, found: {error}. Get the file again.") from error
 
 
 def resize(image: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def prepare(spec: DatasetSpec, source: Path, folder: Path, say: Say = lambda lin
         _unpack_val(source / VAL, source / DEVKIT, val, say)
     for split in ("train", "test"):
         list_images.cache_clear()
-        say(f"{split}: {len(list_images(spec, folder, split).paths):,} images in {spec.num_classes - 1} classes")
+        say(f"{split}: {len(list_images(spec, folder, split).labels):,} images in {spec.num_classes - 1} classes")
 
 
 WHERE_FROM = (

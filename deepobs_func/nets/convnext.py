@@ -45,7 +45,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = self._normed(self.down(x, p), p) if self.first else self.down(self._normed(x, p), p)
         for unit in self.units:
-            x = unit(x, p)
+            x = p.through(unit, x)
         return x
 
     def _normed(self, x: Tensor, p: Pass) -> Tensor:
@@ -66,6 +66,8 @@ class ConvNeXt(nn.Module):
 
     Source: Liu et al., CVPR 2022; with patches of 2 in place of 4 at the start, for small images.
     """
+
+    in_blocks = True
 
     def __init__(self, channels: Sequence[int], units: int, classes: int) -> None:
         super().__init__()

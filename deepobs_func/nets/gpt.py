@@ -34,6 +34,8 @@ class GPT(nn.Module):
     Source: Radford et al., "Language models are unsupervised multitask learners", 2019.
     """
 
+    in_blocks = True
+
     def __init__(self, vocabulary: int, length: int, blocks: int, width: int, heads: int, rate: float) -> None:
         super().__init__()
         weight, last = normal(0.02), normal(0.02 / math.sqrt(2 * blocks))
@@ -50,5 +52,5 @@ class GPT(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = self.dropout(self.positions(self.embedding(x, p), p), p)  # (B, T, width)
         for block in self.blocks:
-            x = block(x, p)
+            x = p.through(block, x)
         return self.dense(self.norm(x, p), p)

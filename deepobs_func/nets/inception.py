@@ -135,6 +135,8 @@ class AuxiliaryHead(nn.Module):
 class InceptionV3(nn.Module):
     """Images resized to 299x299 -> 1001 classes. The reference's dropout never fires, so there is none."""
 
+    in_blocks = True
+
     def __init__(self) -> None:
         super().__init__()
         self.stem1, self.stem2 = ConvNorm(3, 32, 3, 2, valid=True), ConvNorm(32, 32, 3, valid=True)
@@ -155,12 +157,12 @@ class InceptionV3(nn.Module):
         x = self.stem5(self.stem4(F.max_pool2d(x, 3, 2), p), p)  # (B, 192, 71, 71)
         x = F.max_pool2d(x, 3, 2)  # (B, 192, 35, 35)
         for block in self.blocks5:
-            x = block(x, p)
+            x = p.through(block, x)
         x = self.block10(x, p)  # (B, 768, 17, 17)
         for block in self.blocks6:
-            x = block(x, p)
+            x = p.through(block, x)
         auxiliary = self.auxiliary(x, p) if p.train else None
         x = self.block_d(x, p)  # (B, 1280, 8, 8)
         for block in self.blocks7:
-            x = block(x, p)
+            x = p.through(block, x)
         return InceptionOutputs(self.dense(x.mean((2, 3)), p), auxiliary)

@@ -21,6 +21,7 @@ from deepobs_func.base import Outer
 from deepobs_func.nets.images import pad_fully, pad_same
 from deepobs_func.nets.initializers import Initializer, constant, glorot_uniform
 from deepobs_func.nets.patches import Patches, of_groups
+from deepobs_func.nets.recompute import recomputed
 
 ZEROS = constant(0.0)
 
@@ -40,6 +41,8 @@ class Pass:
         tap: `(layer, input, output) -> output`, called by every layer that knows its per-example gradients
             (`Layer.factors`); None where nobody listens.
         ranks: the processes of whose shards batch norm takes the statistics; None for this one's alone.
+        recompute: whether blocks of the net keep their input alone and are computed anew in the backward pass, as
+            `through` has it.
         shared: whether a net whose output is the same for all examples may return it once, without their axis, as the
             measure of its problem takes it: nothing but the losses reads it.
         moments: what layers write down to replace `ModelState.moments`, by buffer name.
@@ -58,6 +61,7 @@ class Pass:
     tap: Callable[[Layer, Tensor, Tensor], Tensor] | None = None
     shared: bool = False
     ranks: Ranks | None = None
+    recompute: bool = False
     moments: dict[str, Tensor] = field(default_factory=dict)
     batch_moments: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
@@ -69,6 +73,11 @@ class Pass:
         if self.tap is None:
             return y
         return self.tap(layer, x() if callable(x) else x, y)
+
+    def through(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The output of a block, a module of a net whose tensors no other part of it reads."""
+        found: Tensor = recomputed(block, x, self) if self.recompute else block(x, self)
+        return found
 
 
 class Layer(nn.Module):

@@ -56,6 +56,8 @@ class ResNet18(nn.Module):
     Source: He et al., CVPR 2016.
     """
 
+    in_blocks = True
+
     def __init__(self, classes: int, norm: Norm, channels: int = 64) -> None:
         super().__init__()
         self.conv, self.norm = _conv(3, channels, 3), NORMS[norm](channels)
@@ -70,5 +72,5 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = torch.relu(self.norm(self.conv(x, p), p))
         for unit in self.units:
-            x = unit(x, p)
+            x = p.through(unit, x)
         return self.dense(x.mean((2, 3)), p)

@@ -34,6 +34,8 @@ class VGG(nn.Module):
         classes: of the last dense layer.
     """
 
+    in_blocks = True
+
     def __init__(self, depth: int, classes: int) -> None:
         super().__init__()
         blocks, inputs = [], 3
@@ -50,6 +52,6 @@ class VGG(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = resize_bilinear(x, 224, 224)
         for convs in self.blocks:
-            x = convs(x, p)
+            x = p.through(convs, x)
         x = self.dropout1(torch.relu(self.dense1(flatten(x), p)), p)
         return self.dense3(self.dropout2(torch.relu(self.dense2(x, p)), p), p)

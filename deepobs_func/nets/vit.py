@@ -24,6 +24,8 @@ class VisionTransformer(nn.Module):
         heads: of each attention.
     """
 
+    in_blocks = True
+
     def __init__(self, blocks: int, classes: int, width: int = 192, heads: int = 3) -> None:
         super().__init__()
         weight, tokens = normal(0.02), (32 // 4) ** 2
@@ -41,5 +43,5 @@ class VisionTransformer(nn.Module):
         x = self.patches(x, p).flatten(2).mT  # (B, 64, width)
         x = self.positions(self.token(x, p), p)
         for block in self.blocks:
-            x = block(x, p)
+            x = p.through(block, x)
         return self.dense(self.norm(x[:, 0], p), p)

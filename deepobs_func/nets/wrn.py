@@ -41,6 +41,8 @@ class WideResNet(nn.Module):
         classes: of the dense layer.
     """
 
+    in_blocks = True
+
     def __init__(self, depth: int, widening: int, classes: int) -> None:
         super().__init__()
         self.conv = Conv(3, 16, 3, bias=None)
@@ -57,5 +59,5 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor, p: Pass) -> Tensor:
         x = self.conv(x, p)
         for unit in self.units:
-            x = unit(x, p)
+            x = p.through(unit, x)
         return self.dense(torch.relu(self.norm(x, p)).mean((2, 3)), p)

@@ -153,6 +153,7 @@ FUNCTIONAL = Registry(
             lr=1.0,
             lr_source="Martens, ICML 2010: the whole step, which damping shortens",
             lr_search=Search(1e-2, 1.0),
+            gradient_only=False,
         ),
         OptimizerSpec(
             "adahessian",
@@ -164,6 +165,7 @@ FUNCTIONAL = Registry(
             lr=0.15,
             lr_source="the code of Yao et al., AAAI 2021",
             lr_search=Search(1e-3, 1.0),
+            gradient_only=False,
         ),
         OptimizerSpec(
             "sophia_h",
@@ -181,6 +183,7 @@ FUNCTIONAL = Registry(
             lr=1e-4,
             lr_source="the code of Liu et al., ICLR 2024 (SophiaG; theirs has no Sophia-H)",
             lr_search=ADAM_RATES,
+            gradient_only=False,
         ),
         OptimizerSpec(
             "sgd_cabs",
@@ -188,6 +191,7 @@ FUNCTIONAL = Registry(
             "SGD that records the batch size which CABS advises, and follows it by whole micro-batches",
             {"bn": Hyperparameter(None, BN), "micro_batches": Hyperparameter(1, Whole())},
             lr_search=SGD_RATES,  # Balles, Romero and Hennig (UAI 2017) tune the rate of each problem
+            gradient_only=False,
         ),
         *LATER,
     ),

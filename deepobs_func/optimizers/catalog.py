@@ -136,6 +136,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         lr=0.1,
         lr_source="chosen here",
         lr_search=Search(1e-3, 1.0),
+        gradient_only=False,
     ),
     OptimizerSpec(
         "ekfac",
@@ -145,6 +146,7 @@ LATER: tuple[OptimizerSpec, ...] = (
         lr=0.1,
         lr_source="chosen here",
         lr_search=Search(1e-3, 1.0),
+        gradient_only=False,
     ),
     OptimizerSpec(
         "sgd_line_search",

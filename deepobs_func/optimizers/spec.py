@@ -33,6 +33,7 @@ class OptimizerSpec:
         lr: the learning rate that its authors take by default; None where they name none.
         lr_source: where that stands.
         lr_search: where tuning looks for a learning rate.
+        gradient_only: whether it asks the oracle for nothing but values and gradients.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OptimizerSpec:
     lr: float | None = None
     lr_source: str = ""
     lr_search: Search = _ANY_RATES
+    gradient_only: bool = True
 
     @property
     def defaults(self) -> dict[str, float | int | str | None]:

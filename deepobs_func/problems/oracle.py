@@ -13,6 +13,7 @@ from deepobs_func.backend.gradients import gradients
 from deepobs_func.backend.kernels import using
 from deepobs_func.base import BATCH_DIMS, Batch, ModelState, Outer, Params, size_of
 from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers.scaling import unscaled
 from deepobs_func.probes import curvature, per_example
 from deepobs_func.probes.contract import check_batch
 from deepobs_func.probes.fisher import Kind
@@ -40,18 +41,21 @@ class Value(NamedTuple):
     state: ModelState
 
 
-ValueAndGrad = Callable[[Params, Batch], Value]
+ValueAndGrad = Callable[..., Value]
+"""`(params, batch, scale=None) -> Value`: with a scale, a 0-d tensor, the scaled objective is differentiated, and the
+gradient is divided by the scale (`optimizers.scaling`)."""
 
-
-Objective = Callable[[Params, Batch], tuple[Tensor, tuple[Metrics, ModelState]]]
+Objective = Callable[[Params, Batch, Tensor | None], tuple[Tensor, tuple[Metrics, ModelState]]]
 
 
 def make_value_and_grad(problem: Problem) -> ValueAndGrad:
     """Makes the pure function `(params, batch) -> Value`: one forward and one backward pass, for every transform."""
     differentiate = torch.func.grad_and_value(_make_objective(problem), has_aux=True)
 
-    def value_and_grad(params: Params, batch: Batch) -> Value:
-        grads, (value, (metrics, state)) = differentiate(params, batch)
+    def value_and_grad(params: Params, batch: Batch, scale: Tensor | None = None) -> Value:
+        grads, (value, (metrics, state)) = differentiate(params, batch, scale)
+        if scale is not None:
+            grads, value = unscaled(grads, scale), value / scale.to(value.dtype)
         return Value(value, grads, metrics, state)
 
     return value_and_grad
@@ -68,7 +72,7 @@ def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> Valu
         sparse: whether a gradient that a layer makes sparse (`nn.Embedding(sparse=True)`) stays so.
     """
 
-    def value_and_grad(params: Params, batch: Batch) -> Value:
+    def value_and_grad(params: Params, batch: Batch, scale: Tensor | None = None) -> Value:
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in params.items()}
         with using(fused=True):
             losses, state = problem.loss_and_state(leaves, batch)
@@ -79,14 +83,19 @@ def make_plain_value_and_grad(problem: Problem, *, sparse: bool = False) -> Valu
         if penalty.requires_grad:
             values.append(penalty)
             seeds.append(torch.ones_like(penalty))
+        if scale is not None:
+            seeds = [seed * scale.to(seed.dtype) for seed in seeds]
         grads = gradients(values, seeds, tuple(leaves.values()))
         if not sparse:
             grads = tuple([grad.to_dense() if grad.is_sparse else grad for grad in grads])
+        named = dict(zip(leaves, grads, strict=True))
+        if scale is not None:
+            named = unscaled(named, scale)
         metrics = Metrics(seen.mean(), penalty.detach())
         value = metrics.loss if problem.weight_decay is None else metrics.loss + metrics.penalty
         moments, carry = state
         state = ModelState(_detached(moments), _detached(carry))
-        return Value(value, dict(zip(leaves, grads, strict=True)), metrics, state)
+        return Value(value, named, metrics, state)
 
     return value_and_grad
 
@@ -96,13 +105,13 @@ def _detached(tensors: Params) -> Params:
 
 
 def _make_objective(problem: Problem) -> Objective:
-    """Makes `(params, batch) -> (objective, (metrics, state))`."""
+    """Makes `(params, batch, scale) -> (objective, (metrics, state))`; the objective alone is scaled."""
 
-    def objective(params: Params, batch: Batch) -> tuple[Tensor, tuple[Metrics, ModelState]]:
+    def objective(params: Params, batch: Batch, scale: Tensor | None) -> tuple[Tensor, tuple[Metrics, ModelState]]:
         losses, state = problem.loss_and_state(params, batch)
         metrics = Metrics(losses.mean(), problem.penalty(params))
         value = metrics.loss if problem.weight_decay is None else metrics.loss + metrics.penalty
-        return value, (metrics, state)
+        return value if scale is None else value * scale.to(value.dtype), (metrics, state)
 
     return objective
 

@@ -95,17 +95,18 @@ def in_parts(problem: Problem, value_and_grad: ValueAndGrad, parts: Parts) -> Va
         parts: how it is cut.
     """
 
-    def whole(params: Params, batch: Batch) -> Value:
+    def whole(params: Params, batch: Batch, scale: Tensor | None = None) -> Value:
         found: Value | None = None
         carries, moments = [], list[Tree]()
         for piece, share in _pieces(batch, parts.size):
-            value = value_and_grad(params, piece)
+            value = value_and_grad(params, piece) if scale is None else value_and_grad(params, piece, scale=scale)
             carries.append(value.state.carry)
             if problem.normalizes:
                 moments.append(tree.scale(share, value.state.moments) if share != 1 else value.state.moments)
             found = _scaled(value, share) if found is None else _added(found, value, share)
         assert found is not None, "a batch has an example"
-        objective, grads, metrics = parts.ranks.mean((found.objective, found.grads, found.metrics))
+        answer = (found.objective, found.grads, found.metrics)
+        objective, grads, metrics = parts.ranks.mean(answer, owned=True)  # this function alone has the gradient
         carry = {name: torch.cat([each[name] for each in carries]) for name in carries[0]}
         after = parts.ranks.mean(_total(moments)) if problem.normalizes else found.state.moments
         return Value(objective, grads, metrics, ModelState(after, carry))

@@ -159,6 +159,11 @@ class Problem:
         return self.call is call_with_pass
 
     @property
+    def in_blocks(self) -> bool:
+        """Whether the net is a sequence of blocks that can be computed anew in the backward pass."""
+        return self.call is call_with_pass and getattr(self.net, "in_blocks", False)
+
+    @property
     def has_accuracy(self) -> bool:
         """Whether `evaluate` returns which examples are correct."""
         return self.measure.correct is not None
@@ -434,7 +439,8 @@ class Problem:
         self, batch: Batch, *, train: bool, by_moments: bool = False, tap: Tap | None = None, shared: bool = False
     ) -> Pass:
         how = kernels_of.current()
-        flags = (how.fused, how.onednn, by_moments, tap, shared, how.ranks)
+        recompute = how.recompute and how.fused and train and tap is None and torch.is_grad_enabled()
+        flags = (how.fused, how.onednn, by_moments, tap, shared, how.ranks, recompute)
         return Pass(train, batch.noise, batch.state.carry, *flags)
 
     def _called(self, params: Params, batch: Batch, p: Pass) -> Any:

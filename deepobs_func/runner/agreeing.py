@@ -20,13 +20,14 @@ def asked(plan: Plan) -> dict[str, Any]:
         plan: the run.
 
     Returns:
-        `micro_batch`, `processes`, `bn_sync` and `deterministic`, by name.
+        `micro_batch`, `processes`, `bn_sync`, `deterministic` and `activation_checkpointing`, by name.
     """
     return {
         "micro_batch": plan.micro_batch,
         "processes": plan.ranks.size,
         "bn_sync": plan.config.bn_sync == "sync",
         "deterministic": plan.config.deterministic,
+        "activation_checkpointing": plan.config.activation_checkpointing,
     }
 
 
@@ -41,7 +42,7 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
         The execution, which does what the run asks for.
 
     Raises:
-        ConfigError: it says something else than the run asks for.
+        ConfigError: it says something else than the run asks for, or compiles what is to be computed anew.
     """
     wanted = asked(plan)
     for name, value in wanted.items():
@@ -51,6 +52,11 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
                 f"{option('execution')} has {name} {said!r}, and the run {value!r}. {_mend(name, said)}, or leave "
                 f"{name} out of the execution."
             )
+    if execution.compile and wanted["activation_checkpointing"]:
+        raise ConfigError(
+            f"{option('execution')} compiles the step, and {option('activation_checkpointing')} is of eager code: give "
+            "an execution that does not compile, or leave one of the two out."
+        )
     return dataclasses.replace(execution, **wanted)
 
 
@@ -84,6 +90,6 @@ def _mend(name: str, value: Any) -> str:
         return f"Start {value} process{'es' if value > 1 else ''}"
     if name == "bn_sync":
         return f"Give {option('bn_sync')} {'sync' if value else 'local'}"
-    if name == "deterministic":
-        return f"Give {option('deterministic')}" if value else f"Leave {option('deterministic')} out"
+    if name in ("deterministic", "activation_checkpointing"):
+        return f"Give {option(name)}" if value else f"Leave {option(name)} out"
     return f"Give {option('micro_batch')} {value}" if value else f"Leave {option('micro_batch')} out"

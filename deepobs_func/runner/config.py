@@ -42,7 +42,7 @@ PROTOCOLS = {
 }
 COMPILE = ("auto", "on", "off")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 BN_SYNC = ("sync", "local")
 TRACK_BN = ("coupled", "frozen", "eval")
 
@@ -72,14 +72,16 @@ class RunConfig:
         compile: `"auto"` (measured, see `runner.measuring`), `"on"` or `"off"`.
         memory_format: of images and the kernels of convolutions, `"contiguous"`, `"channels_last"`, or `"auto"` for the
             faster one, measured.
-        precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs) or
-            `"bf16"` (autocast; parameters and losses stay float32).
+        precision: of products and convolutions in training and evaluation: `"float32"`, `"tf32"` (NVIDIA GPUs),
+            `"bf16"` or `"fp16"` (autocast; parameters and losses stay float32), the last with a loss scale.
         micro_batch: how many examples of a batch are looked at together, so that a step needs the memory of so many;
             None for all. For problems whose examples are not coupled.
         bn_sync: of several processes: `"sync"`, batch norm takes its statistics from all shards of a batch; `"local"`,
             each process takes them from its own, and the moving ones are averaged.
         deterministic: whether runs of one `Execution` have the same bits on a GPU too, where sums otherwise add up in
             any order; some kernels are slower. On a CPU they always have.
+        activation_checkpointing: whether the blocks of the net keep their inputs alone, and are computed anew in the
+            backward pass: less memory, more time, the same bits. Of eager code and optimizers of the gradient alone.
         train_log_interval: steps between two recorded mini-batch losses.
         track: names of quantities to track (`probes.catalog`), or of presets; or one string, separated by commas.
         track_every: steps between two tracked ones; `"log"` for about ten in each decade.
@@ -126,6 +128,7 @@ class RunConfig:
     micro_batch: int | None = None
     bn_sync: str = "sync"
     deterministic: bool = False
+    activation_checkpointing: bool = False
     train_log_interval: int = 10
     on_divergence: str | None = None
     workers: int | None = None
@@ -146,6 +149,7 @@ class RunConfig:
 _NOT_IN_ID = (
     *("data", "output_dir", "train_log_interval", "workers", "track", "track_every", "track_bn"),
     *("compile", "memory_format", "checkpoint_every", "keep", "micro_batch", "bn_sync", "deterministic"),
+    "activation_checkpointing",
 )
 SCHEDULES = ("cosine", "linear", "exponential", "steps", "published")
 
@@ -170,6 +174,7 @@ _TYPES: Mapping[str, types.Convert] = {
     "micro_batch": types.optional(types.whole),
     "bn_sync": types.choice(BN_SYNC),
     "deterministic": types.flag,
+    "activation_checkpointing": types.flag,
     "train_log_interval": types.whole,
     "on_divergence": types.optional(types.choice(("stop", "continue"))),
     "workers": types.optional(types.whole),

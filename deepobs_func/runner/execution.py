@@ -21,7 +21,7 @@ from deepobs_func import records
 from deepobs_func.backend import ranks
 from deepobs_func.backend.determinism import deterministic
 from deepobs_func.backend.kernels import Kernels, using
-from deepobs_func.backend.precision import precision
+from deepobs_func.backend.precision import AUTOCAST, precision
 from deepobs_func.backend.threads import num_threads
 from deepobs_func.errors import ConfigError, unknown
 from deepobs_func.problems.pieces import Parts
@@ -51,6 +51,7 @@ class Execution:
         processes: how many train one net, each on a shard of every batch.
         bn_sync: whether batch norm takes its statistics from the shards of all processes.
         deterministic: whether kernels give the same bits each time, on a GPU too.
+        activation_checkpointing: whether the backward pass computes the blocks of the net anew; in eager code.
         repack: how many steps must be left before compiled steps of fewer members, after divergences, are worth their
             compilation; 0 where nothing is compiled.
         reason: why, in words; no part of the identity.
@@ -69,6 +70,7 @@ class Execution:
     processes: int = 1
     bn_sync: bool = True
     deterministic: bool = False
+    activation_checkpointing: bool = False
     repack: int = 0
     reason: str = dataclasses.field(default="", compare=False)
 
@@ -77,14 +79,14 @@ class Execution:
         """A context in which torch uses the threads, the precision and the kernels of the run.
 
         Args:
-            precision_name: `"float32"`, `"tf32"` or `"bf16"`.
+            precision_name: `"float32"`, `"tf32"`, `"bf16"` or `"fp16"`.
             device: that of the run.
 
         Yields:
             Nothing; afterwards all is as before.
         """
         kernels = self.kernels(precision_name)
-        by = using(onednn=kernels.onednn, autocast=kernels.autocast, ranks=kernels.ranks)
+        by = using(**{name: choice for name, choice in kernels._asdict().items() if name != "fused"})
         same = deterministic(self.deterministic)
         # Streams and graphs are of torch's current GPU, which may be another one.
         place = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -99,8 +101,12 @@ class Execution:
     def kernels(self, precision_name: str) -> Kernels:
         """The kernels that `apply` selects."""
         synchronised = self.parts.ranks if self.processes > 1 and self.bn_sync else None
-        autocast = torch.bfloat16 if precision_name == "bf16" else None
-        return Kernels(onednn=self.onednn, autocast=autocast, ranks=synchronised)
+        return Kernels(
+            onednn=self.onednn,
+            autocast=AUTOCAST.get(precision_name),
+            ranks=synchronised,
+            recompute=self.activation_checkpointing,
+        )
 
     @property
     def parts(self) -> Parts:
@@ -165,8 +171,11 @@ class Execution:
 
 
 # Fields that came later: at its default, one is in no id, so that earlier runs keep theirs.
-_ADDED = ("cuda_graphs", "micro_batch", "processes", "bn_sync", "deterministic")
-_FLAGS = ("bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs", "deterministic", "onednn")
+_ADDED = ("cuda_graphs", "micro_batch", "processes", "bn_sync", "deterministic", "activation_checkpointing")
+_FLAGS = (
+    *("activation_checkpointing", "bn_sync", "channels_last", "compile", "compile_batch", "cuda_graphs"),
+    *("deterministic", "onednn"),
+)
 _WHETHER, _TEXT = "true or false", "text"
 _FIELDS = {
     **dict.fromkeys(_FLAGS, _WHETHER),

@@ -47,10 +47,17 @@ def naming_what_fits(plan: Plan, attempt: Try) -> Generator[None]:
     raise ConfigError(_mend(plan, attempt, said))
 
 
+def can_recompute(plan: Plan) -> bool:
+    """Whether activations could be computed anew, and are not yet."""
+    return plan.problem.in_blocks and not plan.config.activation_checkpointing
+
+
 def _mend(plan: Plan, attempt: Try, said: str) -> str:
     start = f"A step on {plan.shard_size} examples needs more memory than {plan.device} has ({said})."
     if not plan.problem.separable:
-        return f"{start} {plan.problem.name} couples the examples of a batch: take a smaller {option('batch_size')}."
+        anew = f", or give {option('activation_checkpointing')}" if can_recompute(plan) else ""
+        smaller = f"take a smaller {option('batch_size')}{anew}"
+        return f"{start} {plan.problem.name} couples the examples of a batch: {smaller}."
     if plan.optimizer.by_layers:
         return (
             f"{start} {plan.config.optimizer} computes its factors from all examples at once: take a smaller "

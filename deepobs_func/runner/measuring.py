@@ -152,6 +152,8 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
         return _as_asked(plan, compiled, measure)
     if plan.config.compile == "off":
         return dataclasses.replace(eager, reason="--compile off")
+    if plan.config.activation_checkpointing:
+        return dataclasses.replace(eager, reason="not compiled: activations are computed anew in eager code alone")
     if not (plan.problem.compile_step and has_compiler()):
         missing = "no C++ compiler was found" if plan.problem.compile_step else "the step is not worth compiling"
         return dataclasses.replace(eager, reason=f"not compiled: {missing}")
@@ -269,6 +271,7 @@ def _identity(plan: Plan, params: Params, *more: Any) -> str:
         ],
         "deterministic": config.deterministic,
         "options": [config.compile, config.memory_format, config.precision, bool(config.track), has_compiler()],
+        **({"activation_checkpointing": True} if config.activation_checkpointing else {}),
         **({"more": more} if more else {}),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deepobs_func import optimizers
 from deepobs_func.backend.ranks import Ranks
 from deepobs_func.errors import ConfigError, option
 from deepobs_func.optimizers.base import Optimizer
@@ -91,4 +92,37 @@ def _check_layers(config: RunConfig, needed: int, ranks: Ranks) -> None:
             f"{why}, {needed}, and {option('micro_batch')} {piece} allows fewer. Give "
             f"{option('hyperparams.curvature_batch')} of at most {piece}, leave {option('micro_batch')} out, or take "
             "soap or shampoo, which need the gradient alone."
+        )
+
+
+def check_recomputation(config: RunConfig, problem: Problem, optimizer: Optimizer) -> None:
+    """Refuses activation checkpointing where it would save no memory.
+
+    Args:
+        config: resolved.
+        problem: of the run.
+        optimizer: of the run.
+
+    Raises:
+        ConfigError: the net has no blocks, the step is to be compiled, or the optimizer asks for more than gradients.
+    """
+    if not config.activation_checkpointing:
+        return
+    asked = option("activation_checkpointing")
+    if not problem.in_blocks:
+        raise ConfigError(
+            f"{asked}: the net of {problem.name} is not made of blocks that this package can compute anew. Take pieces "
+            f"of the batch: {option('micro_batch')}."
+        )
+    if config.compile == "on":
+        raise ConfigError(
+            f"{asked} is of eager code; the compiler decides itself what a compiled step keeps. Leave "
+            f"{option('compile')} on out, or this."
+        )
+    spec = optimizers.FUNCTIONAL.get(config.optimizer)
+    if optimizer.by_layers or (spec is not None and not spec.gradient_only):
+        raise ConfigError(
+            f"{asked}: {config.optimizer} asks for curvature or per-example gradients, which keep all activations, "
+            "since torch.func refuses to compute them anew. Take an optimizer of the gradient alone, or "
+            f"{option('micro_batch')}."
         )

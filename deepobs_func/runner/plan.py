@@ -38,7 +38,8 @@ from deepobs_func.runner.config import (
 from deepobs_func.runner.identity import optimizer_code, own_code
 from deepobs_func.runner.optimizing import ChosenOptimizer, choose_optimizer
 from deepobs_func.runner.order import train_steps
-from deepobs_func.runner.parts import check_curvature, check_parts
+from deepobs_func.runner.parts import check_curvature, check_parts, check_recomputation
+from deepobs_func.runner.scaling import under_precision
 from deepobs_func.runner.tracked_names import tracked_names
 
 COMPILERS = ("g++", "clang++", "cl")  # of C++, one of which torch compiles CPU code with
@@ -214,7 +215,9 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     chosen = choose_optimizer(config, optimizer, schedule, found.shapes)
     chosen.optimizer.check(found)
     check_curvature(config, chosen.optimizer, ranks)
-    chosen = replace(chosen, optimizer=counting_at(chosen.optimizer, found, config.batch_size or 0))
+    check_recomputation(config, found, chosen.optimizer)
+    counting = counting_at(chosen.optimizer, found, config.batch_size or 0)
+    chosen = replace(chosen, optimizer=under_precision(config, counting))
     return Plan(
         config=config,
         problem=found,

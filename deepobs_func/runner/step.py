@@ -17,6 +17,7 @@ from deepobs_func.backend.ranks import ALONE, Ranks
 from deepobs_func.base import Batch, Inputs, ModelState, Params, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.scaling import Scaled, kept_where
 from deepobs_func.problems.oracle import (
     Metrics,
     Oracle,
@@ -114,15 +115,13 @@ def make_step(
 
     def step(carry: Carry, batch: Batch) -> tuple[Carry, Metrics]:
         before, opt_state, state = carry
-        batch = Batch(batch.x, batch.y, batch.noise, state)
-        oracle = (
-            Oracle(problem, differentiate, before, batch)
-            if is_whole
-            else PiecewiseOracle(problem, differentiate, before, batch, parts)
-        )
+        batch, is_scaled = Batch(batch.x, batch.y, batch.noise, state), isinstance(opt_state, Scaled)
+        by = functools.partial(differentiate, scale=opt_state.scale) if is_scaled else differentiate
+        oracle = Oracle(problem, by, before, batch) if is_whole else PiecewiseOracle(problem, by, before, batch, parts)
         params, opt_state = optimizer.update(oracle, opt_state, before)
         value = oracle.all()
-        return Carry(params, opt_state, value.state), value.metrics
+        after = kept_where(opt_state.finite, value.state, state) if is_scaled else value.state
+        return Carry(params, opt_state, after), value.metrics
 
     return step
 

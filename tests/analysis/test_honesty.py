@@ -16,6 +16,7 @@ STUDY = {"budget": "random-20", "amount": 20.0, "unit": "trials", "metric": "fin
 ROW = {"problem": "mnist_mlp", "optimizer": "adam", "setting": "adam lr 0.001", "seed": 43, "status": "finished"}
 ROW |= {"epochs": 100, "batch_size": 128, "weight_decay": math.nan, "protocol": "default", "data": "files"}
 ROW |= {"precision": "float32", "version": "0.1.0", "machine": "cpu", "study": STUDY}
+ROW |= {"waiting": math.nan}
 
 
 def frame(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -56,6 +57,12 @@ def test_what_is_clean_has_no_caveat() -> None:
         ("precision", {"precision": "bf16"}, "different precisions: adam bf16 and float32, sgd float32"),
         ("version", {"version": ""}, "different versions: adam 0.1.0 and unknown, sgd 0.1.0"),
         (
+            "waiting",
+            {"waiting": 0.25},
+            "1 of 2 runs of adam waited for data in up to 25% of the time, so that seconds are those of the workers "
+            "that read",
+        ),
+        (
             "machine",
             {"machine": "gpu"},
             "different machines, so that seconds do not compare: adam cpu and gpu, sgd cpu",
@@ -72,6 +79,10 @@ def test_each_defect_is_marked(kind: str, changes: dict[str, Any], said: str) ->
     assert found.text == said
     assert str(found) == f"mnist_mlp: {said}"
     assert "adam" in found.optimizers
+
+
+def test_a_little_waiting_is_not_said() -> None:
+    assert caveats(frame({"waiting": 0.09}, {"waiting": 0.0})) == []
 
 
 def test_stated_seeds_that_are_not_there() -> None:

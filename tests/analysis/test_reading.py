@@ -102,7 +102,7 @@ def test_the_tree_of_the_crowded_valley(tmp_path: Path) -> None:
 
 def test_ours_with_all_that_a_record_has(tmp_path: Path) -> None:
     extra = {
-        "timings": {"warm_up": 1.0, "train": [0.5, 0.25], "evaluate": [0.1, 0.1, 0.1]},
+        "timings": {"warm_up": 1.0, "train": [0.5, 0.25], "data_wait": [0.0, 0.15], "evaluate": [0.1, 0.1, 0.1]},
         "calls": {"gradients": [7, 14], "products": [0, 3]},
         "tracked": {"every": 7, "steps": [0, 7], "quantities": {"grad_norm": [3.0, 2.0], "position": [[1, 2], [3, 4]]}},
         "environment": {"deepobs_func": "0.1.0", "torch": "2.13.0", "platform": "Linux", "cpus": 2, "device": "cpu"},
@@ -116,6 +116,7 @@ def test_ours_with_all_that_a_record_has(tmp_path: Path) -> None:
     found = row(results)
     assert (found["version"], found["machine"]) == ("deepobs_func 0.1.0, torch 2.13.0", "Linux, 2 cores, cpu")
     assert (found["data"], found["reported"], found["study"]["budget"]) == ("synthetic", False, "halton")
+    assert found["waiting"] == pytest.approx(0.2)
     assert results.epochs["seconds"].tolist() == [0.0, 0.5, 0.75]
     assert results.epochs["gradients"].tolist() == [0.0, 7.0, 14.0]
     assert results.epochs["products"].tolist() == [0.0, 0.0, 3.0]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_parts, gpu_report
+from tests.gpu.conftest import AtOnce
 
 CPU = torch.device("cpu")
 OUTPUT = """
@@ -88,9 +89,66 @@ def test_the_report_says_shares_of_the_peak_and_what_failed(tmp_path: Path) -> N
     assert "| mnist_mlp | 4 | compiled | 1 | 250 |" in report
     for line in ("FAILED tests/gpu/test_runs.py::test_b", "steps mnist_mlp x: E: e", "steps mnist_vae : time was up"):
         assert line in report
+    assert "Not run: probes." in report
     assert "Not measured yet" in gpu_report.summary(tmp_path)
     (tmp_path / "gpu-a.json").write_text(json.dumps(RESULTS))
     assert gpu_report.summary(tmp_path) == report
+
+
+def test_a_peak_that_was_measured_beside_other_programs_is_left_out() -> None:
+    report = gpu_report.report({**RESULTS, "peak_is_shared": True, "notes": ["Said of it."]})
+    assert "**a GPU**, torch 2.11.0." in report
+    assert "peak" not in report
+    assert "Said of it." in report
+    assert "| mnist_mlp | ours, compiled | float32 | 0.2 | 0.50 |\n" in report
+
+
+class Terminal:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write_line(self, line: str) -> None:
+        self.lines.append(line)
+
+    def flush(self) -> None:
+        self.lines.append("flushed")
+
+
+def test_a_failure_of_a_gpu_test_is_printed_at_once(pytestconfig: pytest.Config) -> None:
+    """And says nothing that would be taken for a verdict."""
+
+    class Plugins:
+        terminal = Terminal()
+
+        def get_plugin(self, name: str) -> Terminal:
+            assert name == "terminalreporter"
+            return self.terminal
+
+    class Config:
+        pluginmanager = Plugins()
+
+    shown = AtOnce(Config())  # type: ignore[arg-type]  # what it asks of one
+    how: dict[str, Any] = {"location": ("a.py", 1, "test"), "keywords": {}, "when": "call"}
+    name = "tests/gpu/test_runs.py::test_a"
+    shown.pytest_runtest_logreport(pytest.TestReport(nodeid=name, outcome="passed", longrepr=None, **how))
+    assert Plugins.terminal.lines == []
+    shown.pytest_runtest_logreport(pytest.TestReport(nodeid=name, outcome="failed", longrepr="E   1 == 2", **how))
+    text, last = Plugins.terminal.lines
+    assert last == "flushed"
+    assert name in text
+    assert "E   1 == 2" in text
+    assert gpu.verdicts(text) == {"passed": 0, "failed": []}
+    assert pytestconfig.pluginmanager.get_plugin("terminalreporter") is not None  # the name by which pytest has it
+
+
+def test_a_deterministic_execution_is_of_a_deterministic_run() -> None:
+    """The two must say the same."""
+    problem = gpu_parts.problems.get("quadratic_deep")
+    step = gpu_parts.Stepping(problem, CPU, gpu_parts.Execution(deterministic=True))
+    step()
+    assert step._training.execution.deterministic
 
 
 def test_the_parts_are_measured_one_by_one_and_written_at_once(

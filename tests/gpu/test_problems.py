@@ -68,17 +68,31 @@ def test_evaluations_are_those_of_the_cpu(name: str, device: torch.device) -> No
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_in_float32_are_near(name: str, device: torch.device) -> None:
-    """What a run computes: no TF32 by default, in no product and in no convolution."""
+    """What a run computes: no TF32 by default, in no product and in no convolution.
+
+    As near as on the CPU from parameters that are off by rounding: where a unit is switched on or off by that, as in a
+    residual net with batch norm of three examples, the gradient jumps (by 1.5 percent there; TF32 moves it by 12).
+    """
     problem = problems.get(name)
     expected = make_value_and_grad(problem)(*point(problem, CPU))
     with precision("float32", device):
         found = make_plain_value_and_grad(problem)(*point(problem, device, torch.float32))
     assert_near(found.objective.double(), expected.objective, 1e-4, 1e-5)
-    far = [
-        float((found.grads[name].double().cpu() - leaf).norm() / leaf.norm().clamp(min=1e-3))
-        for name, leaf in expected.grads.items()
-    ]
-    assert max(far) < 1e-2  # batch norm of three examples rounds by half a percent
+    params, batch = point(problem, CPU, torch.float32)
+    moved = []
+    for seed in range(3):
+        key = random.key(seed)
+        off = {name: leaf * (1 + 1e-6 * random.normal(key, leaf.shape, leaf.dtype)) for name, leaf in params.items()}
+        moved.append(distance(make_plain_value_and_grad(problem)(off, batch).grads, expected.grads))
+    assert distance(found.grads, expected.grads) < max(1e-4, 4 * max(moved))
+
+
+def distance(found: Params, expected: Params) -> float:
+    """The largest of any parameter, as a share of its gradient's norm."""
+    return max(
+        float((found[name].double().cpu() - leaf).norm() / leaf.norm().clamp(min=1e-3))
+        for name, leaf in expected.items()
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -91,6 +91,7 @@ WRONG_TYPES: dict[str, tuple[object, ...]] = {
     "micro_batch": (1.5, "32", True),
     "bn_sync": (None, True, 1),
     "deterministic": (None, 1, "yes"),
+    "activation_checkpointing": (None, 1, "yes"),
     "train_log_interval": (None, 1.5, "10"),
     "on_divergence": (True, 1),
     "workers": ("2", 1.5),

@@ -18,6 +18,7 @@ from deepobs_func import optimizers, problems, random
 from deepobs_func.datasets.loading import Split
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.optimizers.counting import counted
+from deepobs_func.optimizers.scaling import scaled
 from deepobs_func.problems.problem import Problem
 from deepobs_func.runner import Execution
 from deepobs_func.runner import step as step_module
@@ -86,6 +87,7 @@ def prepared(
 
 SIX = ("mnist_logreg", "mnist_2c2d", "cifar10_3c3d", "mnist_vae", "svhn_wrn164", "quadratic_deep", "cifar100_vit")
 RULES = {"momentum": optimizers.momentum, "adam": optimizers.adam, "adahessian": optimizers.adahessian}
+RULES["adam under a loss scale"] = lambda lr: scaled(optimizers.adam(lr))
 
 
 def waits(problem: Problem, optimizer: Optimizer) -> list[str]:

@@ -43,6 +43,31 @@ def test_shards_of_a_process() -> None:
     assert ALONE.from_first("x") == "x"
 
 
+def means(owned: bool) -> dict[str, Any]:
+    """Of tensors that are large, small, the same memory, and not in order there."""
+    ranks = current()
+    large = torch.arange(2**19, dtype=torch.float32) + ranks.rank
+    given = {
+        "large": large,
+        "small": torch.tensor([1.0 + ranks.rank]),
+        "same": large.view(2, -1),
+        "turned": (torch.arange(2**19, dtype=torch.float32) + ranks.rank).view(2, -1).t(),
+        "number": 3,
+    }
+    before = {name: leaf.clone() for name, leaf in given.items() if isinstance(leaf, torch.Tensor)}
+    found = ranks.mean(given, owned=owned)
+    if not owned:
+        assert all(torch.equal(leaf, before[name]) for name, leaf in given.items() if isinstance(leaf, torch.Tensor))
+    return {"found": found, "expected": {name: leaf + 0.5 for name, leaf in before.items()}}
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_means_are_those_of_the_processes_in_place_or_not(owned: bool) -> None:
+    answer = together(2, means, owned)
+    assert answer["found"].pop("number") == 3
+    assert all(torch.equal(leaf, answer["expected"][name]) for name, leaf in answer["found"].items())
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_answers_are_those_of_one_process(size: int) -> None:
     expected = ranks.answers("mnist_logreg", 8)
@@ -69,6 +94,13 @@ def test_answers_on_every_kind_of_net(name: str) -> None:
     assert {
         each: far(found[each], expected[each]) for each in expected if far(found[each], expected[each]) > 1e-8
     } == {}
+
+
+@pytest.mark.large
+def test_processes_share_a_loss_scale() -> None:
+    arguments = ("mnist_logreg", (64, 32), {"optimizer": "adam", "lr": 0.01, "batch_size": 16, "precision": "fp16"})
+    expected, found = ranks.recorded(*arguments), together(2, ranks.recorded, *arguments)
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-3)
 
 
 @pytest.mark.large

@@ -153,6 +153,11 @@ def _share_code(plans: Sequence[Plan]) -> None:
             vars(plan)["code"] = first.code
 
 
+def _by_itself(plan: Plan) -> bool:
+    """Whether a run is executed in a way that a population has not."""
+    return bool(plan.config.track or plan.micro_batch or plan.config.activation_checkpointing)
+
+
 class _Running:
     """A population under way, block after block."""
 
@@ -224,7 +229,7 @@ class _Running:
 
     def _need_a_run_of_their_own(self, left: Sequence[int]) -> list[int]:
         """Runs that are watched step by step, that take batches in pieces, or that were begun by themselves."""
-        if self._callbacks or self._plans[0].config.track or self._plans[0].micro_batch:
+        if self._callbacks or _by_itself(self._plans[0]):
             return list(left)
         if not self._resume or self._output_dir is None:
             return []
