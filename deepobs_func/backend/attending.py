@@ -165,12 +165,12 @@ def _gradient_of_tangent(
 
 
 def _tangent(hidden: Tensor | None, *parts: Tensor) -> Tensor:
-    return jvp(lambda *at: by_primitives(*at, hidden), parts[:3], parts[3:])[1]
+    return jvp(lambda q, k, v: by_primitives(q, k, v, hidden), parts[:3], parts[3:])[1]
 
 
 def _formula_of_gradient(hidden: Tensor | None, *parts: Tensor) -> Sequence[Tensor]:
     *at, g = parts
-    return vjp(lambda *each: by_primitives(*each, hidden), *at)[1](g)
+    return vjp(lambda q, k, v: by_primitives(q, k, v, hidden), *at)[1](g)
 
 
 def _formula_of_tangent(hidden: Tensor | None, *parts: Tensor) -> Sequence[Tensor]:

@@ -36,7 +36,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: Pass, *, causal: bool) -> Tensor:
     mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))  # whose types differ by operation
     closed = forward_levels() == 1 and not mixed and not torch.compiler.is_compiling()
     way = attended if closed else by_primitives
-    return way(*(part.flatten(0, -3) for part in (q, k, v)), hidden).view(q.shape)
+    return way(q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), hidden).view(q.shape)
 
 
 class Attention(nn.Module):
