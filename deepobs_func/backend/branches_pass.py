@@ -40,7 +40,8 @@ def keep_inputs(graph: Graph) -> None:
 
 def _outputs(graph: Graph) -> Sequence[object]:
     (node,) = graph.find_nodes(op="output")
-    return cast("Sequence[object]", node.args[0])
+    found = node.args[0]
+    return found if isinstance(found, (tuple, list)) else (found,)  # a graph of one result may have it alone
 
 
 def _is_copy(output: Node, given: dict[Node, Node]) -> bool:

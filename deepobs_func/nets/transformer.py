@@ -34,9 +34,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: Pass, *, causal: bool) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     hidden = torch.ones(q.shape[-2:-1] * 2, dtype=torch.bool, device=q.device).triu(1) if causal else None
     mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))  # whose types differ by operation
-    closed = forward_levels() == 1 and not mixed and not torch.compiler.is_compiling()
-    way = attended if closed else by_primitives
-    return way(q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), hidden).view(q.shape)
+    if forward_levels() != 1 or mixed or torch.compiler.is_compiling():
+        return by_primitives(q, k, v, hidden)
+    return attended(q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), hidden).view(q.shape)
 
 
 class Attention(nn.Module):
