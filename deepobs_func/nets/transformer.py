@@ -33,10 +33,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, p: Pass, *, causal: bool) -> Tensor:
     if p.fused:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     hidden = torch.ones(q.shape[-2:-1] * 2, dtype=torch.bool, device=q.device).triu(1) if causal else None
-    mixed = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))  # whose types differ by operation
-    if forward_levels() != 1 or mixed or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_levels() != 1 or _is_mixed():
         return by_primitives(q, k, v, hidden)
     return attended(q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), hidden).view(q.shape)
+
+
+def _is_mixed() -> bool:
+    """Whether types differ by operation, by autocast."""
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
 
 
 class Attention(nn.Module):
