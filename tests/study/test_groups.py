@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def test_a_group_that_was_torn_computes_the_same_numbers(tmp_path: Path) -> None
         return Study(["two_d_beale"], {"momentum": {"lr": lrs}}, epochs=2, output_dir=folder, compile="off")
 
     sweep(study("whole"), make=Scripted)
+    # How runs are executed is measured once a study, and decides rounding.
+    choices = [Ledger(str(tmp_path / name)).choices for name in ("whole", "torn")]
+    if choices[0].exists():
+        shutil.copytree(*choices)
     sweep(study("torn"), make=Scripted)
     paths = sorted((tmp_path / "torn").rglob("*.json"))
     kept = {path: path.read_bytes() for path in paths[:2]}
