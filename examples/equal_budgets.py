@@ -91,8 +91,9 @@ def measured(folder):
     tuning = {}
     for name in BATCH:
         for optimizer, rates in RATES.items():
-            losses = {lr: trained(name, optimizer, lr, TUNING_SEED).valid_losses[-1] for lr in rates}
-            best = min((lr for lr in rates if losses[lr] == losses[lr]), key=losses.get)
+            runs = {lr: trained(name, optimizer, lr, TUNING_SEED) for lr in rates}
+            losses = {lr: record.valid_losses[-1] for lr, record in runs.items() if record.valid_losses}
+            best = min((lr for lr in rates if losses[lr] == losses[lr]), key=lambda lr: losses[lr])
             for seed in SEEDS:
                 trained(name, optimizer, best, seed, folder)
             tuning[f"{name} {optimizer}"] = {"lr": best, "losses": {f"{lr:g}": loss for lr, loss in losses.items()}}

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 import deepobs_func
 from deepobs_func import random
@@ -58,7 +60,13 @@ def joined(device: str) -> Generator[str]:
             )
         device = f"cuda:{place}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if by_gpu else "gloo", timeout=timedelta(seconds=SECONDS))
+    # torchrun keeps its store after a failure. Keys of each start have a prefix of their own, or a process may look for
+    # another at the address that it had in the start before, for as long as SECONDS.
+    timeout, start = timedelta(seconds=SECONDS), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, processes = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"start_{start}", store)
+    backend = "nccl" if by_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=timeout)
     try:
         yield device
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def killed_at(step: int) -> Callback:
 def main(folder: str, killed: str = "") -> None:
     """A run that resumes what is there."""
     callbacks = [killed_at(int(killed))] if killed else []
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "1":
+        time.sleep(5)  # so that process 0 looks for process 1 where that of the first start was
     with joined("cpu"):
         config = RunConfig("quadratic_deep", "adam", output_dir=str(Path(folder)), **OPTIONS)
         run(config, callbacks=callbacks, resume=True)

@@ -217,7 +217,7 @@ def of_torchrun(folder: Path, *arguments: str) -> dict[str, Any]:
     """What the record holds of a run that torchrun starts, and starts again when a process is lost."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.runner.lost_ranks"]
-    done = subprocess.run([*command, str(folder), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(folder), *arguments], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = folder.rglob("*.json")
     found: dict[str, Any] = json.loads(path.read_text())
