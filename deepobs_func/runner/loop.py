@@ -225,7 +225,8 @@ class _Running:
         with closing(self.iteration):
             for event in self.iteration:
                 self.whole = isinstance(event, Evaluated | Logged)  # between two steps that are in the log as they are
-                stop = self.plan.ranks.from_first(answered(event, callbacks))
+                stops = self.plan.ranks.all(answered(event, callbacks))  # any process may end the run of all
+                stop = next((each for each in stops if each is not None), None)
                 if stop is not None and not _is_last(event):
                     self._kept(True)
                     event.log.status, event.log.stop = "stopped", stop.reason

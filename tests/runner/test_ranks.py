@@ -17,7 +17,8 @@ from deepobs_func.datasets.loading import Dataset, Split
 from deepobs_func.errors import ConfigError
 from deepobs_func.problems.oracle import make_value_and_grad
 from deepobs_func.problems.pieces import Parts, PiecewiseOracle, in_parts
-from deepobs_func.runner import RunConfig, make_plan
+from deepobs_func.runner import RunConfig, make_plan, run
+from deepobs_func.runner.callbacks import Stop
 from deepobs_func.runner.distributed import check_same_data
 from deepobs_func.runner.parts import check_curvature
 from tests.runner import ranks
@@ -194,6 +195,19 @@ def test_a_module_of_ones_own_has_local_statistics_alone() -> None:
     with pytest.raises(RuntimeError, match="bn_sync: the batch norm of mine is of a module of your own"):
         together(2, own_batch_norm, "sync")
     assert together(2, own_batch_norm, "local") == "finished"
+
+
+def stopped_by_the_second() -> list[Any]:
+    def callback(event: Any) -> Stop | None:
+        return Stop("the second has seen enough") if current().rank == 1 and event.epoch == 1 else None
+
+    config = RunConfig("quadratic_deep", "sgd", 0.01, epochs=3, output_dir=None, device="cpu", compile="off")
+    record = run(config, callbacks=[callback]).record
+    return [record.status, record.extra["stopped"], len(record.test_losses)]
+
+
+def test_any_process_may_end_the_run() -> None:
+    assert together(2, stopped_by_the_second) == ["stopped", "the second has seen enough", 2]
 
 
 def own_batch_norm(sync: str) -> str:
