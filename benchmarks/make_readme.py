@@ -20,7 +20,7 @@ from benchmarks import (
     recording,
     report,
 )
-from deepobs_func import datasets, optimizers, problems
+from deepobs_func import datasets, files, optimizers, problems
 from deepobs_func.probes.catalog import PRESETS, QUANTITIES
 
 PROBES = Path(__file__).parent / "results" / "probes.json"
@@ -143,4 +143,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     for page in PAGES:
-        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        files.replace(page, filled(page.read_text(encoding="utf-8")).encode())
