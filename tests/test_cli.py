@@ -1,5 +1,6 @@
 """The command line: what it lists, what it runs, and one clear line for every mistake."""
 
+import errno
 import json
 import os
 import signal
@@ -311,6 +312,19 @@ def test_exit_code_of_the_process(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Error: Unknown problem 'mnist_mpl'. Did you mean 'mnist_mlp'?\n"
+
+
+def test_a_full_disk_is_said(tmp_path: Path, deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    spec = tmp_path / "study.yaml"
+    spec.write_text("problems: [two_d_beale]\noptimizers: {sgd: {lr: 0.1}}\nseeds: [1]\n")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    found = deepobs("sweep", str(spec))
+    assert found.code == 2
+    assert "cannot be written (No space left on device). Make room there" in found.err
+    assert "Traceback" not in found.err
 
 
 def test_a_defect_of_ours_keeps_its_traceback(deepobs: Deepobs, monkeypatch: pytest.MonkeyPatch) -> None:

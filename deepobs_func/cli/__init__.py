@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 
 import click
@@ -70,6 +71,8 @@ for command in (
 cli.add_command(sweep_command, "benchmark")  # DeepOBS's ports have these names
 cli.add_command(report_command, "analyze")
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what a user can mend, wherever it is found
+
 
 def main() -> None:
     """The entry point `deepobs`: a user's mistake exits with 2 and no traceback, a signal with 130."""
@@ -80,6 +83,12 @@ def main() -> None:
         code = cli.main(prog_name="deepobs", complete_var=VARIABLE, standalone_mode=False)
     except UserError as error:
         _tell(f"Error: {error.told(as_flag)}", error)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        place = error.filename or "A file"
+        _tell(f"Error: {place} cannot be written ({error.strerror}). Make room there, or name another folder.", error)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
