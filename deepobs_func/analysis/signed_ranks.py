@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from deepobs_func.analysis.samples import values
+from deepobs_func.analysis.samples import Values, values
 
 
 def signed_ranks(differences: ArrayLike) -> float:
@@ -28,13 +28,9 @@ def signed_ranks(differences: ArrayLike) -> float:
     >>> signed_ranks([1.0, 2.0, 3.0, 4.0, 5.0])
     0.0625
     """
-    found = values(differences, "differences")
-    found = found[found != 0]
+    found, doubled = _ranked(differences)
     if not found.size:
         return 1.0
-    from scipy.stats import rankdata
-
-    doubled = np.rint(2 * rankdata(np.abs(found))).astype(np.int64)  # whole also for ties
     counts = np.zeros(doubled.sum() + 1)
     counts[0] = 1.0
     for each in doubled:  # half of all signs are positive; probabilities, since counts would overflow
@@ -43,3 +39,31 @@ def signed_ranks(differences: ArrayLike) -> float:
     positive = int(doubled[found > 0].sum())
     tail = min(counts[: positive + 1].sum(), counts[positive:].sum())
     return float(min(1.0, 2.0 * tail))
+
+
+def signed_rank_sum(differences: ArrayLike) -> float:
+    """The sum of the ranks of positive differences, less that of negative ones: which way Wilcoxon's test points.
+
+    Args:
+        differences: of pairs; zeros are dropped, ties have the mean of their ranks.
+
+    Returns:
+        The sum; 0 where all are 0.
+
+    Raises:
+        DataError: there is no difference.
+
+    >>> signed_rank_sum([1.0, 2.0, -3.0])
+    0.0
+    """
+    found, doubled = _ranked(differences)
+    return float((np.sign(found) * doubled).sum()) / 2.0
+
+
+def _ranked(differences: ArrayLike) -> tuple[Values, NDArray[np.int64]]:
+    """The differences that are not zero, and twice the rank of each, which is whole also for ties."""
+    found = values(differences, "differences")
+    found = found[found != 0]
+    from scipy.stats import rankdata
+
+    return found, np.rint(2 * rankdata(np.abs(found))).astype(np.int64)

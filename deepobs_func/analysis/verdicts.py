@@ -22,7 +22,7 @@ from deepobs_func.analysis.samples import (
     values,
     variance,
 )
-from deepobs_func.analysis.signed_ranks import signed_ranks
+from deepobs_func.analysis.signed_ranks import signed_rank_sum, signed_ranks
 from deepobs_func.analysis.statistics import holm
 from deepobs_func.errors import DataError, option
 
@@ -44,6 +44,7 @@ class Verdict:
         adjusted, adjusted_tie: the same after Holm's correction over all pairs; of a single pair, the same.
         detectable: the smallest difference that so many seeds would show with a power of 80 %; NaN for one seed.
         delta: what counts as a tie; None for nothing.
+        favours: `"A"` or `"B"`, whichever the test's own statistic has ahead, significant or not; `""` for neither.
         answer: `"A"`, `"B"`, `"tie"` or `"undecided"`.
         winner: the name of the better one, or None.
         test: how it was tested.
@@ -60,6 +61,7 @@ class Verdict:
     adjusted_tie: float
     detectable: float
     delta: float | None
+    favours: Literal["A", "B", ""]
     answer: Answer
     test: str
     higher_is_better: bool
@@ -151,6 +153,7 @@ def compare(
         adjusted_tie=p_tie,
         detectable=smallest_difference(a, b, level=level, paired=paired),
         delta=delta,
+        favours=_favours(a, b, higher_is_better, paired, test),
         answer="undecided",
         test=_TESTS[test, paired],
         higher_is_better=higher_is_better,
@@ -409,14 +412,23 @@ def _newcombe(estimate: float, size_a: int, size_b: int, level: float) -> tuple[
     return low, 1.0 if estimate == 1 else float(brentq(beyond, max(estimate, near), 1.0))
 
 
+def _favours(a: Values, b: Values, higher_is_better: bool, paired: bool, test: Test) -> Literal["A", "B", ""]:
+    """Which one a test's statistic has ahead. Signed ranks may say another one than the share of seeds that win."""
+    if np.isnan(a).any() or np.isnan(b).any():
+        return ""
+    with np.errstate(invalid="ignore"):
+        if test == "t":
+            ahead = average(a) - average(b)
+        elif paired:
+            ahead = signed_rank_sum(np.where(a == b, 0.0, a - b))
+        else:
+            ahead = superiority(a, b, higher_is_better=True).estimate - 0.5
+    ahead = ahead if higher_is_better else -ahead
+    return "A" if ahead > 0 else "B" if ahead < 0 else ""
+
+
 def _answered(verdict: Verdict, alpha: float) -> Verdict:
     """The verdict, with the answer that its adjusted p-values give."""
     if verdict.adjusted_tie <= alpha:
         return replace(verdict, answer="tie")
-    if not verdict.adjusted <= alpha:
-        return replace(verdict, answer="undecided")
-    share = verdict.superiority.estimate
-    if math.isfinite(verdict.difference.estimate) and verdict.test.find(" t-test") > 0:
-        is_a = (verdict.difference.estimate > 0) == verdict.higher_is_better
-        return replace(verdict, answer="A" if is_a else "B")
-    return replace(verdict, answer="A" if share > 0.5 else "B")
+    return replace(verdict, answer=verdict.favours or "undecided" if verdict.adjusted <= alpha else "undecided")

@@ -161,6 +161,18 @@ def test_what_cannot_be_compared_is_undecided_and_says_why(bad: list[float]) -> 
     assert found.reason
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_signed_ranks_say_who_is_better_not_the_share_of_wins(higher: bool) -> None:
+    # A wins on fewer seeds than B, but by more: the signed ranks, whose p-value it is, are on A's side.
+    apart = np.concatenate([np.arange(23, 41), -np.arange(1, 23)]) / 1000
+    assert (apart > 0).mean() < 0.5
+    assert stats.wilcoxon(apart, alternative="greater").pvalue < 0.05
+    a, b = 0.8 + apart, np.full(40, 0.8)
+    found = verdicts.compare(a, b, higher_is_better=higher, paired=True, test="ranks")
+    assert (found.answer, found.favours) == (("A", "A") if higher else ("B", "B"))
+    assert verdicts.compare(b, a, higher_is_better=higher, paired=True, test="ranks").answer == ("B" if higher else "A")
+
+
 def test_ranks_take_runs_that_diverged() -> None:
     lost = [-math.inf] * 6
     found = verdicts.compare([0.5, 0.6, 0.4, 0.5, 0.7, 0.3], lost, higher_is_better=True, test="ranks")
