@@ -32,7 +32,7 @@ from deepobs_func.runner.recording import make_record
 from deepobs_func.runner.series import ALONE, Series
 from deepobs_func.runner.signals import SHIELD
 from deepobs_func.runner.tracking import Tracker
-from deepobs_func.runner.training import Iteration, Training, TrainState
+from deepobs_func.runner.training import Iteration, Training, TrainState, Watch, one_by_one
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,13 @@ class _Running:
         _announce(self.callbacks, "start", self.plan)
         tracking: list[Callback] = [Tracker(self.plan)] if self.plan.config.track else []
         callbacks = [*tracking, *self.callbacks]
-        kept = self.found = self._found(resume, execution)
+        watch = watching(callbacks)
+        kept = self.found = self._found(resume, execution, watch)
         with SHIELD.raised(False):  # nothing is to be lost yet
             training = Training(
                 self.plan,
                 execution or (kept.execution if kept else None),
-                watch=watching(callbacks),
+                watch=watch,
                 measuring=lambda: _announce(self.callbacks, "measuring"),
                 series=self.series,
             )
@@ -235,13 +236,14 @@ class _Running:
                     self.checkpoints(event)
                 self.whole = False
 
-    def _found(self, resume: bool | str | Path, execution: Execution | None) -> Checkpoint | None:
+    def _found(self, resume: bool | str | Path, execution: Execution | None, watch: Watch | None) -> Checkpoint | None:
         """The checkpoint to go on from, which is of this run; None for a start."""
         kept = self.plan.ranks.by_first(lambda: self._looked_up(resume))
         if kept is not None:
             checkpoint.check_same_run(kept, self.plan)
             check_kept(self.plan, kept.execution, kept.path)
-            if execution is not None and agreed(self.plan, execution).alone != kept.execution:
+            given = execution and one_by_one(agreed(self.plan, execution).alone, watch)
+            if given is not None and given != kept.execution:
                 raise ConfigError(
                     f"{kept.path} was executed otherwise ({kept.execution}) than {option('execution')} says "
                     f"({execution}); give none to go on with it."

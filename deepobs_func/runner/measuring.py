@@ -86,7 +86,7 @@ def _seconds(call: Callable[[], None], clock: Callable[[], float]) -> float:
 Measure = Callable[[Execution], Timing]
 
 
-def choose(plan: Plan, params: Params, measure: Measure, series: Series = ALONE) -> Execution:
+def choose(plan: Plan, params: Params, measure: Measure, series: Series = ALONE, *, watched: bool = False) -> Execution:
     """Decides how a run is executed, by measuring, unless that was done before for this machine and configuration.
 
     Args:
@@ -94,12 +94,13 @@ def choose(plan: Plan, params: Params, measure: Measure, series: Series = ALONE)
         params: its parameters: their shapes tell apart problems of one name.
         measure: times some steps of the run; it raises what compiling raises.
         series: the study that the run is part of: it has choices of its own, made for all its runs.
+        watched: whether callbacks see steps one by one.
 
     Raises:
         ConfigError: `compile="on"`, and the step cannot be compiled.
     """
-    decide = functools.partial(_decide, plan, params, measure, series.runs)
-    return decided(plan, params, decide, series=series)
+    decide = functools.partial(_decide, plan, params, measure, series.runs, watched)
+    return decided(plan, params, decide, *(["watched"] if watched else []), series=series)
 
 
 def decided(plan: Plan, params: Params, decide: Callable[[], Execution], *more: Any, series: Series) -> Execution:
@@ -130,7 +131,7 @@ def _alone(path: Path) -> FileLock:
     return FileLock(path.with_suffix(".lock"))
 
 
-def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Execution:
+def _decide(plan: Plan, params: Params, measure: Measure, runs: int, watched: bool) -> Execution:
     """The execution, measured."""
     eager = Execution(
         compile_batch=_compile_batch(plan),
@@ -145,9 +146,8 @@ def _decide(plan: Plan, params: Params, measure: Measure, runs: int) -> Executio
     if seconds <= PERHAPS_SHORT_STEP and plan.device.type == "cpu" and torch.get_num_threads() > 1:
         eager, seconds = _if_faster(measure, eager, seconds, threads=1)
     eager, seconds = _in_a_graph(plan, measure, eager, seconds)
-    compiled = dataclasses.replace(
-        eager, compile=True, compile_batch=True, steps_per_call=steps_per_call(plan, seconds), cuda_graphs=False
-    )
+    calls = 1 if watched else steps_per_call(plan, seconds)
+    compiled = dataclasses.replace(eager, compile=True, compile_batch=True, steps_per_call=calls, cuda_graphs=False)
     if plan.config.compile == "on":
         return _as_asked(plan, compiled, measure)
     if plan.config.compile == "off":
@@ -235,8 +235,8 @@ def _by_cost(
 
 def steps_per_call(plan: Plan, seconds: float) -> int:
     """The most, up to a limit, that divides an epoch evenly; one where nothing is gained or every step is looked at."""
-    watched = plan.config.track or plan.optimizer.report is not report_nothing
-    if watched or seconds > SHORT_STEP or plan.workers is not None or not plan.optimizer.compiles:
+    looked_at = plan.config.track or plan.optimizer.report is not report_nothing
+    if looked_at or seconds > SHORT_STEP or plan.workers is not None or not plan.optimizer.compiles:
         return 1
     return max(k for k in range(1, MOST_STEPS_PER_CALL + 1) if plan.steps_per_epoch % k == 0)
 

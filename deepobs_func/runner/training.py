@@ -12,6 +12,7 @@ An iteration may be left at any event and entered again with `event.state`, here
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -62,6 +63,11 @@ class TrainState(NamedTuple):
     epoch: int
     step: int
     log: Log
+
+
+def one_by_one(execution: Execution, watch: Watch | None) -> Execution:
+    """The execution, with a call for each step where steps are watched: a call of several shows its last one alone."""
+    return execution if watch is None else dataclasses.replace(execution, steps_per_call=1)
 
 
 def watch_nothing(step: int) -> bool:
@@ -120,8 +126,11 @@ class Training:
             return self._timing(initial, first(execution.steps_per_call), execution)
 
         with naming_what_fits(plan, functools.partial(self._attempt, initial, first)):
-            chosen = choose(plan, initial.params, measure, series) if execution is None else agreed(plan, execution)
-            self.execution: Execution = chosen.alone
+            if execution is None:
+                chosen = choose(plan, initial.params, measure, series, watched=watch is not None)
+            else:
+                chosen = agreed(plan, execution)
+            self.execution: Execution = one_by_one(chosen.alone, watch)
         self.train_step: TrainStep = make_train_step(
             plan.problem, plan.optimizer, self.execution, plan.config.precision
         )

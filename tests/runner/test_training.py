@@ -208,7 +208,8 @@ def test_callbacks_are_checked() -> None:
         max_seconds(0)
 
 
-def test_what_a_callback_watches_is_shown_step_by_step() -> None:
+@pytest.mark.parametrize("execution", [None, Execution(steps_per_call=3)])
+def test_what_a_callback_watches_is_shown_step_by_step(execution: Execution | None) -> None:
     class Watching:
         def __init__(self) -> None:
             self.seen: list[int] = []
@@ -225,5 +226,15 @@ def test_what_a_callback_watches_is_shown_step_by_step() -> None:
             return None
 
     watching = Watching()
-    run(config(epochs=2), small_problem(), callbacks=[watching])
+    run(config(epochs=2), small_problem(), callbacks=[watching], execution=execution)
     assert watching.seen == [1, 3, 5]
+
+
+def test_a_call_of_several_steps_hides_none_from_tracking() -> None:
+    tracked = config(epochs=2, track="update_ratio", track_every=1)
+    expected, found = (
+        run(tracked, small_problem(), execution=execution).record.extra["tracked"]
+        for execution in (EAGER, Execution(steps_per_call=3))
+    )
+    assert found == expected
+    assert len(found["steps"]) > 3
