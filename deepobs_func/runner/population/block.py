@@ -53,7 +53,7 @@ class Block:
             with execution.apply(self.plan.config.precision, self.plan.device):
                 next(self.way.first_calls()).loss.sum().item()
                 self.way.evaluate(0)
-        self.log.timings["warm_up"] = time.perf_counter() - start
+        self.log.timings["warm_up"] = (time.perf_counter() - start) / len(plans)
 
     @property
     def alive(self) -> set[int]:
@@ -91,7 +91,7 @@ class Block:
         start = time.perf_counter()
         penalties, found = self.way.evaluate(self.epoch)
         self.log.evaluated(self.epoch, self.way.ids, penalties, found)
-        self.log.timings["evaluate"].append(time.perf_counter() - start)
+        self.log.timings["evaluate"].append((time.perf_counter() - start) / len(self.way.ids))
 
     def _train_epoch(self) -> None:
         """From the step that was reached to the end of the epoch."""
@@ -111,7 +111,7 @@ class Block:
         reports = {name: torch.stack([each[name] for each in self._reports]) for name in self._reports[0]}
         self.log.end_epoch(self.epoch + 1, self.way.ids, losses, penalties, reports, interval)
         self.log.called(self.way.ids, self.way.calls_made())
-        self.log.timings["train"].append(before + time.perf_counter() - start)
+        self.log.timings["train"].append((before + time.perf_counter() - start) / len(self.way.ids))
         self._columns, self._reports, self._seconds = [], [], 0.0
         self.epoch, self.step = self.epoch + 1, 0
 

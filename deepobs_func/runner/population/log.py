@@ -30,7 +30,7 @@ class PopulationLog:
         reports: by name, `(logged steps, M)` for each epoch.
         calls: by kind, `(M,)` for each epoch.
         diverged_epoch, diverged_step: `(M,)`, as in `Log.divergence`; `NEVER`, `EVALUATION`.
-        timings: seconds that all members took together.
+        timings: a member's share of the seconds, in which all that train together take part alike.
     """
 
     members: int

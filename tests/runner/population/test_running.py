@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,18 @@ def compared(made: RunConfig, problem: Problem | None, execution: Execution, **a
     """How far members are from their own runs."""
     population = run_population(made, problem=problem, execution=execution, **axes)
     return max(apart(member.record, own(member.config, problem)) for member in population.members)
+
+
+@pytest.mark.parametrize("way", ["vmap", "loop"])
+def test_the_seconds_of_members_are_shares_of_the_whole(way: str) -> None:
+    start = time.perf_counter()
+    given = {"seeds": [1, 2], "lrs": [0.1, 0.2, 0.3], "execution": replace(WAYS[way], members=99)}
+    members = run_population(config(epochs=2), problem=small_problem(), **given).members
+    whole = time.perf_counter() - start
+    timings = [member.record.extra["timings"] for member in members if member.record]
+    assert len(timings) == 6
+    assert all(len(each["train"]) == 2 and min(each["train"]) > 0 for each in timings)
+    assert sum(each["warm_up"] + sum(each["train"]) + sum(each["evaluate"]) for each in timings) <= whole
 
 
 @pytest.mark.large
