@@ -29,8 +29,8 @@ class Scaled(NamedTuple):
     Attributes:
         state: the optimizer's own.
         scale: the factor of the loss in the next step, a power of two, 0-d float32.
-        steps: how many gradients were finite since it last changed, 0-d int64.
-        finite: whether the last gradient was, 0-d boolean.
+        steps: how many steps were finite since it last changed, 0-d int64.
+        finite: whether the last one was, 0-d boolean.
         skipped: how many steps were left out, 0-d int64.
     """
 
@@ -44,9 +44,10 @@ class Scaled(NamedTuple):
 def scaled(optimizer: Optimizer) -> Optimizer:
     """The optimizer under dynamic loss scaling.
 
-    Formula: with g the gradient of `scale * objective`, the optimizer sees `g / scale`. Where g is finite the step is
-    made, and after 2000 of them in a row `scale <- 2 scale`. Where it is not, parameters and state stay as they are,
-    and `scale <- scale / 2`; at a scale of 1 the step is made in any case, so that a run that diverges is seen to.
+    Formula: with g the gradient of `scale * objective`, the optimizer sees `g / scale`. Where g is finite, and so are
+    parameters and state after the step as far as they were before it, the step is made, and after 2000 of them in a row
+    `scale <- 2 scale`. Otherwise parameters and state stay as they are, and `scale <- scale / 2`; at a scale of 1 the
+    step is made in any case, so that a run that diverges is seen to.
 
     A step of the runner asks for the gradient of the scaled loss where it finds a `Scaled` state. The gradient of
     several points of one batch (`oracle.at`) has the same factor.
@@ -101,6 +102,7 @@ def _make_update(inner: Callable[..., tuple[Params, Any]]) -> Callable[..., tupl
     def update(oracle: Oracle, before: Scaled, params: Params) -> tuple[Params, Scaled]:
         finite = torch.stack([grad.isfinite().all() for grad in oracle.grad().values()]).all()
         moved, state = inner(GradientOnly(oracle), before.state, params)
+        finite = finite & _stays_finite((moved, state), (params, before.state))
         made = finite | (before.scale <= LEAST)
         params, state = kept_where(made, (moved, state), (params, before.state))
         steps = torch.where(finite, before.steps + 1, 0)
@@ -111,6 +113,21 @@ def _make_update(inner: Callable[..., tuple[Params, Any]]) -> Callable[..., tupl
         return params, Scaled(state, scale, torch.where(grows, 0, steps), finite, skipped)
 
     return update
+
+
+def _stays_finite(new: Any, old: Any) -> Tensor:
+    """Whether all that was finite is so now: the gradient at another point, which nobody hands over, may overflow too.
+
+    Args:
+        new, old: trees of the same tensors.
+
+    Returns:
+        0-d, boolean.
+    """
+    pairs = zip(pytree.tree_leaves(new), pytree.tree_leaves(old), strict=True)
+    return torch.stack(
+        [after.isfinite().all() | ~before.isfinite().all() for after, before in pairs if after.is_floating_point()]
+    ).all()
 
 
 def kept_where(made: Tensor, new: Any, old: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepobs_func import RunConfig, optimizers, problems, random, run
+from deepobs_func import RunConfig, optimizers, problems, random, run, tree
 from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch, Params
 from deepobs_func.errors import ConfigError
@@ -94,6 +94,34 @@ def test_a_step_that_overflows_is_left_out_with_all_that_it_would_change() -> No
     good, _ = make_step(problem, optimizer)(after, batch)
     assert [each.item() for each in good.opt_state[1:]] == [START / 2, 1, True, 1]
     assert any(not torch.equal(good.state.moments[name], leaf) for name, leaf in carry.state.moments.items())
+
+
+class Halved:
+    """The oracle of `|p|^2 / 2`, of which the gradient of `scale` times the objective is in half precision."""
+
+    def __init__(self, params: Params, scale: torch.Tensor) -> None:
+        self._params, self._scale = params, scale
+
+    def grad(self) -> Params:
+        return {name: (p * self._scale).half().float() / self._scale for name, p in self._params.items()}
+
+    def at(self, params: Params) -> Halved:
+        return Halved(params, self._scale)
+
+
+def test_a_gradient_at_another_point_may_overflow_too() -> None:
+    def sharpness_aware(oracle: Any, state: Any, params: Params) -> tuple[Params, Any]:
+        far = tree.add(params, tree.scale(0.05, oracle.grad()))  # beyond half precision's range, which 0.97 is not
+        return tree.sub(params, tree.scale(0.1, oracle.at(far).grad())), state
+
+    optimizer = scaled(Optimizer(lambda params, key: (), sharpness_aware, True))
+    params = {"w": torch.tensor([0.97])}
+    state = optimizer.init(params, random.key(0))
+    moved, after = optimizer.update(Halved(params, state.scale), state, params)  # type: ignore[arg-type]
+    assert moved["w"].item() == params["w"].item()
+    assert (after.skipped, after.scale) == (1, state.scale / 2)
+    moved, after = optimizer.update(Halved(params, after.scale), after, params)  # type: ignore[arg-type]
+    assert moved["w"].item() == pytest.approx(0.97 - 0.1 * 1.05 * 0.97, rel=1e-3)
 
 
 def test_a_run_that_diverges_is_seen_to() -> None:
