@@ -29,6 +29,8 @@ from deepobs_func.optimizers.snapshot import SnapshotError, decode, difference, 
 
 __all__ = ["TorchState", "constructor_defaults", "from_class", "from_factory", "load_class"]
 
+_UNIT = "lr_of_factor_1"  # in a group whose learning rate is zero now: what to go on from
+
 
 @dataclass
 class TorchState:
@@ -186,11 +188,20 @@ def _schedule(state: TorchState, factor: float) -> None:
     """Scales the learning rates where the factor changes; a class that moves its own is left alone otherwise."""
     if factor == state.factor:
         return
+    rates = []  # all of them before any is changed: groups may share one tensor
     for instance in state.instances:
         for group in instance.param_groups:
             if "lr" not in group:
                 raise ConfigError(f"{type(instance).__name__} keeps no 'lr' in its groups, so it takes no schedule.")
-            group["lr"] *= factor / state.factor
+            unit = group["lr"] / state.factor if state.factor else group.pop(_UNIT)
+            rates.append((group, unit, group["lr"] * (factor / state.factor) if state.factor else unit * factor))
+    for group, unit, rate in rates:
+        if not factor:
+            group[_UNIT] = unit
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"] = rate
     state.factor = factor
 
 

@@ -143,6 +143,38 @@ def test_a_schedule_scales_the_learning_rate_of_every_group():
     toy.assert_close(ours, theirs)
 
 
+def factor_of(step):
+    """A ramp from 0 that falls to 0 once more."""
+    return torch.tensor([0.0, 0.5, 1.0, 0.0, 0.5])[step.long() % 5].double()
+
+
+@pytest.mark.parametrize("rate", [0.05, torch.tensor(0.05, dtype=torch.float64)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_schedule_may_be_zero_and_groups_may_share_a_tensor(rate, count):
+    def groups(leaves):
+        parts = [leaves[:1], leaves[1:]] if count == 2 else [leaves]
+        given = rate.clone() if isinstance(rate, torch.Tensor) else rate
+        return torch.optim.Adam([{"params": part} for part in parts], lr=given, foreach=False)
+
+    made = from_factory(lambda named: groups([leaf for _, leaf in named]), schedule=factor_of)
+    scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: float(factor_of(torch.tensor(step)))
+    )
+    theirs = toy.run_torch(lambda leaves: torch.optim.Adam(leaves, lr=0.05), steps=12, make_scheduler=scheduler)
+    toy.assert_close(toy.run(made, steps=12), theirs)
+
+
+def test_a_rate_of_zero_is_saved_with_what_it_goes_back_to():
+    optimizer, params = from_class(torch.optim.SGD, 0.1, {}, factor_of), toy.params()
+    state = optimizer.init(params, random.key(0))
+    params, state = optimizer.update(toy.Oracle(params), state, params)
+    loaded = optimizer.load(optimizer.save(state), params, random.key(0))
+    expected, _ = optimizer.update(toy.Oracle(params), state, params)
+    found, _ = optimizer.update(toy.Oracle(params), loaded, params)
+    assert any((expected[name] != params[name]).any() for name in params)
+    toy.assert_close(found, expected)
+
+
 def test_an_update_leaves_alone_what_earlier_ones_returned():
     optimizer, params = from_class(torch.optim.SGD, 0.1, {"momentum": 0.9}), toy.params()
     state, seen, copies = optimizer.init(params, random.key(0)), [], []
