@@ -34,6 +34,9 @@ class _Clipped:
         """The gradient after the transforms."""
         return self._change(self._oracle.grad())
 
+    def gradient_factors(self) -> None:
+        """None: they would be of the gradient before the transforms."""
+
     def at(self, params: Params) -> Any:
         """The oracle at another point, clipped alike."""
         return _Clipped(self._oracle.at(params), self._change)

@@ -231,7 +231,8 @@ def _make_update(
 def _clip_by_global_norm(
     direction: Params, slots: Any, params: Params, hyper: Hyper, step: Tensor
 ) -> tuple[Params, Any]:
-    factor = (hyper["max_norm"] / tree.norm(direction)).clamp(max=1.0)
+    norm = tree.norm(direction)
+    factor = torch.where(norm > hyper["max_norm"], hyper["max_norm"] / norm, 1.0)  # 0 / 0 is no number
     return tree.scale(factor, direction), slots
 
 

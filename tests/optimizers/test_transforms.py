@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from deepobs_func import optimizers, random
 from deepobs_func.errors import ConfigError
+from deepobs_func.optimizers.base import Optimizer
+from deepobs_func.optimizers.clipping import clipped
 from deepobs_func.optimizers.transforms import Transform, compose, no_slots
 from tests.optimizers import toy
 
@@ -50,7 +52,25 @@ def test_clipping_by_global_norm_shortens_and_does_not_turn(values, bound):
 
 @pytest.mark.parametrize("bound", [1e-3, 1.0])
 def test_clipping_a_zero_direction_leaves_it_zero(bound):
-    assert (apply(optimizers.clip_by_global_norm(bound), unflat([0.0] * 8)) == 0).all()
+    for any_bound in (bound, 0.0):
+        assert (apply(optimizers.clip_by_global_norm(any_bound), unflat([0.0] * 8)) == 0).all()
+
+
+def test_the_gradient_behind_a_clip_has_no_factors():
+    seen = []
+
+    def update(oracle, state, params):
+        seen.append(oracle.gradient_factors())  # what a compiled step of K-FAC would take for the gradient
+        return params, state
+
+    class WithFactors(toy.Oracle):
+        def gradient_factors(self):
+            return "of the whole gradient"
+
+    params = toy.params()
+    optimizer = clipped(Optimizer(lambda params, key: (), update, True), [optimizers.clip_by_global_norm(1e-3)])
+    optimizer.update(WithFactors(params), (), params)
+    assert seen == [None]
 
 
 @given(vectors, bounds)
