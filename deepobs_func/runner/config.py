@@ -332,8 +332,6 @@ def _check_numbers(config: RunConfig) -> None:
         raise ConfigError(
             f"{option('warm_up')} {config.warm_up}: it must be at least 0 and below {config.epochs} epochs."
         )
-    if not 0 < config.decay_factor < math.inf:
-        raise ConfigError(f"{option('decay_factor')} {config.decay_factor}: it must be positive and finite.")
     if config.keep < 1:
         raise ConfigError(f"{option('keep')} {config.keep}: it must be a whole number from 1.")
     if not 0 <= config.seed < 2**64:
@@ -341,7 +339,20 @@ def _check_numbers(config: RunConfig) -> None:
 
 
 def _schedule_by_name(config: RunConfig, problem: ProblemData) -> RunConfig:
-    """The configuration with the epochs and factors of a schedule that has some."""
+    """The configuration with the epochs and factors of a schedule that has some; a decay factor is where one is used."""
+    no_factor = RunConfig.decay_factor
+    if not 0 < config.decay_factor < math.inf:
+        raise ConfigError(f"{option('decay_factor')} {config.decay_factor}: it must be positive and finite.")
+    if config.decay_factor != no_factor and config.schedule is None and config.lr_sched_epochs is None:
+        raise ConfigError(
+            f"{option('decay_factor')} {config.decay_factor}: no schedule uses it. Give {option('schedule')} "
+            f"exponential or steps, or leave it out."
+        )
+    found = _with_factors(config, problem)
+    return found if found.schedule == "exponential" else replace(found, decay_factor=no_factor)
+
+
+def _with_factors(config: RunConfig, problem: ProblemData) -> RunConfig:
     if config.schedule == "published":
         pairs = tuple(getattr(problem, "schedule", ()))
         if not pairs:

@@ -76,6 +76,7 @@ def point(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     fields = {name: value for name, value in values.items() if not name.startswith(prefix)}
     if fields.get("schedule") == CONSTANT:
         fields["schedule"] = None
+        fields.pop("decay_factor", None)  # of the schedules beside it
     return replace(base, **fields, hyperparams={**base.hyperparams, **own})
 
 

@@ -229,3 +229,15 @@ def test_what_is_the_same_run_has_the_same_id() -> None:
     assert run_id() != run_id(epochs=2)
     assert run_id() != run_id(precision="bf16")
     assert run_id() != run_id(weight_decay=0.02)
+
+
+def test_a_decay_factor_is_part_of_a_run_that_uses_it() -> None:
+    """Or one run would have two identities, by a value that changes nothing."""
+    with pytest.raises(ConfigError, match=r"decay_factor 0.5: no schedule uses it. Give schedule exponential or steps"):
+        resolved(decay_factor=0.5)
+    with pytest.raises(ConfigError, match=r"decay_factor -1.0: it must be positive"):
+        resolved(decay_factor=-1.0, schedule="cosine")
+    assert resolved(decay_factor=0.5, schedule="cosine") == resolved(schedule="cosine")
+    assert resolved(decay_factor=0.5, schedule="exponential").decay_factor == 0.5
+    by_name = resolved(schedule="steps", decay_factor=0.5, lr_sched_epochs=(1, 2), epochs=3)
+    assert by_name == resolved(lr_sched_epochs=(1, 2), lr_sched_factors=(0.5, 0.25), epochs=3)
