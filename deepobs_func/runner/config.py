@@ -339,7 +339,7 @@ def _check_numbers(config: RunConfig) -> None:
 
 
 def _schedule_by_name(config: RunConfig, problem: ProblemData) -> RunConfig:
-    """The configuration with the epochs and factors of a schedule that has some; a decay factor is where one is used."""
+    """The configuration with the epochs and factors of its schedule, and a decay factor where one is used."""
     no_factor = RunConfig.decay_factor
     if not 0 < config.decay_factor < math.inf:
         raise ConfigError(f"{option('decay_factor')} {config.decay_factor}: it must be positive and finite.")

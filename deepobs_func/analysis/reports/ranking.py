@@ -236,7 +236,7 @@ def _adjusted(p_values: Sequence[float], count: int) -> Array:
 
 def _placed(there: Sequence[Shown], samples: Sequence[_Sample], sign: float, adjusted: Array) -> list[Placed]:
     costs = np.array([sign * sample.value if math.isfinite(sample.value) else math.inf for sample in samples])
-    order = sorted(range(len(costs)), key=lambda i: (costs[i], there[i].optimizer))
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], -int(samples[i].reached.sum()), there[i].optimizer))
     found = []
     for i in order:
         told = adjusted[i] < 1 - LEVEL
@@ -257,7 +257,7 @@ def _placed(there: Sequence[Shown], samples: Sequence[_Sample], sign: float, adj
                 seeds=len(samples[i].seeds),
                 reached=int(samples[i].reached.sum()),
                 p_leader=p,
-                answer=_answer(len(costs), leads, worse, p),
+                answer=_answer(len(costs), leads, worse, p, as_good=bool(costs[i] == costs[order[0]])),
             )
         )
     return found
@@ -274,14 +274,15 @@ def sample_intervals(curve: Array, quantity: str) -> dict[str, tuple[float, floa
     return {measure: _interval(_values(curve, measure, sign)) for measure in ("final", "best")}
 
 
-def _answer(count: int, leads: bool, worse: int, p: float) -> str:
+def _answer(count: int, leads: bool, worse: int, p: float, *, as_good: bool) -> str:
+    """In words. One whose median time is that of the leader is not worse, whatever the test sees in the curves."""
     if count == 1:
         return "only"
     if leads:
         return "alone" if worse == count - 1 else "leads"
     if math.isnan(p):
         return "untested"
-    return "worse" if p < 1 - LEVEL else "tied"
+    return "worse" if p < 1 - LEVEL and not as_good else "tied"
 
 
 class Standing(NamedTuple):

@@ -108,6 +108,23 @@ def test_a_target_that_nobody_reaches_ties_all() -> None:
     assert rows[1].p_leader == 1.0
 
 
+def reaching(epochs: list[int | None]) -> list[list[float]]:
+    """Losses by epoch, of which one seed each is at the target from an epoch on."""
+    return [[0.1 if at is not None and epoch >= at else 9.0 for at in epochs] for epoch in range(21)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "order"),
+    [([None] * 10, [5, 6, 7, 8] + [None] * 6, "ba"), ([10] * 10, [2, 2, 3, 3] + [10] * 6, "ab")],
+)
+def test_who_reaches_the_target_sooner_is_not_worse(a: list[int | None], b: list[int | None], order: str) -> None:
+    """The medians are equal, and the log-rank test sees that b is ahead."""
+    rows = rank_problem(problem("p", {"a": reaching(a), "b": reaching(b)}), Choice("time"))
+    assert rows[1].p_leader < 0.05
+    assert "".join(row.optimizer for row in rows) == order
+    assert [row.answer for row in rows] == ["leads", "tied"]
+
+
 def test_one_seed_has_no_interval_and_is_not_tested() -> None:
     rows = rank_problem(problem("p", {"a": [[9.0], [1.0]], "b": [[9.0, 9.0], [2.0, 2.1]]}), Choice())
     assert [(row.answer, row.lowest, row.highest) for row in rows] == [("leads", 1, 2), ("untested", 1, 2)]

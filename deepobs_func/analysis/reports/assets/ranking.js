@@ -102,7 +102,9 @@ const Ranking = (() => {
       adjusted[i][j] = adjusted[j][i] = value;
     });
     const order = there.map((_, i) => i);
-    order.sort((i, j) => (costs[i] === costs[j] ? 0 : costs[i] - costs[j]) || byName(there[i].optimizer, there[j].optimizer));
+    const reached = samples.map((each) => each.reached.filter(Boolean).length);
+    order.sort((i, j) => (costs[i] === costs[j] ? reached[j] - reached[i] : costs[i] - costs[j])
+      || byName(there[i].optimizer, there[j].optimizer));
     return order.map((i) => {
       const told = order.filter((j) => j !== i && adjusted[i][j] < 1 - report.level && costs[j] !== costs[i]);
       const better = told.filter((j) => costs[j] < costs[i]).length, worse = told.length - better;
@@ -116,10 +118,10 @@ const Ranking = (() => {
         low: samples[i].low,
         high: samples[i].high,
         seeds: samples[i].seeds.length,
-        reached: samples[i].reached.filter(Boolean).length,
+        reached: reached[i],
         pLeader,
         answer: costs.length === 1 ? "only" : leads ? (worse === costs.length - 1 ? "alone" : "leads")
-          : Number.isNaN(pLeader) ? "untested" : pLeader < 1 - report.level ? "worse" : "tied",
+          : Number.isNaN(pLeader) ? "untested" : pLeader < 1 - report.level && costs[i] !== costs[order[0]] ? "worse" : "tied",
         shown: there[i],
       };
     });
