@@ -254,14 +254,13 @@ def path_in(folder: Path, state: TrainState) -> Path:
     return folder / f"epoch_{state.epoch:07d}_step_{state.step:07d}{SUFFIX}"
 
 
-def prune(folder: Path, keep: Collection[Path]) -> None:
-    """Removes all checkpoints of a folder but some, drafts that a process left when it died, and an empty folder."""
+def prune(folder: Path, done: Collection[Path]) -> None:
+    """Removes checkpoints of a folder, drafts that a process left when it died, and an empty folder."""
     if not folder.is_dir():
         return
     drafts = [path for path in folder.glob(f".*{_DRAFT}") if time.time() - _modified(path) > _ABANDONED]
-    for path in (*paths(folder), *drafts):
-        if path not in keep:
-            path.unlink(missing_ok=True)
+    for path in (*done, *drafts):
+        path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 

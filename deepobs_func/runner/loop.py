@@ -221,6 +221,8 @@ class _Running:
                 series=self.series,
             )
         _announce(self.callbacks, "chosen", training.execution)
+        if self.checkpoints:
+            self.checkpoints.begin(kept)
         self.iteration = training(kept.state(training) if kept else training.start())
         with closing(self.iteration):
             for event in self.iteration:

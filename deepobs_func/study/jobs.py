@@ -12,7 +12,7 @@ from deepobs_func.errors import ConfigError, DataError, option
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
 from deepobs_func.runner.config import RunConfig, typed
-from deepobs_func.runner.keeping import checkpoint_folder, finished
+from deepobs_func.runner.keeping import checkpoint_folder, finished, newest
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.probe_entries import write_record
@@ -102,7 +102,7 @@ def standing(job: Job, output_dir: str | Path) -> Standing:
         return Standing("diverged" if done.status == "diverged" else "finished", done, 0, False)
     partial = [record for record in partial_records(job, output_dir) if record.extra.get("run_id") == job.run_id]
     failures = sum(record.status == "failed" for record in partial)
-    resumable = bool(checkpoint.paths(checkpoint_folder(empty, output_dir)))
+    resumable = bool(newest(checkpoint_folder(empty, output_dir)))
     stopped = [record for record in partial if record.status == "stopped"]
     last = (stopped or partial)[-1:]
     if not last:
@@ -144,7 +144,7 @@ def write_failure(job: Job, output_dir: str | Path, error: str, details: str = "
 
 
 def _last_log(plan: Plan, output_dir: str | Path) -> Log:
-    for path in reversed(checkpoint.paths(checkpoint_folder(make_record(plan, Log()), output_dir))):
+    for path in reversed(newest(checkpoint_folder(make_record(plan, Log()), output_dir))):
         try:
             head: Mapping[str, Any] = checkpoint.read(path).head
         except DataError:

@@ -63,7 +63,7 @@ class Kept:
         path: Path | None = self._folder / f"epoch_{block.epoch:07d}_step_{block.step:07d}{checkpoint.SUFFIX}"
         try:
             self._write(path, block)
-            checkpoint.prune(self._folder, [path] if path else [])
+            checkpoint.prune(self._folder, [each for each in checkpoint.paths(self._folder) if each != path])
             self.failure = ""
         except Exception as error:  # a disk's, a device's, a class's
             self.failure, path = str(error) or type(error).__name__, None
@@ -88,7 +88,7 @@ class Kept:
 
     def end(self) -> None:
         """All records are written."""
-        checkpoint.prune(self._folder, [])
+        checkpoint.prune(self._folder, checkpoint.paths(self._folder))
 
 
 class Found:

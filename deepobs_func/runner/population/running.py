@@ -21,12 +21,12 @@ from deepobs_func.backend.memory import keep_freed_memory
 from deepobs_func.errors import ConfigError, option
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import checkpoint, signals
+from deepobs_func.runner import signals
 from deepobs_func.runner.agreeing import agreed, check_kept
 from deepobs_func.runner.callbacks import Callback
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.keeping import checkpoint_folder, finished
+from deepobs_func.runner.keeping import checkpoint_folder, finished, newest
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.loop import RunInterrupted, run
 from deepobs_func.runner.plan import Plan, make_plan
@@ -237,7 +237,7 @@ class _Running:
 
     def _was_begun(self, plan: Plan) -> bool:
         assert self._output_dir is not None, "asked only where something is kept"
-        return bool(checkpoint.paths(checkpoint_folder(make_record(plan, Log()), self._output_dir)))
+        return bool(newest(checkpoint_folder(make_record(plan, Log()), self._output_dir)))
 
     def _blocks(self, left: list[int], execution: Execution | None) -> Iterator[tuple[list[int], Execution]]:
         """Which members train side by side, and how."""
