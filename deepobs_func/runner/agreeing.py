@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from deepobs_func.errors import ConfigError, option
+from deepobs_func.errors import ConfigError, ResumeError, option
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import Plan
 
@@ -69,12 +69,12 @@ def check_kept(plan: Plan, kept: Execution, path: Path) -> None:
         path: of the checkpoint.
 
     Raises:
-        ConfigError: the run asks for something else now.
+        ResumeError: the run asks for something else now.
     """
     for name, value in asked(plan).items():
         said = _normal(plan, name, getattr(kept, name))
         if said != value:
-            raise ConfigError(
+            raise ResumeError(
                 f"{path} was executed with {name} {said!r}, and the run now asks for {value!r}: its numbers would not "
                 f"be those of one run. {_mend(name, said)}, or start anew, without resuming."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from deepobs_func import records
 from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
+from deepobs_func.runner.asking import has_all
 from deepobs_func.runner.checkpoint import Checkpoint
+from deepobs_func.runner.config import RunConfig, as_plain_data
 from deepobs_func.runner.events import Evaluated, Event, Logged
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.training import Iteration
@@ -138,7 +140,7 @@ class Checkpoints:
 
         Raises:
             DataError: it cannot be read.
-            ConfigError: there is none of this run, but one of the same setting and seed that differs in what decides
+            ResumeError: there is none of this run, but one of the same setting and seed that differs in what decides
                 the numbers, such as the version of the package.
         """
         own = newest(self._base)
@@ -172,13 +174,13 @@ def _same(path: Path, folder: Path) -> list[Path]:
     return [each for each in checkpoint.paths(folder) if each.resolve() == path.resolve()]
 
 
-def finished(record: RunRecord, output_dir: str | Path, track: Iterable[str] = ()) -> RunRecord | None:
+def finished(record: RunRecord, output_dir: str | Path, config: RunConfig | None = None) -> RunRecord | None:
     """The record of the same run that is finished, with all that is asked of it; None where there is none.
 
     Args:
         record: of the run before it began.
         output_dir: the results tree.
-        track: what is to be tracked.
+        config: what is asked for; None where any record of the run will do.
     """
     folder = records.folder_of(record, output_dir)
     for path in sorted(folder.glob(f"random_seed__{record.random_seed}__*.json")) if folder.is_dir() else []:
@@ -187,6 +189,6 @@ def finished(record: RunRecord, output_dir: str | Path, track: Iterable[str] = (
         except DataError:
             continue
         same = found.extra.get("run_id") == record.extra["run_id"]
-        if same and set(track) <= set(found.extra.get("configuration", {}).get("track", ())):
+        if same and (config is None or has_all(found, as_plain_data(config))):
             return found
     return None

@@ -154,7 +154,7 @@ def _looked_up(empty: RunRecord, plan: Plan, *, resume: bool) -> RunRecord | Non
     output_dir = plan.config.output_dir
     assert output_dir is not None, "something is to be written"
     records.check_writable(records.folder_of(empty, output_dir), output_dir)
-    return finished(empty, output_dir, plan.config.track) if resume else None
+    return finished(empty, output_dir, plan.config) if resume else None
 
 
 def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:

@@ -97,7 +97,7 @@ def standing(job: Job, output_dir: str | Path) -> Standing:
     """
     plan = job.plan()
     empty = make_record(plan, Log())
-    done = finished(empty, output_dir, plan.config.track)
+    done = finished(empty, output_dir, plan.config)
     if done is not None:
         return Standing("diverged" if done.status == "diverged" else "finished", done, 0, False)
     partial = [record for record in partial_records(job, output_dir) if record.extra.get("run_id") == job.run_id]

@@ -11,6 +11,7 @@ from typing import Any
 from deepobs_func import records
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner import checkpoint
+from deepobs_func.runner.asking import check_asked
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.identity import machine
 from deepobs_func.runner.keeping import AUTO_SECONDS
@@ -18,7 +19,7 @@ from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.population.block import Block
 
 FOLDER = "populations"
-_KEYS = ("run_ids", "machine", "execution", "tree")
+_KEYS = ("run_ids", "configuration", "machine", "execution", "tree")
 
 
 def population_id(plans: Sequence[Plan]) -> str:
@@ -115,8 +116,9 @@ class Found:
         """Puts a block where it was.
 
         Raises:
-            ConfigError: the checkpoint is of another machine, or of other versions.
+            ResumeError: the checkpoint is of another machine, or of other versions, or was asked for something else.
         """
+        check_asked(self.path, self._head["configuration"], block.plan.plain_configuration())
         checkpoint.check_same_machine(self.path, self._head["machine"], block.plan)
         tree = checkpoint.to_device(self._tree, block.plan.device)
         tree["log"], tree["columns"], tree["reports"] = (self._tree[name] for name in ("log", "columns", "reports"))

@@ -211,7 +211,7 @@ class _Running:
         if not self._resume or self._output_dir is None:
             return []
         for index, plan in enumerate(self._plans):
-            done = finished(make_record(plan, Log()), self._output_dir, plan.config.track)
+            done = finished(make_record(plan, Log()), self._output_dir, plan.config)
             if done is not None:
                 self._ended[index] = Member(done, plan)
         if len(self._ended) == len(self._plans):
