@@ -28,7 +28,7 @@ from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.keeping import checkpoint_folder, finished, newest
 from deepobs_func.runner.log import Log
-from deepobs_func.runner.loop import RunInterrupted, run
+from deepobs_func.runner.loop import RunInterrupted, go_on_or_start, run
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.population import keeping
 from deepobs_func.runner.population.block import Block
@@ -324,15 +324,11 @@ class _Running:
         """A member by itself, as `run` does it; what it raises is its own."""
         plan, (problem, optimizer) = self._plans[member], self._given
         alone = None if execution is None else execution.alone
-        config = (
-            plan.config
-            if "problem" not in plan.source
-            else dataclasses.replace(
-                plan.config, problem=plan.source["problem"] if plan.source["problem"] != "value" else plan.problem.name
-            )
-        )
+        config, source = plan.config, plan.source.get("problem", "value")
+        if source != "value":
+            config = dataclasses.replace(config, problem=source)
         try:
-            done = run(
+            done = (go_on_or_start if self._resume and self.together else run)(
                 config,
                 problem,
                 optimizer,
