@@ -64,6 +64,7 @@ class Pool(Scheduler):
         self._places = places(jobs, _threads(self.ledger, threads, jobs), shared)
         self._processes, self._ready = dict[int, Process](), set[int]()
         self._entries, self._inbox = dict[int, Entry](), queue.SimpleQueue[Message]()
+        self._told = set[int]()  # workers that were told to end what they do
         self._looked, self._is_closing = -LOOK, False
 
     @property
@@ -111,7 +112,8 @@ class Pool(Scheduler):
         self._looked = time.monotonic()
         self._disk.look()
         for number, entry in self._entries.items():
-            if any(self.ledger.is_cancelled(job.run_id) for job in entry.jobs):
+            if number not in self._told and any(self.ledger.is_cancelled(job.run_id) for job in entry.jobs):
+                self._told.add(number)
                 self._processes[number].send("interrupt")
 
     def _give_out(self) -> None:
@@ -125,6 +127,7 @@ class Pool(Scheduler):
                 self._processes[number] = Process(number, self._inbox, place, log)
             self._entries[number] = entry
             self._processes[number].send("run", task=self._task(entry).as_plain_data())
+            self._told.discard(number)
 
     def _handle(self, message: Message) -> None:
         number, values, entry = message.worker, message.values, self._entries.get(message.worker)
