@@ -148,7 +148,7 @@ def _show_plan(study: Study, jobs: int, share: tuple[int, int]) -> None:
     """What would be run."""
     from deepobs_func.study import estimate
     from deepobs_func.study.jobs import standing
-    from deepobs_func.study.sweeping import jobs_of
+    from deepobs_func.study.sweeping import jobs_of, limits_of
 
     runs = jobs_of(study, share)
     for data in estimate.missing_data(runs):
@@ -158,7 +158,7 @@ def _show_plan(study: Study, jobs: int, share: tuple[int, int]) -> None:
         )
     for row in study.table():
         click.echo("{problem}  {optimizer}: {settings} settings x {seeds} seeds = {runs} runs".format(**row))
-    stages = [standing(job, study.output_dir).stage for job in runs]
+    stages = [standing(job, study.output_dir, limits_of(study)).stage for job in runs]
     counts = ", ".join(f"{number} {stage}" for stage, number in estimate.by_stage(stages).items())
     click.echo(f"{len(runs)} runs in {study.output_dir}: {counts}.")
     left = [job for job, stage in zip(runs, stages, strict=True) if stage in ("waiting", "interrupted", "failed")]

@@ -249,7 +249,7 @@ class _Running:
                 stop = next((each for each in stops if each is not None), None)
                 if stop is not None and not _is_last(event):
                     self._kept(True)
-                    event.log.status, event.log.stop = "stopped", stop.reason
+                    event.log.status, event.log.stop, event.log.limit = "stopped", stop.reason, dict(stop.limit)
                     return
                 if self.checkpoints:
                     self.checkpoints(event)

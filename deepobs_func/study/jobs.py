@@ -84,16 +84,17 @@ class Standing:
     resumable: bool
 
 
-def standing(job: Job, output_dir: str | Path) -> Standing:
+def standing(job: Job, output_dir: str | Path, limits: Mapping[str, Any] | None = None) -> Standing:
     """Looks at the files of a run.
 
     Args:
         job: the run.
         output_dir: the results tree.
+        limits: what ends a run of the study early, as a `Task` has it.
 
     Returns:
-        A finished or diverged record comes first; then one that a callback stopped, which is final; then the last of
-        those that failed or were interrupted.
+        A finished or diverged record comes first; then one that a callback stopped, which is final, unless for a budget
+        that is larger now; then the last of those that failed, were interrupted or may go on.
     """
     plan = job.plan()
     empty = make_record(plan, Log())
@@ -103,15 +104,22 @@ def standing(job: Job, output_dir: str | Path) -> Standing:
     partial = [record for record in partial_records(job, output_dir) if record.extra.get("run_id") == job.run_id]
     failures = sum(record.status == "failed" for record in partial)
     resumable = bool(newest(checkpoint_folder(empty, output_dir)))
-    stopped = [record for record in partial if record.status == "stopped"]
+    stopped = [record for record in partial if record.status == "stopped" and _is_final(record, limits or {})]
     last = (stopped or partial)[-1:]
     if not last:
         return Standing("interrupted" if resumable else "waiting", None, failures, resumable)
-    return Standing(_stage(last[0]), last[0], failures, resumable)
+    goes_on = last[0].status == "stopped" and not stopped
+    return Standing("interrupted" if goes_on else _stage(last[0]), last[0], failures, resumable)
 
 
 def _stage(record: RunRecord) -> Stage:
     return record.status
+
+
+def _is_final(record: RunRecord, limits: Mapping[str, Any]) -> bool:
+    """Whether a run that was stopped stays so: for a budget that was spent, while no larger one is given."""
+    spent = record.extra.get("limit", {})
+    return all(name in limits and limits[name] <= value for name, value in spent.items())
 
 
 def partial_records(job: Job, output_dir: str | Path) -> Iterator[RunRecord]:

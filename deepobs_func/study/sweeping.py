@@ -105,7 +105,7 @@ def sweep(
         for job in all_jobs:
             if retry:
                 ledger.allow(job.run_id)
-            scheduler.add(job, limits=_limits(study), again=retry)
+            scheduler.add(job, limits=limits_of(study), again=retry)
         while scheduler.has_more:
             if scheduler.has_outcome:
                 found.outcomes.append(scheduler.next())
@@ -127,7 +127,7 @@ def jobs_at_a_time(study: Study, jobs: int | None) -> int:
     return found
 
 
-def _limits(study: Study) -> dict[str, Any]:
+def limits_of(study: Study) -> dict[str, Any]:
     """What ends a run of the study early."""
     given = {name: getattr(study.budget, name) for name in ("max_seconds", "gradients", "cost")}
     return {name: value for name, value in given.items() if value is not None}

@@ -127,7 +127,7 @@ def execute(task: Task, say: Say, ask: Ask) -> list[Ended]:
         if ledger.is_cancelled(job.run_id):
             return [Ended("cancelled")]
         try:
-            found = standing(job, task.output_dir)
+            found = standing(job, task.output_dir, task.limits)
         except UserError as error:  # it can be made where it was asked for, and not here
             _print(traceback.format_exc())
             return [Ended("failed", "", f"{type(error).__name__}: {error}")]
@@ -210,7 +210,7 @@ def _ending(limits: Mapping[str, Any]) -> list[Callback]:
 
         def spent(event: Event) -> Answer:
             made = event.log.calls.get("gradients", [0])[-1] if isinstance(event, Evaluated) else 0
-            return Stop(f"its budget of {most} gradients is spent") if made >= most else None
+            return Stop(f"its budget of {most} gradients is spent", {"gradients": most}) if made >= most else None
 
         found.append(spent)
     if "cost" in limits:
@@ -218,7 +218,8 @@ def _ending(limits: Mapping[str, Any]) -> list[Callback]:
 
         def spent_all(event: Event) -> Answer:
             made = costs(event.log.calls)[-1:] if isinstance(event, Evaluated) else []
-            return Stop(f"its budget of {dearest:g} gradient equivalents is spent") if made >= [dearest] else None
+            words = f"its budget of {dearest:g} gradient equivalents is spent"
+            return Stop(words, {"cost": dearest}) if made >= [dearest] else None
 
         found.append(spent_all)
     return found
