@@ -45,6 +45,14 @@ def test_who_was_together_is_so_again(tmp_path: Path) -> None:
     assert again == [*first, [5.0, 6.0]]
 
 
+def test_a_study_that_was_narrower_for_a_while_has_each_run_in_one_group(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "r")
+    for lrs in ((1.0, 2.0, 3.0, 4.0), (1.0, 2.0), (2.0, 3.0, 5.0), (1.0, 2.0, 3.0, 4.0, 5.0)):
+        found = shape(groups(jobs(tmp_path, *lrs), 1, ledger))
+        assert sorted(lr for group in found for lr in group) == list(lrs)
+    assert found == [[1.0, 2.0, 3.0, 4.0], [5.0]]
+
+
 def test_a_group_that_was_torn_computes_the_same_numbers(tmp_path: Path) -> None:
     """Killed between two files: what is there stays, what is missing is computed beside it."""
 
