@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from deepobs_func.cli.types import Share, folders
 from deepobs_func.errors import ConfigError, option
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 ENGINES = ("processes", "ray", "slurm")
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
 _DIR = click.argument("output_dir", default="results", metavar="DIR", shell_complete=folders())
+
+
+_USED_BY = {
+    **dict.fromkeys(("jobs", "threads"), ("processes", "slurm")),
+    "share": ("processes", "ray"),
+    **dict.fromkeys(("cpus", "gpus"), ("ray", "slurm")),
+    "ray_address": ("ray",),
+    **dict.fromkeys(("tasks", "limit", "memory", "partition", "extra", "emit"), ("slurm",)),
+}
+"""Which engines look at an option, by the name of its value."""
 
 
 def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,6 +86,7 @@ def sweep_command(
             click.echo(note, err=True)
         if options["engine"] not in ENGINES:
             raise ConfigError(f"{option('engine')} {options['engine']}: it must be one of {', '.join(ENGINES)}.")
+        _check_used(options["engine"], options["gpus"])
         if dry_run:
             _show_plan(study, jobs_at_a_time(study, jobs), options["share"])
             return
@@ -82,6 +94,24 @@ def sweep_command(
             _to_slurm(spec, study, jobs, threads, retry, **options)
             return
         _sweep(study, jobs, threads, retry, quiet, **options)
+
+
+def _check_used(engine: str, gpus: float) -> None:
+    """Checks that the engine looks at all that was given.
+
+    Raises:
+        ConfigError: it has no use for an option, or for a part of a GPU.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        engines = _USED_BY.get(parameter.name or "", ENGINES)
+        is_given = context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+        if is_given and engine not in engines:
+            raise ConfigError(
+                f"{parameter.opts[0]} is of {option('engine')} {' or '.join(engines)}, not of {engine}: leave one out."
+            )
+    if engine == "slurm" and gpus != int(gpus):
+        raise ConfigError(f"{option('gpus')} {gpus:g}: Slurm gives whole GPUs. Give a whole number, or use Ray.")
 
 
 def _sweep(

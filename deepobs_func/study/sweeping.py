@@ -71,8 +71,8 @@ def sweep(
 
     Args:
         study: the study.
-        jobs: how many runs at a time; by default the study's, or 1.
-        threads: of each; by default those of the study so far, at first an equal share of the cores.
+        jobs: how many runs at a time, of worker processes; by default the study's, or 1.
+        threads: of each of these; by default those of the study so far, at first an equal share of the cores.
         retry: whether runs that failed, or were cancelled, in earlier sweeps are tried again.
         share: `(i, n)` for a part of the runs, as in `jobs_of`.
         make: `(output_dir, **options) -> Scheduler`, what the runs are shared out by; by default worker processes of
@@ -93,6 +93,11 @@ def sweep(
     """
     ledger, all_jobs = Ledger(study.output_dir), jobs_of(study, share)
     options: dict[str, Any] = {"retries": study.retries, "tell": tell}
+    if make is not None and (jobs is not None or threads is not None):
+        raise ConfigError(
+            f"{option('jobs')} and {option('threads')} are of the worker processes of this machine; with another "
+            "scheduler, leave them out."
+        )
     if make is None:
         make, options = Pool, options | {"jobs": jobs_at_a_time(study, jobs), "threads": threads}
     found = Swept()
