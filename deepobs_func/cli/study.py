@@ -170,7 +170,12 @@ def _to_slurm(spec: Path, study: Study, jobs: int | None, threads: int | None, r
     logs.mkdir(parents=True, exist_ok=True)
     text = slurm.script(command, array, logs, Path.cwd())
     path = options["emit"] or logs / "sweep.sh"
-    path.write_text(text + "\n", encoding="utf-8")
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}). Give another file with {option('emit')}."
+        ) from error
     click.echo(path if options["emit"] else slurm.submit(path))
 
 

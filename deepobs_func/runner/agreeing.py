@@ -42,8 +42,10 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
         The execution, which does what the run asks for.
 
     Raises:
-        ConfigError: it says something else than the run asks for, or compiles what is to be computed anew.
+        ConfigError: it says something else than the run asks for, compiles what is to be computed anew, or is none for
+            this device or these batches.
     """
+    _check_possible(plan, execution)
     wanted = asked(plan)
     for name, value in wanted.items():
         said = _normal(plan, name, getattr(execution, name))
@@ -58,6 +60,26 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
             "an execution that does not compile, or leave one of the two out."
         )
     return dataclasses.replace(execution, **wanted)
+
+
+def _check_possible(plan: Plan, execution: Execution) -> None:
+    """Checks that an execution, of another run perhaps, is one for the device and the batches of this one."""
+    k, steps = execution.steps_per_call, plan.steps_per_epoch
+    if execution.cuda_graphs and plan.device.type != "cuda":
+        raise ConfigError(
+            f"{option('execution')} has cuda_graphs true, which needs an NVIDIA GPU; the device is {plan.device.type}. "
+            "Leave cuda_graphs out of the execution."
+        )
+    if k > 1 and plan.problem.dataset.streamed:
+        raise ConfigError(
+            f"{option('execution')} has steps_per_call {k}; batches that are streamed are read one by one, so it must "
+            "be 1. Leave steps_per_call out of the execution."
+        )
+    if steps % k:
+        raise ConfigError(
+            f"{option('execution')} has steps_per_call {k}; it must divide the {steps} steps of an epoch. Give one "
+            "that does, or leave steps_per_call out of the execution."
+        )
 
 
 def check_kept(plan: Plan, kept: Execution, path: Path) -> None:

@@ -245,7 +245,7 @@ class TensorBoard:
         folder: the log folder.
 
     Raises:
-        ConfigError: TensorBoard is not installed (extra `tensorboard`).
+        ConfigError: TensorBoard is not installed (extra `tensorboard`), or the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -253,7 +253,10 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("TensorBoard is not installed: pip install 'deepobs-func[tensorboard]'") from error
-        self._writer = SummaryWriter(str(Path(folder).expanduser()))
+        try:
+            self._writer = SummaryWriter(str(Path(folder).expanduser()))
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written ({error}). Name another folder.") from error
         self._shown: dict[str, int] = {}  # how much of each column that grows
 
     def __call__(self, event: Event) -> None:
