@@ -69,6 +69,28 @@ def test_cores_are_shared_out() -> None:
     assert all(len(place.cores) == 1 for place in several)
     assert [place.device for place in places(3, 1, ("0", "1"))] == ["0", "1", "0"]
     assert places(1, 2)[0].environment()["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"),
+    [
+        (None, ["0", "1", "0"]),
+        ("2,3", ["2", "3", "2"]),
+        ("GPU-6f, GPU-8c", ["GPU-6f", "GPU-8c", "GPU-6f"]),
+        ("3,1,-1,0", ["3", "1", "3"]),  # CUDA sees those before the first that is none
+    ],
+)
+def test_workers_use_the_gpus_that_were_granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: str | None, expected: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if granted is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
+    found = Pool(tmp_path / "r", jobs=3, threads=1)._places
+    assert [place.environment()["CUDA_VISIBLE_DEVICES"] for place in found] == expected
+
+
 class Told:
     """What a worker process is told."""
 
@@ -95,8 +117,6 @@ def test_a_cancelled_run_is_told_to_end_once(tmp_path: Path, monkeypatch: pytest
         mine._handle(Message(0, "ended", {"runs": [asdict(Ended("interrupted"))]}))
         assert mine.next().status == "cancelled"
     assert worker.said == ["run", "interrupt", "run", "interrupt"]
-
-
 
 
 def test_threads_stay_with_the_study(tmp_path: Path) -> None:
