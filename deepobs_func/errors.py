@@ -37,6 +37,10 @@ class ConfigError(UserError):
     """A configuration that cannot be run."""
 
 
+class ResumeError(ConfigError):
+    """A checkpoint that a run cannot go on from: of another run, version or machine, or asked for something else."""
+
+
 class DataError(UserError):
     """A data file that is missing, truncated or of another kind than it should be."""
 

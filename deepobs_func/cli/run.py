@@ -222,8 +222,8 @@ def _run(config: RunConfig, execution: str | None, resume: bool | Path, quiet: b
     callbacks: list[Callback] = [*_callbacks(**shown), *make_progress(Console(), quiet=quiet)]
     how = None if execution is None else Execution.read(execution)
     try:
-        with joined(config.device) as device:
-            ended = run(replace(config, device=device), callbacks=callbacks, execution=how, resume=resume)
+        with joined(config.device):
+            ended = run(config, callbacks=callbacks, execution=how, resume=resume)
     except RunInterrupted as interrupt:
         for line in _interrupted(interrupt) if is_first else []:
             say(line, err=True)

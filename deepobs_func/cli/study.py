@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from deepobs_func.cli.types import Share, folders
 from deepobs_func.errors import ConfigError, option
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 ENGINES = ("processes", "ray", "slurm")
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
 _DIR = click.argument("output_dir", default="results", metavar="DIR", shell_complete=folders())
+
+
+_USED_BY = {
+    **dict.fromkeys(("jobs", "threads"), ("processes", "slurm")),
+    "share": ("processes", "ray"),
+    **dict.fromkeys(("cpus", "gpus"), ("ray", "slurm")),
+    "ray_address": ("ray",),
+    **dict.fromkeys(("tasks", "limit", "memory", "partition", "extra", "emit"), ("slurm",)),
+}
+"""Which engines look at an option, by the name of its value."""
 
 
 def _engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,6 +86,7 @@ def sweep_command(
             click.echo(note, err=True)
         if options["engine"] not in ENGINES:
             raise ConfigError(f"{option('engine')} {options['engine']}: it must be one of {', '.join(ENGINES)}.")
+        _check_used(options["engine"], options["gpus"])
         if dry_run:
             _show_plan(study, jobs_at_a_time(study, jobs), options["share"])
             return
@@ -82,6 +94,24 @@ def sweep_command(
             _to_slurm(spec, study, jobs, threads, retry, **options)
             return
         _sweep(study, jobs, threads, retry, quiet, **options)
+
+
+def _check_used(engine: str, gpus: float) -> None:
+    """Checks that the engine looks at all that was given.
+
+    Raises:
+        ConfigError: it has no use for an option, or for a part of a GPU.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        engines = _USED_BY.get(parameter.name or "", ENGINES)
+        is_given = context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+        if is_given and engine not in engines:
+            raise ConfigError(
+                f"{parameter.opts[0]} is of {option('engine')} {' or '.join(engines)}, not of {engine}: leave one out."
+            )
+    if engine == "slurm" and gpus != int(gpus):
+        raise ConfigError(f"{option('gpus')} {gpus:g}: Slurm gives whole GPUs. Give a whole number, or use Ray.")
 
 
 def _sweep(
@@ -140,7 +170,12 @@ def _to_slurm(spec: Path, study: Study, jobs: int | None, threads: int | None, r
     logs.mkdir(parents=True, exist_ok=True)
     text = slurm.script(command, array, logs, Path.cwd())
     path = options["emit"] or logs / "sweep.sh"
-    path.write_text(text + "\n", encoding="utf-8")
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}). Give another file with {option('emit')}."
+        ) from error
     click.echo(path if options["emit"] else slurm.submit(path))
 
 
@@ -148,7 +183,7 @@ def _show_plan(study: Study, jobs: int, share: tuple[int, int]) -> None:
     """What would be run."""
     from deepobs_func.study import estimate
     from deepobs_func.study.jobs import standing
-    from deepobs_func.study.sweeping import jobs_of
+    from deepobs_func.study.sweeping import jobs_of, limits_of
 
     runs = jobs_of(study, share)
     for data in estimate.missing_data(runs):
@@ -158,7 +193,7 @@ def _show_plan(study: Study, jobs: int, share: tuple[int, int]) -> None:
         )
     for row in study.table():
         click.echo("{problem}  {optimizer}: {settings} settings x {seeds} seeds = {runs} runs".format(**row))
-    stages = [standing(job, study.output_dir).stage for job in runs]
+    stages = [standing(job, study.output_dir, limits_of(study)).stage for job in runs]
     counts = ", ".join(f"{number} {stage}" for stage, number in estimate.by_stage(stages).items())
     click.echo(f"{len(runs)} runs in {study.output_dir}: {counts}.")
     left = [job for job, stage in zip(runs, stages, strict=True) if stage in ("waiting", "interrupted", "failed")]

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from deepobs_func.errors import ConfigError, option
+from deepobs_func.errors import ConfigError, ResumeError, option
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.plan import Plan
 
@@ -42,8 +42,10 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
         The execution, which does what the run asks for.
 
     Raises:
-        ConfigError: it says something else than the run asks for, or compiles what is to be computed anew.
+        ConfigError: it says something else than the run asks for, compiles what is to be computed anew, or is none for
+            this device or these batches.
     """
+    _check_possible(plan, execution)
     wanted = asked(plan)
     for name, value in wanted.items():
         said = _normal(plan, name, getattr(execution, name))
@@ -60,6 +62,26 @@ def agreed(plan: Plan, execution: Execution) -> Execution:
     return dataclasses.replace(execution, **wanted)
 
 
+def _check_possible(plan: Plan, execution: Execution) -> None:
+    """Checks that an execution, of another run perhaps, is one for the device and the batches of this one."""
+    k, steps = execution.steps_per_call, plan.steps_per_epoch
+    if execution.cuda_graphs and plan.device.type != "cuda":
+        raise ConfigError(
+            f"{option('execution')} has cuda_graphs true, which needs an NVIDIA GPU; the device is {plan.device.type}. "
+            "Leave cuda_graphs out of the execution."
+        )
+    if k > 1 and plan.problem.dataset.streamed:
+        raise ConfigError(
+            f"{option('execution')} has steps_per_call {k}; batches that are streamed are read one by one, so it must "
+            "be 1. Leave steps_per_call out of the execution."
+        )
+    if steps % k:
+        raise ConfigError(
+            f"{option('execution')} has steps_per_call {k}; it must divide the {steps} steps of an epoch. Give one "
+            "that does, or leave steps_per_call out of the execution."
+        )
+
+
 def check_kept(plan: Plan, kept: Execution, path: Path) -> None:
     """Checks that a run goes on as it was executed before.
 
@@ -69,12 +91,12 @@ def check_kept(plan: Plan, kept: Execution, path: Path) -> None:
         path: of the checkpoint.
 
     Raises:
-        ConfigError: the run asks for something else now.
+        ResumeError: the run asks for something else now.
     """
     for name, value in asked(plan).items():
         said = _normal(plan, name, getattr(kept, name))
         if said != value:
-            raise ConfigError(
+            raise ResumeError(
                 f"{path} was executed with {name} {said!r}, and the run now asks for {value!r}: its numbers would not "
                 f"be those of one run. {_mend(name, said)}, or start anew, without resuming."
             )

@@ -15,7 +15,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,12 @@ class Stop:
 
     Attributes:
         reason: goes into the record.
+        limit: the budget that is spent, such as `{"max_seconds": 60}`, if that is why: with a larger one a study goes
+            on with the run.
     """
 
     reason: str
+    limit: Mapping[str, float] = field(default_factory=dict)
 
 
 Answer = Stop | Mapping[str, float] | None
@@ -185,7 +188,9 @@ def max_seconds(seconds: float) -> Callback:
 
     def callback(event: Event) -> Stop | None:
         trained = sum(event.log.timings["train"]) + event.log.partial.seconds
-        return Stop(f"{trained:.3g} of {seconds:g} s of training are used") if trained >= seconds else None
+        if trained < seconds:
+            return None
+        return Stop(f"{trained:.3g} of {seconds:g} s of training are used", {"max_seconds": seconds})
 
     return callback
 
@@ -240,7 +245,7 @@ class TensorBoard:
         folder: the log folder.
 
     Raises:
-        ConfigError: TensorBoard is not installed (extra `tensorboard`).
+        ConfigError: TensorBoard is not installed (extra `tensorboard`), or the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -248,7 +253,10 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("TensorBoard is not installed: pip install 'deepobs-func[tensorboard]'") from error
-        self._writer = SummaryWriter(str(Path(folder).expanduser()))
+        try:
+            self._writer = SummaryWriter(str(Path(folder).expanduser()))
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written ({error}). Name another folder.") from error
         self._shown: dict[str, int] = {}  # how much of each column that grows
 
     def __call__(self, event: Event) -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from deepobs_func import random
 from deepobs_func.base import ModelState
-from deepobs_func.errors import ConfigError, DataError
+from deepobs_func.errors import ConfigError, DataError, ResumeError
+from deepobs_func.runner.asking import check_asked
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.identity import machine
 from deepobs_func.runner.log import Log
@@ -204,17 +205,18 @@ def read_whole(path: Path, keys: Collection[str]) -> tuple[dict[str, Any], dict[
 
 
 def check_same_run(checkpoint: Checkpoint, plan: Plan) -> None:
-    """Checks that a checkpoint is of a plan's run.
+    """Checks that a checkpoint is of a plan's run, and holds what is asked of it.
 
     Raises:
-        ConfigError: it is of another configuration, version or machine; the message says what differs.
+        ResumeError: it is of another configuration, version or machine; the message says what differs.
     """
     theirs = checkpoint.head
     if plan.run_id != theirs["run_id"]:
-        raise ConfigError(
+        raise ResumeError(
             f"{checkpoint.path} is of another run: {differences(theirs['identity'], plan.identity)}. Give the same "
             "configuration, or start anew: without resuming, or in another output folder."
         )
+    check_asked(checkpoint.path, theirs["configuration"], plan.plain_configuration())
     check_same_machine(checkpoint.path, theirs["machine"], plan)
 
 
@@ -222,11 +224,11 @@ def check_same_machine(path: Path, there: Mapping[str, Any], plan: Plan) -> None
     """Checks that a checkpoint was written on this machine, by these versions.
 
     Raises:
-        ConfigError: it was not; the message says what differs.
+        ResumeError: it was not; the message says what differs.
     """
     here = machine(plan.device)
     if there != here:
-        raise ConfigError(
+        raise ResumeError(
             f"{path} was written elsewhere: {differences(there, here)}. Its numbers would not be those of "
             "one run: go on there, or start anew, without resuming."
         )
@@ -254,14 +256,13 @@ def path_in(folder: Path, state: TrainState) -> Path:
     return folder / f"epoch_{state.epoch:07d}_step_{state.step:07d}{SUFFIX}"
 
 
-def prune(folder: Path, keep: Collection[Path]) -> None:
-    """Removes all checkpoints of a folder but some, drafts that a process left when it died, and an empty folder."""
+def prune(folder: Path, done: Collection[Path]) -> None:
+    """Removes checkpoints of a folder, drafts that a process left when it died, and an empty folder."""
     if not folder.is_dir():
         return
     drafts = [path for path in folder.glob(f".*{_DRAFT}") if time.time() - _modified(path) > _ABANDONED]
-    for path in (*paths(folder), *drafts):
-        if path not in keep:
-            path.unlink(missing_ok=True)
+    for path in (*done, *drafts):
+        path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 

@@ -34,20 +34,21 @@ _PLACES = ("data", "output_dir", "device", "workers")  # in which processes may 
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Generator[str]:
+def joined(device: str) -> Generator[None]:
     """Joins the processes that torchrun started, where it started this one.
 
     Args:
-        device: as it was asked for; with a GPU for each process, that becomes this one's own.
+        device: as it was asked for; with a GPU for each process, this one's own becomes torch's current one, which a
+            plan then takes.
 
     Yields:
-        The device of this process.
+        Nothing; afterwards the process has left the others.
 
     Raises:
         ConfigError: more processes were started than there are GPUs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
-        yield device
+        yield
         return
     by_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     if by_gpu:
@@ -58,8 +59,7 @@ def joined(device: str) -> Generator[str]:
                 f"{'is' if found == 1 else 'are'} there. Start at most {found}: --nproc-per-node {found}; or train on "
                 f"the processor: {option('device')} cpu."
             )
-        device = f"cuda:{place}"
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(place)
     # torchrun keeps its store after a failure. Keys of each start have a prefix of their own, or a process may look for
     # another at the address that it had in the start before, for as long as SECONDS.
     timeout, start = timedelta(seconds=SECONDS), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -68,7 +68,7 @@ def joined(device: str) -> Generator[str]:
     backend = "nccl" if by_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=timeout)
     try:
-        yield device
+        yield
     finally:
         with contextlib.suppress(RuntimeError):  # of a group that lost a process
             dist.destroy_process_group()

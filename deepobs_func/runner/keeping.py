@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from deepobs_func import records
 from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
+from deepobs_func.runner.asking import has_all
 from deepobs_func.runner.checkpoint import Checkpoint
+from deepobs_func.runner.config import RunConfig, as_plain_data
 from deepobs_func.runner.events import Evaluated, Event, Logged
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.training import Iteration
@@ -26,28 +28,65 @@ def checkpoint_folder(record: RunRecord, output_dir: str | Path) -> Path:
     return folder / f"random_seed__{record.random_seed}__{record.extra['run_id'][:16]}"
 
 
+def _starts(folder: Path) -> dict[int, Path]:
+    """The folders of a run that hold checkpoints, by the number of the start that wrote them, the last one last.
+
+    The first start writes into the folder of the run. One that begins anew beside checkpoints writes into a folder of
+    its own, `<folder>__2` and so on: what is there is the user's, and a path that was said stays where it is.
+    """
+    found = {1: folder} if checkpoint.paths(folder) else {}
+    for path in folder.parent.glob(f"{folder.name}__*") if folder.parent.is_dir() else ():
+        number = path.name.removeprefix(f"{folder.name}__")
+        if number.isdecimal() and checkpoint.paths(path):
+            found[int(number)] = path
+    return dict(sorted(found.items()))
+
+
+def newest(folder: Path) -> list[Path]:
+    """The checkpoints of the last start of a run that left any, the furthest last.
+
+    Args:
+        folder: of the run; see `checkpoint_folder`.
+    """
+    return [path for last in list(_starts(folder).values())[-1:] for path in checkpoint.paths(last)]
+
+
 class Checkpoints:
     """Writes checkpoints when they are due, and keeps the last ones.
 
     By default one is written at the end of an epoch where a minute has passed since the last, and when a signal, a stop
     or an error ends the run between two steps; all go when the run is finished. With `checkpoint_every`, one is written
-    every so many epochs, or at the first logged step after so many, and at the end; the last `keep` stay.
+    every so many epochs, or at the first logged step after so many, and at the end; the last `keep` stay. Those that an
+    earlier start of the same run left stay too, unless this one goes on from them.
 
     Args:
         plan: the run.
-        folder: where they lie.
+        folder: where they lie; see `checkpoint_folder`.
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._every: Any = plan.config.checkpoint_every  # "auto", "never", or a number with its unit
-        self._plan, self._keep, self._folder = plan, plan.config.keep, folder
+        self._plan, self._keep, self._base, self._folder = plan, plan.config.keep, folder, folder
         self._saved, self._position, self.failure = time.perf_counter(), 0, ""
-        self._written: list[Path] = []  # by this run: those of an earlier one go as soon as there is one of its own
+        self._written: list[Path] = []  # by this run, or by the one that it goes on from: others are never removed
         self._tried = not self._is_asked_for
 
     @property
     def _is_asked_for(self) -> bool:
         return self._every not in ("auto", "never")
+
+    def begin(self, found: Checkpoint | None) -> None:
+        """The run starts, or goes on from a checkpoint."""
+        starts = _starts(self._base)
+        last = newest(self._base)
+        if found is not None:
+            self._position = found.head["epoch"] * self._plan.steps_per_epoch + found.head["step"]
+            if last and found.path.resolve() == last[-1].resolve():
+                # What an earlier command asked to keep goes only where this one asks for checkpoints of its own.
+                self._folder, self._written = last[-1].parent, last if self._is_asked_for else last[-1:]
+                return
+            self._written = [path for folder in starts.values() for path in _same(found.path, folder)]
+        self._folder = self._base.with_name(f"{self._base.name}__{max(starts) + 1}") if starts else self._base
 
     def __call__(self, event: Event) -> None:
         """Writes one if it is due.
@@ -87,8 +126,7 @@ class Checkpoints:
             path = checkpoint.path_in(self._folder, state)
             checkpoint.save(path, iteration.training, state)
             self._written = [*(kept for kept in self._written if kept != path), path]
-            if not self._plan.ranks.rank:
-                checkpoint.prune(self._folder, self._written[-self._keep :])
+            self._prune(self._written[-self._keep :])
             self.failure = ""
         except Exception as error:  # a disk's, a device's, a class's
             self.failure, path = str(error) or type(error).__name__, None
@@ -98,21 +136,18 @@ class Checkpoints:
         return path
 
     def latest(self) -> Checkpoint | None:
-        """The furthest one that is kept; None where there is none.
+        """The furthest one of the last start that left any; None where there is none.
 
         Raises:
             DataError: it cannot be read.
-            ConfigError: there is none of this run, but one of the same setting and seed that differs in what decides
+            ResumeError: there is none of this run, but one of the same setting and seed that differs in what decides
                 the numbers, such as the version of the package.
         """
-        own = checkpoint.paths(self._folder)
+        own = newest(self._base)
         if own:
-            found = checkpoint.read(own[-1])
-            self._written = own
-            self._position = found.head["epoch"] * self._plan.steps_per_epoch + found.head["step"]
-            return found
+            return checkpoint.read(own[-1])
         seed = f"random_seed__{self._plan.config.seed}__*"
-        for folder in sorted(self._folder.parent.glob(seed)) if self._folder.parent.is_dir() else []:
+        for folder in sorted(self._base.parent.glob(seed)) if self._base.parent.is_dir() else []:
             for path in checkpoint.paths(folder)[-1:]:
                 checkpoint.check_same_run(checkpoint.read(path), self._plan)
         return None
@@ -121,17 +156,31 @@ class Checkpoints:
         """The run has ended: what was asked for stays, what was kept for resuming goes."""
         if self._is_asked_for:
             self.save(iteration)
-        elif not self._plan.ranks.rank:
-            checkpoint.prune(self._folder, [])
+        else:
+            self._prune([])
+
+    def _prune(self, keep: Sequence[Path]) -> None:
+        """Removes what this run wrote, or went on from, but for what stays."""
+        if self._plan.ranks.rank:
+            return
+        for folder in {self._folder, *(path.parent for path in self._written)}:
+            done = [path for path in self._written if path.parent == folder and path not in keep]
+            checkpoint.prune(folder, done)
+        self._written = list(keep)
 
 
-def finished(record: RunRecord, output_dir: str | Path, track: Iterable[str] = ()) -> RunRecord | None:
+def _same(path: Path, folder: Path) -> list[Path]:
+    """The checkpoint of a folder that a path names, if it names one."""
+    return [each for each in checkpoint.paths(folder) if each.resolve() == path.resolve()]
+
+
+def finished(record: RunRecord, output_dir: str | Path, config: RunConfig | None = None) -> RunRecord | None:
     """The record of the same run that is finished, with all that is asked of it; None where there is none.
 
     Args:
         record: of the run before it began.
         output_dir: the results tree.
-        track: what is to be tracked.
+        config: what is asked for; None where any record of the run will do.
     """
     folder = records.folder_of(record, output_dir)
     for path in sorted(folder.glob(f"random_seed__{record.random_seed}__*.json")) if folder.is_dir() else []:
@@ -140,6 +189,6 @@ def finished(record: RunRecord, output_dir: str | Path, track: Iterable[str] = (
         except DataError:
             continue
         same = found.extra.get("run_id") == record.extra["run_id"]
-        if same and set(track) <= set(found.extra.get("configuration", {}).get("track", ())):
+        if same and (config is None or has_all(found, as_plain_data(config))):
             return found
     return None

@@ -58,6 +58,7 @@ class Log:
         divergence: where the objective first was not finite: the epoch, counted from 1 (0 is the evaluation before
             training), and the step in it, from 0, or None where the evaluation after that epoch found it.
         stop: why a callback ended the run; "" where none did.
+        limit: the budget that was spent then, if that is why.
         timings: seconds; `warm_up`, once; `train`, `data_wait`, `track` of each epoch; `evaluate` of each evaluation.
         partial: the epoch under way.
     """
@@ -75,6 +76,7 @@ class Log:
     calls: dict[str, list[int]] = field(default_factory=dict)
     divergence: dict[str, int | None] | None = None
     stop: str = ""
+    limit: dict[str, float] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=lambda: {"warm_up": 0.0, "train": [], "evaluate": []})
     partial: Partial = field(default_factory=Partial)
 

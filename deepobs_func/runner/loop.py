@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -12,7 +14,7 @@ from typing import Any
 
 from deepobs_func import records
 from deepobs_func.base import Params
-from deepobs_func.errors import ConfigError, UserError, option
+from deepobs_func.errors import ResumeError, UserError, option
 from deepobs_func.optimizers.base import Optimizer
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
@@ -149,12 +151,28 @@ def run(
         return _Running(plan, callbacks, checkpoints, about, series).run(execution, resume)
 
 
+def go_on_or_start(*args: Any, resume: bool = True, **others: Any) -> Run:
+    """`run` in a study: it goes on where it was, and starts anew beside a checkpoint that it cannot go on from.
+
+    That is one of another version, machine or number of threads, or one that was asked for something else.
+
+    Args:
+        args, resume, others: as `run` has them.
+    """
+    try:
+        return run(*args, resume=resume, **others)
+    except ResumeError as error:
+        with contextlib.suppress(OSError):  # a full disk costs the line alone
+            print(f"{error}\nThe run starts anew.", file=sys.stderr, flush=True)
+        return run(*args, **others)
+
+
 def _looked_up(empty: RunRecord, plan: Plan, *, resume: bool) -> RunRecord | None:
     """The record of the run where it is finished and asked for, after it was seen that one can be written."""
     output_dir = plan.config.output_dir
     assert output_dir is not None, "something is to be written"
     records.check_writable(records.folder_of(empty, output_dir), output_dir)
-    return finished(empty, output_dir, plan.config.track) if resume else None
+    return finished(empty, output_dir, plan.config) if resume else None
 
 
 def _announce(callbacks: Sequence[Callback], what: str, *details: Any) -> None:
@@ -222,6 +240,8 @@ class _Running:
                 series=self.series,
             )
         _announce(self.callbacks, "chosen", training.execution)
+        if self.checkpoints:
+            self.checkpoints.begin(kept)
         self.iteration = training(kept.state(training) if kept else training.start())
         with closing(self.iteration):
             for event in self.iteration:
@@ -230,7 +250,7 @@ class _Running:
                 stop = next((each for each in stops if each is not None), None)
                 if stop is not None and not _is_last(event):
                     self._kept(True)
-                    event.log.status, event.log.stop = "stopped", stop.reason
+                    event.log.status, event.log.stop, event.log.limit = "stopped", stop.reason, dict(stop.limit)
                     return
                 if self.checkpoints:
                     self.checkpoints(event)
@@ -244,7 +264,7 @@ class _Running:
             check_kept(self.plan, kept.execution, kept.path)
             given = execution and one_by_one(agreed(self.plan, execution).alone, watch)
             if given is not None and given != kept.execution:
-                raise ConfigError(
+                raise ResumeError(
                     f"{kept.path} was executed otherwise ({kept.execution}) than {option('execution')} says "
                     f"({execution}); give none to go on with it."
                 )

@@ -204,7 +204,7 @@ def make_plan(config: RunConfig, problem: Problem | None = None, optimizer: Any 
     config = resolve(config, problem, own_optimizer=optimizer is not None)
     found = (problem or problems.get(config.problem)).with_weight_decay(config.weight_decay)
     ranks = ranks_of.current()
-    device = _device(config.device)
+    device = _device(config.device, ranks)
     if config.deterministic:
         determinism.prepare()
     _check_execution(config, device)
@@ -323,7 +323,10 @@ def _workers(choice: int | None) -> int:
     return min(max(cores() - 1, 1), MOST_WORKERS)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
+    """The device of this process: of several on GPUs its own, which the configuration, common to all, does not name."""
+    if name in ("auto", "cuda") and torch.cuda.is_available() and ranks.size > 1:
+        return torch.device("cuda", torch.cuda.current_device())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

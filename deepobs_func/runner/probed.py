@@ -15,7 +15,7 @@ from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
 from deepobs_func.runner.checkpoint import Checkpoint
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.keeping import checkpoint_folder
+from deepobs_func.runner.keeping import checkpoint_folder, newest
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.probe_entries import PROBED, merged, writing_alone
@@ -43,7 +43,7 @@ class Kept:
         """Those that can be probed, in order."""
         if self.record is None:
             return [checkpoint.read(self.path)]
-        return [checkpoint.read(path) for path in checkpoint.paths(self.folder)]
+        return [checkpoint.read(path) for path in newest(self.folder)]
 
     def execution(self) -> Execution:
         """How the run was executed; eager where that is not known."""

@@ -74,6 +74,7 @@ def _found(log: Log, interval: int) -> dict[str, Any]:
         "metrics": log.metrics,
         "calls": log.calls,
         "stopped": log.stop,
+        "limit": log.limit,
     }
     return {
         "status": "interrupted" if log.status == "running" else log.status,

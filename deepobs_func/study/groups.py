@@ -36,8 +36,12 @@ def groups(jobs: Sequence[Job], workers: int, ledger: Ledger) -> list[tuple[Job,
     """
     by_id = {job.run_id: job for job in jobs}
     kept = ledger.setting("groups") or []
-    found = [tuple(by_id[run_id] for run_id in group) for group in kept if by_id.keys() >= set(group)]
-    taken = {job.run_id for group in found for job in group}
+    found: list[tuple[Job, ...]] = []
+    taken = set[str]()
+    for group in kept:  # a study that was narrower for a while has groups of a part of others
+        if by_id.keys() >= set(group) and taken.isdisjoint(group):
+            found.append(tuple(by_id[run_id] for run_id in group))
+            taken |= set(group)
     alike: dict[Hashable, list[Job]] = {}
     for job in jobs:
         if job.run_id not in taken:

@@ -12,7 +12,7 @@ from deepobs_func.errors import ConfigError, DataError, option
 from deepobs_func.records import RunRecord
 from deepobs_func.runner import checkpoint
 from deepobs_func.runner.config import RunConfig, typed
-from deepobs_func.runner.keeping import checkpoint_folder, finished
+from deepobs_func.runner.keeping import checkpoint_folder, finished, newest
 from deepobs_func.runner.log import Log
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.probe_entries import write_record
@@ -84,34 +84,42 @@ class Standing:
     resumable: bool
 
 
-def standing(job: Job, output_dir: str | Path) -> Standing:
+def standing(job: Job, output_dir: str | Path, limits: Mapping[str, Any] | None = None) -> Standing:
     """Looks at the files of a run.
 
     Args:
         job: the run.
         output_dir: the results tree.
+        limits: what ends a run of the study early, as a `Task` has it.
 
     Returns:
-        A finished or diverged record comes first; then one that a callback stopped, which is final; then the last of
-        those that failed or were interrupted.
+        A finished or diverged record comes first; then one that a callback stopped, which is final, unless for a budget
+        that is larger now; then the last of those that failed, were interrupted or may go on.
     """
     plan = job.plan()
     empty = make_record(plan, Log())
-    done = finished(empty, output_dir, plan.config.track)
+    done = finished(empty, output_dir, plan.config)
     if done is not None:
         return Standing("diverged" if done.status == "diverged" else "finished", done, 0, False)
     partial = [record for record in partial_records(job, output_dir) if record.extra.get("run_id") == job.run_id]
     failures = sum(record.status == "failed" for record in partial)
-    resumable = bool(checkpoint.paths(checkpoint_folder(empty, output_dir)))
-    stopped = [record for record in partial if record.status == "stopped"]
+    resumable = bool(newest(checkpoint_folder(empty, output_dir)))
+    stopped = [record for record in partial if record.status == "stopped" and _is_final(record, limits or {})]
     last = (stopped or partial)[-1:]
     if not last:
         return Standing("interrupted" if resumable else "waiting", None, failures, resumable)
-    return Standing(_stage(last[0]), last[0], failures, resumable)
+    goes_on = last[0].status == "stopped" and not stopped
+    return Standing("interrupted" if goes_on else _stage(last[0]), last[0], failures, resumable)
 
 
 def _stage(record: RunRecord) -> Stage:
     return record.status
+
+
+def _is_final(record: RunRecord, limits: Mapping[str, Any]) -> bool:
+    """Whether a run that was stopped stays so: for a budget that was spent, while no larger one is given."""
+    spent = record.extra.get("limit", {})
+    return all(name in limits and limits[name] <= value for name, value in spent.items())
 
 
 def partial_records(job: Job, output_dir: str | Path) -> Iterator[RunRecord]:
@@ -144,7 +152,7 @@ def write_failure(job: Job, output_dir: str | Path, error: str, details: str = "
 
 
 def _last_log(plan: Plan, output_dir: str | Path) -> Log:
-    for path in reversed(checkpoint.paths(checkpoint_folder(make_record(plan, Log()), output_dir))):
+    for path in reversed(newest(checkpoint_folder(make_record(plan, Log()), output_dir))):
         try:
             head: Mapping[str, Any] = checkpoint.read(path).head
         except DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import time
@@ -63,6 +64,7 @@ class Pool(Scheduler):
         shared = _devices(jobs) if devices is None else devices
         self._places = places(jobs, _threads(self.ledger, threads, jobs), shared)
         self._processes, self._ready = dict[int, Process](), set[int]()
+        self._told = set[int]()  # workers that were told to end what they do
         self._entries, self._inbox = dict[int, Entry](), queue.SimpleQueue[Message]()
         self._looked, self._is_closing = -LOOK, False
 
@@ -111,7 +113,8 @@ class Pool(Scheduler):
         self._looked = time.monotonic()
         self._disk.look()
         for number, entry in self._entries.items():
-            if any(self.ledger.is_cancelled(job.run_id) for job in entry.jobs):
+            if number not in self._told and any(self.ledger.is_cancelled(job.run_id) for job in entry.jobs):
+                self._told.add(number)
                 self._processes[number].send("interrupt")
 
     def _give_out(self) -> None:
@@ -124,6 +127,7 @@ class Pool(Scheduler):
                 log = self.ledger.folder / f"worker_{number}.log"
                 self._processes[number] = Process(number, self._inbox, place, log)
             self._entries[number] = entry
+            self._told.discard(number)
             self._processes[number].send("run", task=self._task(entry).as_plain_data())
 
     def _handle(self, message: Message) -> None:
@@ -167,10 +171,14 @@ def _threads(ledger: Ledger, given: int | None, jobs: int) -> int:
 
 
 def _devices(jobs: int) -> tuple[str, ...]:
-    """The GPUs of this machine, where several runs share them."""
+    """The GPUs that this process may use, where several runs share them, by the names that CUDA_VISIBLE_DEVICES has."""
     import torch
 
-    return tuple(map(str, range(torch.cuda.device_count()))) if jobs > 1 else ()
+    if jobs == 1:
+        return ()
+    numbers = tuple(map(str, range(torch.cuda.device_count())))
+    granted = tuple(name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+    return granted[: len(numbers)] if granted != ("",) else numbers
 
 
 def _how(code: int) -> str:

@@ -115,7 +115,7 @@ class Place:
     Attributes:
         threads: of torch.
         cores: of the machine; empty for any.
-        device: the number of a GPU, which is the only one that it sees; None for all.
+        device: a GPU, by its number or UUID, which is the only one that it sees; None for all.
     """
 
     threads: int

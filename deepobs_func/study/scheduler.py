@@ -189,7 +189,7 @@ class Scheduler(abc.ABC):
         """Takes runs that are to be done together, as far as they are not finished."""
         ended, most, kept = set[str](), 0, list(jobs)
         for job in jobs:
-            found = standing(job, self.output_dir)
+            found = standing(job, self.output_dir, limits)
             failures = 0 if again else found.failures
             if found.stage in ("finished", "diverged", "stopped"):
                 self._end(job, found.stage, found.record, new=False)

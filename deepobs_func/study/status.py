@@ -11,6 +11,7 @@ from typing import Any
 from deepobs_func import records
 from deepobs_func.errors import ConfigError, DataError, UserError
 from deepobs_func.records import RunRecord
+from deepobs_func.runner.asking import has_all
 from deepobs_func.study.ledger import Ledger
 
 STAGES = ("finished", "diverged", "stopped", "running", "failed", "interrupted", "cancelled", "waiting")
@@ -110,7 +111,8 @@ def _status(ledger: Ledger, run_id: str, entry: dict[str, Any]) -> RunStatus:
 
 
 def _finished(output_dir: str | Path, run_id: str, entry: dict[str, Any]) -> RunRecord | None:
-    return next(_records(records.output_path(output_dir) / entry["folder"], "*.json", run_id), None)
+    found = _records(records.output_path(output_dir) / entry["folder"], "*.json", run_id)
+    return next((record for record in found if has_all(record, entry["configuration"])), None)
 
 
 def _partial(output_dir: str | Path, run_id: str, entry: dict[str, Any]) -> RunRecord | None:

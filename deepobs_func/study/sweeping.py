@@ -71,8 +71,8 @@ def sweep(
 
     Args:
         study: the study.
-        jobs: how many runs at a time; by default the study's, or 1.
-        threads: of each; by default those of the study so far, at first an equal share of the cores.
+        jobs: how many runs at a time, of worker processes; by default the study's, or 1.
+        threads: of each of these; by default those of the study so far, at first an equal share of the cores.
         retry: whether runs that failed, or were cancelled, in earlier sweeps are tried again.
         share: `(i, n)` for a part of the runs, as in `jobs_of`.
         make: `(output_dir, **options) -> Scheduler`, what the runs are shared out by; by default worker processes of
@@ -93,6 +93,11 @@ def sweep(
     """
     ledger, all_jobs = Ledger(study.output_dir), jobs_of(study, share)
     options: dict[str, Any] = {"retries": study.retries, "tell": tell}
+    if make is not None and (jobs is not None or threads is not None):
+        raise ConfigError(
+            f"{option('jobs')} and {option('threads')} are of the worker processes of this machine; with another "
+            "scheduler, leave them out."
+        )
     if make is None:
         make, options = Pool, options | {"jobs": jobs_at_a_time(study, jobs), "threads": threads}
     found = Swept()
@@ -105,7 +110,7 @@ def sweep(
         for job in all_jobs:
             if retry:
                 ledger.allow(job.run_id)
-            scheduler.add(job, limits=_limits(study), again=retry)
+            scheduler.add(job, limits=limits_of(study), again=retry)
         while scheduler.has_more:
             if scheduler.has_outcome:
                 found.outcomes.append(scheduler.next())
@@ -127,7 +132,7 @@ def jobs_at_a_time(study: Study, jobs: int | None) -> int:
     return found
 
 
-def _limits(study: Study) -> dict[str, Any]:
+def limits_of(study: Study) -> dict[str, Any]:
     """What ends a run of the study early."""
     given = {name: getattr(study.budget, name) for name in ("max_seconds", "gradients", "cost")}
     return {name: value for name, value in given.items() if value is not None}

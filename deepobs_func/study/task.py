@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepobs_func.errors import ConfigError, UserError
+from deepobs_func.errors import UserError
 from deepobs_func.records import RunRecord, costs
 from deepobs_func.runner.callbacks import Answer, Callback, Evaluated, Event, Finished, Logged, Stop, max_seconds
 from deepobs_func.runner.config import RunConfig, as_plain_data
-from deepobs_func.runner.loop import RunInterrupted, run
+from deepobs_func.runner.loop import RunInterrupted, go_on_or_start
 from deepobs_func.runner.population.members import Member, PopulationInterrupted
 from deepobs_func.runner.population.running import run_members
 from deepobs_func.runner.series import Series
@@ -127,14 +127,14 @@ def execute(task: Task, say: Say, ask: Ask) -> list[Ended]:
         if ledger.is_cancelled(job.run_id):
             return [Ended("cancelled")]
         try:
-            found = standing(job, task.output_dir)
+            found = standing(job, task.output_dir, task.limits)
         except UserError as error:  # it can be made where it was asked for, and not here
             _print(traceback.format_exc())
             return [Ended("failed", "", f"{type(error).__name__}: {error}")]
         if found.stage in ("finished", "diverged", "stopped"):
             return [_as_recorded(found.record)]
         reporter = Reporter(task, ledger, say, ask)
-        return [_run(task, job, reporter, found.resumable)]
+        return [_run(task, job, reporter)]
 
 
 def _unclaimed(folder: Path, error: OSError) -> Ended:
@@ -157,12 +157,10 @@ class Reporter:
     def __init__(self, task: Task, ledger: Ledger, say: Say, ask: Ask) -> None:
         self._task, self._ledger, self._say, self._ask = task, ledger, say, ask
         self._noted = -math.inf
-        self.began = False
         self.record: RunRecord | None = None
 
     def __call__(self, event: Event) -> Answer:
         """Says where the run is; asks after an evaluation."""
-        self.began = True
         if isinstance(event, Finished) or not isinstance(event, Evaluated | Logged):
             return None
         is_whole = isinstance(event, Evaluated)
@@ -212,7 +210,7 @@ def _ending(limits: Mapping[str, Any]) -> list[Callback]:
 
         def spent(event: Event) -> Answer:
             made = event.log.calls.get("gradients", [0])[-1] if isinstance(event, Evaluated) else 0
-            return Stop(f"its budget of {most} gradients is spent") if made >= most else None
+            return Stop(f"its budget of {most} gradients is spent", {"gradients": most}) if made >= most else None
 
         found.append(spent)
     if "cost" in limits:
@@ -220,25 +218,20 @@ def _ending(limits: Mapping[str, Any]) -> list[Callback]:
 
         def spent_all(event: Event) -> Answer:
             made = costs(event.log.calls)[-1:] if isinstance(event, Evaluated) else []
-            return Stop(f"its budget of {dearest:g} gradient equivalents is spent") if made >= [dearest] else None
+            words = f"its budget of {dearest:g} gradient equivalents is spent"
+            return Stop(words, {"cost": dearest}) if made >= [dearest] else None
 
         found.append(spent_all)
     return found
 
 
-def _run(task: Task, job: Job, reporter: Reporter, resumable: bool) -> Ended:
+def _run(task: Task, job: Job, reporter: Reporter) -> Ended:
     """The run itself, and whatever it raises as a value."""
     series = Series(task.runs, Ledger(task.output_dir).choices)
     callbacks = [reporter, *_ending(task.limits)]
     given: dict[str, Any] = {"callbacks": callbacks, "about": task.about.get(job.run_id), "series": series}
     try:
-        try:
-            ended = run(job.config, resume=True, **given)
-        except ConfigError as error:
-            if reporter.began or not resumable:
-                raise
-            _print(f"{error}\nThe run starts anew.")
-            ended = run(job.config, **given)
+        ended = go_on_or_start(job.config, **given)
     except RunInterrupted as interrupt:
         return Ended("interrupted", str(interrupt.record.path or ""))
     except KeyboardInterrupt:

@@ -91,6 +91,9 @@ class Worker:
         self._interrupt()
 
     def _interrupt(self) -> None:
+        """Ends the run under way, once: a second signal comes within a step, and costs what is not kept yet."""
+        if self._is_to_end.is_set():
+            return
         self._is_to_end.set()
         if self._busy.is_set():
             os.kill(os.getpid(), signal.SIGTERM)

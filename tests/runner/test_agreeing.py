@@ -16,6 +16,7 @@ from deepobs_func.runner.callbacks import Stop
 from deepobs_func.runner.events import Evaluated, Event
 from deepobs_func.runner.population.running import run_population
 from tests.runner.small import config, small_problem
+from tests.runner.streamed import as_stream
 
 
 def test_the_options_of_a_run_hold_with_a_given_execution() -> None:
@@ -48,6 +49,29 @@ def test_contradictions_are_refused(message: str) -> None:
         run(config(epochs=1), small_problem(), execution=Execution(**CONTRADICTIONS[message]))
     with pytest.raises(ConfigError, match=f"execution has {message}"):
         run_population(config(epochs=1), problem=small_problem(), execution=Execution(**CONTRADICTIONS[message]))
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "cuda_graphs true, which needs an NVIDIA GPU; the device is cpu": {"cuda_graphs": True},
+    "steps_per_call 2; it must divide the 3 steps of an epoch": {"steps_per_call": 2},
+}
+
+
+@pytest.mark.parametrize("message", IMPOSSIBLE)
+def test_what_cannot_be_done_here_is_refused_and_leaves_no_record(tmp_path: Path, message: str) -> None:
+    made, execution = config(epochs=1, output_dir=tmp_path / "r", device="cpu"), Execution(**IMPOSSIBLE[message])
+    with pytest.raises(ConfigError, match=f"execution has {message}"):
+        run(made, small_problem(), execution=execution)
+    with pytest.raises(ConfigError, match=f"execution has {message}"):
+        run_population(made, problem=small_problem(), execution=execution)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_streamed_batches_come_one_by_one() -> None:
+    plan = make_plan(config(problem="small", batch_size=8), as_stream(small_problem()))
+    with pytest.raises(ConfigError, match="steps_per_call 2; batches that are streamed are read one by one"):
+        agreed(plan, Execution(steps_per_call=2))
+    assert agreed(plan, Execution()).steps_per_call == 1
 
 
 def stopping(event: Event) -> Stop | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,19 @@ def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install 'deepobs-func\[tensorboard\]'"):
         TensorBoard(tmp_path)
+
+
+def test_a_folder_for_tensorboard_that_cannot_be_written_is_the_user_s_mistake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from deepobs_func.runner.callbacks import TensorBoard
+
+    there = types.ModuleType("torch.utils.tensorboard")
+    there.SummaryWriter = lambda folder: Path(folder).mkdir(parents=True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", there)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"file/logs cannot be written \(.*Name another folder"):
+        TensorBoard(tmp_path / "file" / "logs")
 
 
 @pytest.mark.bench

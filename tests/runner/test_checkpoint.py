@@ -114,12 +114,53 @@ def test_a_checkpoint_is_written_a_minute_after_the_last(tmp_path: Path, monkeyp
     assert checkpoints(tmp_path) == []  # it is finished
 
 
-def test_a_run_that_starts_anew_replaces_what_an_earlier_one_left(tmp_path: Path) -> None:
+class Noting:
+    """A callback that notes which checkpoint a run goes on from, and what lies there after the first epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.path: Path | None = None
+        self.there: list[str] = []
+
+    def resuming(self, found: checkpoint.Checkpoint | None) -> None:
+        self.path = None if found is None else found.path
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Evaluated) and event.epoch == 2:
+            self.there = checkpoints(self._folder)
+
+
+def test_a_run_that_starts_anew_loses_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    """`--resume` then takes the last start that left one; a path goes on from any, and removes that one alone."""
     made = config(epochs=4, checkpoint_every=1, output_dir=str(tmp_path / "out"))
+    left = []
     for epoch in (3, 1):
-        with pytest.raises(RunInterrupted):
+        with pytest.raises(RunInterrupted) as caught:
             run(made, small_problem(), callbacks=[interrupted_at(epoch)], execution=EAGER)
-        assert checkpoints(tmp_path) == [f"epoch_000000{epoch}_step_0000000"]
+        assert caught.value.checkpoint is not None
+        left.append(caught.value.checkpoint)
+    first, second = left
+    assert checkpoints(tmp_path) == ["epoch_0000001_step_0000000", "epoch_0000003_step_0000000"]
+    assert second.parent == first.parent.with_name(f"{first.parent.name}__2")
+    noting = Noting(tmp_path)
+    with pytest.raises(RunInterrupted) as caught:
+        run(made, small_problem(), callbacks=[noting, interrupted_at(2)], resume=True)
+    assert noting.path == second
+    assert caught.value.checkpoint == second.with_name("epoch_0000002_step_0000000.safetensors")
+    ended = run(made, small_problem(), resume=first).record
+    assert ended.test_losses == run(config(epochs=4), small_problem(), execution=EAGER).record.test_losses
+    assert checkpoints(tmp_path) == ["epoch_0000002_step_0000000", "epoch_0000004_step_0000000"]
+
+
+@pytest.mark.parametrize("every", ["auto", "never", 1])
+def test_kept_checkpoints_outlive_a_later_run_of_the_same(tmp_path: Path, every: str | int) -> None:
+    made = config(epochs=2, checkpoint_every=1, keep=2, output_dir=str(tmp_path / "out"))
+    run(made, small_problem(), execution=EAGER)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(kept) == 2
+    run(replace(made, checkpoint_every=every), small_problem(), execution=EAGER)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert len(checkpoints(tmp_path)) == (4 if every == 1 else 2)
 
 
 # Crashes
@@ -168,7 +209,7 @@ def test_kill_9_at_random_moments_of_a_process_that_writes_checkpoints(tmp_path:
             for state in states * 1000:
                 path = checkpoint.path_in(tmp_path, state)
                 checkpoint.save(path, training, state)
-                checkpoint.prune(tmp_path, [path])
+                checkpoint.prune(tmp_path, [each for each in checkpoint.paths(tmp_path) if each != path])
         time.sleep(0.02 + 0.003 * trial)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from deepobs_func.backend.ranks import Ranks
 from deepobs_func.errors import ConfigError, DataError
-from deepobs_func.runner import Execution, checkpoint, loop, make_plan
+from deepobs_func.runner import Execution, RunConfig, checkpoint, distributed, loop, make_plan
 from deepobs_func.runner.distributed import check_alike, check_same_stream, joined
 from deepobs_func.runner.plan import Plan
+from tests.conftest import Deepobs
 from tests.runner import streamed
 from tests.runner.small import config, small_problem
 
@@ -102,6 +105,44 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         joined("auto"),
     ):
         pass
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_each_process_has_a_gpu_and_all_have_one_configuration(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """So that a checkpoint, which process 0 writes, sends nobody to the GPU of process 0."""
+    current: list[int] = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: current.append(torch.device("cuda", number).index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(distributed, "rendezvous", lambda *args, **how: iter([(dist.HashStore(), 1, 2)]))
+    groups: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **how: groups.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr("deepobs_func.backend.ranks.current", lambda: Ranks(1, 2))
+    with joined(device):
+        plan = make_plan(config(device=device), small_problem())
+    assert groups == ["nccl"]
+    assert str(plan.device) == "cuda:1"
+    assert plan.config.device == device
+
+
+def test_the_command_line_hands_over_the_device_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, deepobs: Deepobs
+) -> None:
+    seen: list[str] = []
+
+    def run(config: RunConfig, **how: Any) -> None:
+        seen.append(config.device)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(distributed, "joined", lambda device: contextlib.nullcontext("cuda:0"))
+    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr("deepobs_func.runner.run", run, raising=False)
+    assert deepobs("run", "two_d_beale", "--optimizer", "sgd", "--lr", "1e-4", "-q").code == 2
+    assert seen == ["auto"]
 
 
 def test_what_process_0_does_not_find_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepobs_func import RunConfig, records
+from deepobs_func.errors import ConfigError
 from deepobs_func.study import Study, sweep
 from deepobs_func.study.groups import groups
 from deepobs_func.study.jobs import Job, make_job
@@ -43,6 +44,21 @@ def test_who_was_together_is_so_again(tmp_path: Path) -> None:
     first = shape(groups(jobs(tmp_path, 1.0, 2.0, 3.0, 4.0), 2, ledger))
     again = shape(groups(jobs(tmp_path, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0), 1, ledger))
     assert again == [*first, [5.0, 6.0]]
+
+
+def test_a_study_that_was_narrower_for_a_while_has_each_run_in_one_group(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "r")
+    for lrs in ((1.0, 2.0, 3.0, 4.0), (1.0, 2.0), (2.0, 3.0, 5.0), (1.0, 2.0, 3.0, 4.0, 5.0)):
+        found = shape(groups(jobs(tmp_path, *lrs), 1, ledger))
+        assert sorted(lr for group in found for lr in group) == list(lrs)
+    assert found == [[1.0, 2.0, 3.0, 4.0], [5.0]]
+
+
+def test_what_a_scheduler_of_one_s_own_does_not_look_at_is_refused(tmp_path: Path) -> None:
+    study = Study(["two_d_beale"], {"sgd": {"lr": [1e-4]}}, epochs=1, output_dir=str(tmp_path / "r"))
+    for given in ({"jobs": 2}, {"threads": 2}):
+        with pytest.raises(ConfigError, match="jobs and threads are of the worker processes"):
+            sweep(study, make=Scripted, **given)
 
 
 def test_a_group_that_was_torn_computes_the_same_numbers(tmp_path: Path) -> None:

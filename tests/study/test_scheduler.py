@@ -69,6 +69,26 @@ def test_each_run_ends_once(tmp_path: Path) -> None:
     assert len(mine.given) == 2
 
 
+def test_a_stop_by_a_budget_holds_until_the_budget_is_larger(tmp_path: Path) -> None:
+    """Seven gradients in an epoch, after which the budget is looked at; what was done is not done again."""
+    folder = tmp_path / "r"
+    job = make_job(RunConfig("quadratic_deep", "sgd", 0.01, epochs=3, output_dir=str(folder)))
+
+    def ended(**limits: float) -> tuple[str, int, bool]:
+        with Scripted(folder) as mine:
+            mine.add(job, limits=limits)
+            outcome = mine.next()
+            assert outcome.record is not None
+            return outcome.status, len(outcome.record.train_losses) - 1, outcome.new
+
+    assert ended(gradients=7) == ("stopped", 1, True)
+    assert ended(gradients=7) == ended(gradients=3) == ("stopped", 1, False)
+    assert ended(gradients=14) == ("stopped", 2, True)
+    assert ended(gradients=14, cost=1e9) == ended(gradients=10) == ("stopped", 2, False)
+    assert ended(cost=1e9) == ("finished", 3, True)
+    assert ended(gradients=7) == ("finished", 3, False)
+
+
 def test_a_failure_is_tried_again_as_often_as_said(tmp_path: Path) -> None:
     told: list[str] = []
     with Scripted(tmp_path / "r", lambda entry: "killed", retries=2, tell=told.append) as mine:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import deepobs_func
 from deepobs_func import RunConfig, records
 from deepobs_func.errors import ConfigError
 from deepobs_func.records import writing
@@ -200,6 +201,30 @@ def test_a_half_done_run_of_another_machine_starts_anew(tmp_path: Path, monkeypa
         partial.unlink()
     monkeypatch.setattr("deepobs_func.runner.checkpoint.machine", lambda device: {"processor": "another"})
     assert done(Task((mine,), str(tmp_path / "r"))).status == "finished"
+
+
+def test_a_half_done_run_of_another_version_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside its checkpoint, which is the user's; alone, and as a member of a population."""
+    changes: dict[str, Any] = {"epochs": 3, "checkpoint_every": 1, "output_dir": tmp_path / "r"}
+    monkeypatch.setattr(deepobs_func, "__version__", "0.0.9")
+    assert done(Task((job(tmp_path, **changes),), str(tmp_path / "r"), limits={"gradients": 7})).status == "stopped"
+    monkeypatch.undo()
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(kept) == 1
+    assert done(Task((job(tmp_path, **changes),), str(tmp_path / "r"))).status == "finished"
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_member_that_was_begun_by_itself_on_another_machine_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = tuple(job(tmp_path, seed=seed, epochs=2) for seed in (1, 2))
+    assert done(Task(jobs[:1], str(tmp_path / "r"), limits={"gradients": 7})).status == "stopped"
+    for partial in tmp_path.rglob("*.json.partial"):
+        partial.unlink()
+    monkeypatch.setattr("deepobs_func.runner.checkpoint.machine", lambda device: {"processor": "another"})
+    found = execute(Task(jobs, str(tmp_path / "r")), lambda progress: None, lambda state: None)
+    assert [each.status for each in found] == ["finished", "finished"]
 
 
 def test_a_hyperparameter_that_is_no_text_is_refused(tmp_path: Path) -> None:

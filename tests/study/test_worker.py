@@ -86,6 +86,23 @@ def test_a_run_whose_question_is_not_answered_ends(tmp_path: Path, monkeypatch: 
     assert signals == [signal.SIGTERM]
 
 
+def test_a_run_that_is_told_to_end_twice_gets_one_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its sweep, which then dies: a second signal would come within a step."""
+    signals: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append(number))
+    monkeypatch.setattr(worker, "printing_to_log", lambda task: contextmanager(lambda: iter([None]))())
+    sweep = Sweep(asking(tmp_path))
+    lines = Sweep.__iter__
+
+    def told(self: Sweep) -> Iterator[str]:
+        yield from lines(self)
+        yield json.dumps({"do": "interrupt"})
+
+    monkeypatch.setattr(Sweep, "__iter__", told)
+    assert sweep.works() == ["interrupted"]
+    assert signals == [signal.SIGTERM]
+
+
 def test_what_was_not_answered_is_asked_again(tmp_path: Path) -> None:
     task, asked = asking(tmp_path), list[int]()
 

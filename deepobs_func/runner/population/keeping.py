@@ -11,6 +11,7 @@ from typing import Any
 from deepobs_func import records
 from deepobs_func.errors import ConfigError
 from deepobs_func.runner import checkpoint
+from deepobs_func.runner.asking import check_asked
 from deepobs_func.runner.execution import Execution
 from deepobs_func.runner.identity import machine
 from deepobs_func.runner.keeping import AUTO_SECONDS
@@ -18,7 +19,7 @@ from deepobs_func.runner.plan import Plan
 from deepobs_func.runner.population.block import Block
 
 FOLDER = "populations"
-_KEYS = ("run_ids", "machine", "execution", "tree")
+_KEYS = ("run_ids", "configuration", "machine", "execution", "tree")
 
 
 def population_id(plans: Sequence[Plan]) -> str:
@@ -63,7 +64,7 @@ class Kept:
         path: Path | None = self._folder / f"epoch_{block.epoch:07d}_step_{block.step:07d}{checkpoint.SUFFIX}"
         try:
             self._write(path, block)
-            checkpoint.prune(self._folder, [path] if path else [])
+            checkpoint.prune(self._folder, [each for each in checkpoint.paths(self._folder) if each != path])
             self.failure = ""
         except Exception as error:  # a disk's, a device's, a class's
             self.failure, path = str(error) or type(error).__name__, None
@@ -88,7 +89,7 @@ class Kept:
 
     def end(self) -> None:
         """All records are written."""
-        checkpoint.prune(self._folder, [])
+        checkpoint.prune(self._folder, checkpoint.paths(self._folder))
 
 
 class Found:
@@ -115,8 +116,9 @@ class Found:
         """Puts a block where it was.
 
         Raises:
-            ConfigError: the checkpoint is of another machine, or of other versions.
+            ResumeError: the checkpoint is of another machine, or of other versions, or was asked for something else.
         """
+        check_asked(self.path, self._head["configuration"], block.plan.plain_configuration())
         checkpoint.check_same_machine(self.path, self._head["machine"], block.plan)
         tree = checkpoint.to_device(self._tree, block.plan.device)
         tree["log"], tree["columns"], tree["reports"] = (self._tree[name] for name in ("log", "columns", "reports"))

@@ -21,14 +21,14 @@ from deepobs_func.backend.memory import keep_freed_memory
 from deepobs_func.errors import ConfigError, option
 from deepobs_func.problems.problem import Problem
 from deepobs_func.records import RunRecord
-from deepobs_func.runner import checkpoint, signals
+from deepobs_func.runner import signals
 from deepobs_func.runner.agreeing import agreed, check_kept
 from deepobs_func.runner.callbacks import Callback
 from deepobs_func.runner.config import RunConfig
 from deepobs_func.runner.execution import Execution
-from deepobs_func.runner.keeping import checkpoint_folder, finished
+from deepobs_func.runner.keeping import checkpoint_folder, finished, newest
 from deepobs_func.runner.log import Log
-from deepobs_func.runner.loop import RunInterrupted, run
+from deepobs_func.runner.loop import RunInterrupted, go_on_or_start, run
 from deepobs_func.runner.plan import Plan, make_plan
 from deepobs_func.runner.population import keeping
 from deepobs_func.runner.population.block import Block
@@ -211,7 +211,7 @@ class _Running:
         if not self._resume or self._output_dir is None:
             return []
         for index, plan in enumerate(self._plans):
-            done = finished(make_record(plan, Log()), self._output_dir, plan.config.track)
+            done = finished(make_record(plan, Log()), self._output_dir, plan.config)
             if done is not None:
                 self._ended[index] = Member(done, plan)
         if len(self._ended) == len(self._plans):
@@ -237,7 +237,7 @@ class _Running:
 
     def _was_begun(self, plan: Plan) -> bool:
         assert self._output_dir is not None, "asked only where something is kept"
-        return bool(checkpoint.paths(checkpoint_folder(make_record(plan, Log()), self._output_dir)))
+        return bool(newest(checkpoint_folder(make_record(plan, Log()), self._output_dir)))
 
     def _blocks(self, left: list[int], execution: Execution | None) -> Iterator[tuple[list[int], Execution]]:
         """Which members train side by side, and how."""
@@ -324,15 +324,11 @@ class _Running:
         """A member by itself, as `run` does it; what it raises is its own."""
         plan, (problem, optimizer) = self._plans[member], self._given
         alone = None if execution is None else execution.alone
-        config = (
-            plan.config
-            if "problem" not in plan.source
-            else dataclasses.replace(
-                plan.config, problem=plan.source["problem"] if plan.source["problem"] != "value" else plan.problem.name
-            )
-        )
+        config, source = plan.config, plan.source.get("problem", "value")
+        if source != "value":
+            config = dataclasses.replace(config, problem=source)
         try:
-            done = run(
+            done = (go_on_or_start if self._resume and self.together else run)(
                 config,
                 problem,
                 optimizer,
