@@ -96,6 +96,7 @@ def from_module(
     spec = datasets.spec(dataset) if isinstance(dataset, str) else dataset
     _check_ignored(spec, criterion)
     source = source_of(module)
+    _check_embeddings(source.sample)
     x = spec.function("fake")(spec, random.key(0), EXAMPLES, torch.get_default_dtype())[0]
     start = {name: leaf.to("cpu", _as_in(torch.get_default_dtype(), leaf)) for name, leaf in source.start.both.items()}
     described, call = converted(source.sample, start, x)
@@ -198,6 +199,17 @@ def _pure(role: str, function: OfOutputs) -> OfOutputs:
         return call_tied(held, places, moved, (outputs, y))
 
     return call
+
+
+def _check_embeddings(net: nn.Module) -> None:
+    """Refuses gradients that are divided by how often an id is in the batch: those of no mean of examples' losses."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    wrong = [path for path, part in net.named_modules() if isinstance(part, kinds) and part.scale_grad_by_freq]
+    if wrong:
+        raise ConfigError(
+            f"The embeddings {wrong} have scale_grad_by_freq=True, which divides a row's gradient by how often its id "
+            "is in the batch: it is then not the gradient of the loss. Leave it out."
+        )
 
 
 def _check_regularize(regularize: Callable[[str, Tensor], bool], described: nn.Module) -> None:

@@ -318,3 +318,16 @@ def test_accuracies_after_divergence_are_those_of_outputs_that_are_nan(net, meas
     broken = {name: leaf * torch.nan for name, leaf in params.items()}
     whole, diverged = (evaluator(0, Carry(each, None, state))["test"] for each in (params, broken))
     assert whole.class_zero == diverged.accuracy == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_embeddings_that_scale_gradients_by_the_batch_are_refused(kind: Callable[..., nn.Module]) -> None:
+    ids = data(torch.arange(40).reshape(20, 2) % 12)
+
+    def net(**options: Any) -> nn.Module:
+        return nn.Sequential(kind(12, 4, **options), nn.Flatten(), nn.LazyLinear(3))
+
+    refused = net(scale_grad_by_freq=True)
+    refused(torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"\['0'\] have scale_grad_by_freq=True"):
+        problem_of(refused, dataset=ids)
