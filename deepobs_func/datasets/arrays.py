@@ -30,7 +30,7 @@ def from_arrays(
     """Makes a data set of arrays in memory.
 
     Floating-point numbers are kept as float32, the type of a run, in inputs and targets alike. Whole numbers stay
-    whole: inputs as they are, targets as int64.
+    whole: inputs as they are, targets as int64. The arrays are copied, so that a later change of them changes nothing.
 
     Args:
         name: for the record and its folder.
@@ -142,11 +142,11 @@ def _as_arrays(
         raise DataError(f"{name}: expected inputs and targets, (x, y), as {split}. Pass None as y for none.") from error
     if isinstance(x, tuple) and y is not None and len(x) == len(y):
         x = list(x)  # of examples, as zip(*pairs) gives them, and not of inputs
-    inputs = inputs_as_stored(name, split, x)
+    inputs = inputs_as_stored(name, split, x, own=True)
     size = len(first_of(inputs))
     targets = np.empty((size, 0), np.float32)
     if y is not None:
-        targets = as_stored(name, f"the targets of {split}", y, targets=True)
+        targets = as_stored(name, f"the targets of {split}", y, targets=True, own=True)
     if size == 0:
         raise DataError(f"{name}: there are no examples in {split}.")
     check(name, split, inputs, targets, classes, ignore_index)

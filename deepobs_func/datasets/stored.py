@@ -17,7 +17,7 @@ Arrays = tuple[Any, np.ndarray]
 _COLUMNS = 8  # of many whole numbers an example, in which extremes are looked for
 
 
-def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.ndarray:
+def as_stored(name: str, what: str, value: Any, *, targets: bool = False, own: bool = False) -> np.ndarray:
     """An array or a tensor of the user's in the type that a run computes with.
 
     Floating-point numbers become float32, complex ones complex64. Whole numbers stay whole; in targets they and
@@ -28,6 +28,7 @@ def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.
         what: which array, e.g. `"the inputs of train"`.
         value: anything that NumPy takes.
         targets: whether it holds targets.
+        own: whether the result may share no memory with the value, which the user may change.
 
     Returns:
         A contiguous array with a leading axis of examples.
@@ -54,7 +55,8 @@ def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.
     elif targets or (kind == "u" and wide):  # torch stores wide unsigned numbers, but gathers and compares none
         dtype = np.dtype(np.int64)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` reports
-        return np.require(array, dtype.newbyteorder("="), ["C", "W"])
+        found = np.require(array, dtype.newbyteorder("="), ["C", "W"])
+    return found.copy() if own and np.may_share_memory(found, array) else found
 
 
 def are_several(value: Any) -> bool:
@@ -73,7 +75,7 @@ def by_name(arrays: Arrays) -> dict[str, np.ndarray]:
     return {**inputs_by_name(x), TARGETS: y}
 
 
-def inputs_as_stored(name: str, split: str, value: Any) -> Inputs:
+def inputs_as_stored(name: str, split: str, value: Any, *, own: bool = False) -> Inputs:
     """One input or several, each by `as_stored`.
 
     Raises:
@@ -81,8 +83,10 @@ def inputs_as_stored(name: str, split: str, value: Any) -> Inputs:
     """
     what = f"the inputs of {split}"
     if not are_several(value):
-        return as_stored(name, what, value)
-    named = {place: as_stored(name, f"{what}, {place!r},", each) for place, each in inputs_by_name(value).items()}
+        return as_stored(name, what, value, own=own)
+    named = {
+        place: as_stored(name, f"{what}, {place!r},", each, own=own) for place, each in inputs_by_name(value).items()
+    }
     if not named:
         raise DataError(f"{name}: expected arrays as {what}, found an empty dict.")
     if len({len(each) for each in named.values()}) > 1:
