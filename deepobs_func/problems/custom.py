@@ -94,8 +94,14 @@ def from_module(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{field}= is a whole number of at least 1, not {value!r}.")
     spec = datasets.spec(dataset) if isinstance(dataset, str) else dataset
+    if not isinstance(spec, DatasetSpec):
+        raise ConfigError(
+            f"dataset= is the name of a data set or a DatasetSpec, not {type(dataset).__name__}. Make one of arrays by "
+            "datasets.from_arrays(name, (x, y), (x_test, y_test)), of a torch data set by datasets.from_torch."
+        )
     _check_ignored(spec, criterion)
     source = source_of(module)
+    _check_scripted(source.sample)
     _check_embeddings(source.sample)
     x = spec.function("fake")(spec, random.key(0), EXAMPLES, torch.get_default_dtype())[0]
     start = {name: leaf.to("cpu", _as_in(torch.get_default_dtype(), leaf)) for name, leaf in source.start.both.items()}
@@ -199,6 +205,15 @@ def _pure(role: str, function: OfOutputs) -> OfOutputs:
         return call_tied(held, places, moved, (outputs, y))
 
     return call
+
+
+def _check_scripted(net: nn.Module) -> None:
+    scripted = [path or "itself" for path, part in net.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        raise ConfigError(
+            f"The module holds compiled TorchScript (torch.jit.script, torch.jit.trace): {scripted[:3]}. It cannot be "
+            "called with other parameters; give the module that it was made from."
+        )
 
 
 def _check_embeddings(net: nn.Module) -> None:

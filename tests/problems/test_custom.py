@@ -331,3 +331,16 @@ def test_embeddings_that_scale_gradients_by_the_batch_are_refused(kind: Callable
     refused(torch.zeros(2, 2, dtype=torch.long))
     with pytest.raises(ConfigError, match=r"\['0'\] have scale_grad_by_freq=True"):
         problem_of(refused, dataset=ids)
+
+
+@pytest.mark.parametrize("dataset", [None, (X, LABELS)])
+def test_what_is_no_data_set_is_refused(dataset: Any) -> None:
+    with pytest.raises(ConfigError, match=r"dataset= is .*from_arrays"):
+        problems.from_module(nn.Linear(6, 3), cross_entropy, dataset)
+
+
+def test_torchscript_is_refused() -> None:
+    inner = torch.jit.script(nn.Linear(6, 6))
+    for net in (torch.jit.script(nn.Linear(6, 3)), nn.Sequential(inner, nn.Linear(6, 3))):
+        with pytest.raises(ConfigError, match="TorchScript"):
+            problem_of(net)
