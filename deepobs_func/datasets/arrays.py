@@ -15,7 +15,7 @@ from deepobs_func import random
 from deepobs_func.base import Inputs, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.prepare import as_it_is
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays, as_stored, check, extreme_rows, inputs_as_stored
+from deepobs_func.datasets.stored import Arrays, as_stored, check, check_ids, extreme_rows, inputs_as_stored
 from deepobs_func.errors import DataError
 
 
@@ -47,10 +47,12 @@ def from_arrays(
         DataError: an array is empty, holds NaN or infinite numbers or anything but numbers; `x` and `y` differ in
             length; a class id is negative or not below `classes`; or the splits differ in the inputs that they have, in
             the shape of an example or in the kind of numbers.
+        ConfigError: `classes` or `ignore_index` is no whole number.
 
     >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
     (3,)
     """
+    check_ids(classes, ignore_index)
     train, test = (
         _as_arrays(name, split, given, ignore_index, classes) for split, given in (("train", train), ("test", test))
     )

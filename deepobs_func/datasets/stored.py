@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from deepobs_func.base import Inputs, inputs_by_name
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 
 Arrays = tuple[Any, np.ndarray]
 """Inputs, one array or several in a tuple or a dict, and targets."""
@@ -145,6 +145,18 @@ def check(
             "ids; give what is no class id as floating-point numbers, and name an id that does not count, such as that "
             "of padding, by ignore_index=."
         )
+
+
+def check_ids(classes: Any, ignore_index: Any) -> None:
+    """Checks what a user says of class ids.
+
+    Raises:
+        ConfigError: `classes` is no whole number of at least 1, or `ignore_index` is no whole number.
+    """
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+        raise ConfigError(f"classes= is a whole number of at least 1, not {classes!r}.")
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+        raise ConfigError(f"ignore_index= is a whole number, or None where all ids count, not {ignore_index!r}.")
 
 
 def extreme_rows(array: np.ndarray) -> np.ndarray:

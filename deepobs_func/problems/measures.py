@@ -13,6 +13,7 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend import kernels, onednn
 from deepobs_func.base import Batch
+from deepobs_func.datasets.stored import check_ids
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
@@ -259,14 +260,15 @@ def tokens(ignore_index: int | None = None, weight: Sequence[float] | None = Non
         The measure.
 
     Raises:
-        ConfigError: a weight is negative or not finite; or, in a call, the logits have another number of classes, or
-            another shape than the ids in front.
+        ConfigError: `ignore_index` is no whole number; a weight is negative or not finite; or, in a call, the logits
+            have another number of classes, or another shape than the ids in front.
 
     >>> measure = tokens(ignore_index=0)
     >>> logits, y = torch.zeros(2, 4, 5), torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0]])
     >>> measure.losses(logits, Batch.of(logits, y))
     tensor([1.6094, 1.6094])
     """
+    check_ids(None, ignore_index)
     if weight is not None:
         weight = _checked_weights("weight", weight)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,3 +172,9 @@ def test_a_measure_leaves_out_what_the_data_set_says(measure) -> None:
         problem_of(torch.nn.Linear(6, 3), measure, named)
     own = measures.Measure(lambda z, b: F.cross_entropy(z, b.y, reduction="none"), ignore_index=-100)
     assert problem_of(torch.nn.Linear(6, 3), own, named).measure.ignore_index == -100
+
+
+@pytest.mark.parametrize("ignore_index", [1.5, True, "0"])
+def test_an_id_that_does_not_count_is_a_whole_number(ignore_index: Any) -> None:
+    with pytest.raises(ConfigError, match="ignore_index= is a whole number"):
+        measures.tokens(ignore_index=ignore_index)
