@@ -123,7 +123,14 @@ def _extreme_rows(pair: Arrays, ignore_index: int | None) -> np.ndarray:
     arrays = [*inputs_by_name(pair[0]).values(), pair[1]]
     if ignore_index is not None:
         arrays.append(np.where(pair[1] == ignore_index, 0, pair[1]))  # else it could hide the largest id
-    return np.unique(np.concatenate([extreme_rows(array) for array in arrays]))
+    return np.unique(np.concatenate([*(extreme_rows(array) for array in arrays), _ends(pair[1])]))
+
+
+def _ends(targets: np.ndarray) -> np.ndarray:
+    """The examples with the smallest and the largest number in floating-point targets, which a measure may refuse."""
+    if targets.dtype.kind != "f" or targets.size == 0:
+        return np.empty(0, np.int64)
+    return np.array([targets.argmin(), targets.argmax()]) // (targets.size // len(targets))
 
 
 def _classes_of(train: np.ndarray, test: np.ndarray, ignore_index: int | None) -> int | None:

@@ -14,6 +14,7 @@ from deepobs_func.errors import ConfigError, DataError
 Arrays = tuple[Any, np.ndarray]
 """Inputs, one array or several in a tuple or a dict, and targets."""
 
+SLACK = 1e-5  # of a range of targets: sums of probabilities are rounded
 _COLUMNS = 8  # of many whole numbers an example, in which extremes are looked for
 
 
@@ -157,6 +158,18 @@ def check_ids(classes: Any, ignore_index: Any) -> None:
         raise ConfigError(f"classes= is a whole number of at least 1, not {classes!r}.")
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
         raise ConfigError(f"ignore_index= is a whole number, or None where all ids count, not {ignore_index!r}.")
+
+
+def outside(targets: np.ndarray, allowed: tuple[float, float]) -> str:
+    """What is wrong with targets outside of a measure's range, as the end of a sentence; empty where nothing is."""
+    low, high = allowed
+    least, most = (float(end) for end in (targets.min(), targets.max()))
+    if low - SLACK <= least and most <= high + SLACK:
+        return ""
+    return (
+        f"go from {least:g} to {most:g}; the measure takes probabilities, numbers from {low:g} to {high:g}. For labels "
+        "-1 and 1 give 0 and 1, (y + 1) / 2; for scores take measures.square."
+    )
 
 
 def extreme_rows(array: np.ndarray) -> np.ndarray:

@@ -63,8 +63,8 @@ def from_torch(
     Raises:
         DataError: it has no length, no items, items of several shapes, items without these entries, or an item cannot
             be read; or as in `from_arrays`.
-        ConfigError: `columns`, `classes` or `ignore_index` is of another form; items differ from reading to reading, and `stream` does
-            not say what is wanted; or they draw from a generator of their own.
+        ConfigError: `columns`, `classes` or `ignore_index` is of another form; items differ from reading to reading,
+            and `stream` does not say what is wanted; or they draw from a generator of their own.
 
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.zeros(6, 3), torch.arange(6) % 2)
