@@ -339,6 +339,7 @@ def test_what_is_no_data_set_is_refused(dataset: Any) -> None:
         problems.from_module(nn.Linear(6, 3), cross_entropy, dataset)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_torchscript_is_refused() -> None:
     inner = torch.jit.script(nn.Linear(6, 6))
     for net in (torch.jit.script(nn.Linear(6, 3)), nn.Sequential(inner, nn.Linear(6, 3))):
