@@ -15,7 +15,7 @@ from deepobs_func import random
 from deepobs_func.base import Inputs, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.prepare import as_it_is
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays, as_stored, check, extreme_rows, inputs_as_stored
+from deepobs_func.datasets.stored import Arrays, as_stored, check, check_ids, extreme_rows, inputs_as_stored
 from deepobs_func.errors import DataError
 
 
@@ -30,7 +30,7 @@ def from_arrays(
     """Makes a data set of arrays in memory.
 
     Floating-point numbers are kept as float32, the type of a run, in inputs and targets alike. Whole numbers stay
-    whole: inputs as they are, targets as int64.
+    whole: inputs as they are, targets as int64. The arrays are copied, so that a later change of them changes nothing.
 
     Args:
         name: for the record and its folder.
@@ -47,10 +47,12 @@ def from_arrays(
         DataError: an array is empty, holds NaN or infinite numbers or anything but numbers; `x` and `y` differ in
             length; a class id is negative or not below `classes`; or the splits differ in the inputs that they have, in
             the shape of an example or in the kind of numbers.
+        ConfigError: `classes` or `ignore_index` is no whole number.
 
     >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
     (3,)
     """
+    check_ids(classes, ignore_index)
     train, test = (
         _as_arrays(name, split, given, ignore_index, classes) for split, given in (("train", train), ("test", test))
     )
@@ -121,7 +123,14 @@ def _extreme_rows(pair: Arrays, ignore_index: int | None) -> np.ndarray:
     arrays = [*inputs_by_name(pair[0]).values(), pair[1]]
     if ignore_index is not None:
         arrays.append(np.where(pair[1] == ignore_index, 0, pair[1]))  # else it could hide the largest id
-    return np.unique(np.concatenate([extreme_rows(array) for array in arrays]))
+    return np.unique(np.concatenate([*(extreme_rows(array) for array in arrays), _ends(pair[1])]))
+
+
+def _ends(targets: np.ndarray) -> np.ndarray:
+    """The examples with the smallest and the largest number in floating-point targets, which a measure may refuse."""
+    if targets.dtype.kind != "f" or targets.size == 0:
+        return np.empty(0, np.int64)
+    return np.array([targets.argmin(), targets.argmax()]) // (targets.size // len(targets))
 
 
 def _classes_of(train: np.ndarray, test: np.ndarray, ignore_index: int | None) -> int | None:
@@ -142,11 +151,11 @@ def _as_arrays(
         raise DataError(f"{name}: expected inputs and targets, (x, y), as {split}. Pass None as y for none.") from error
     if isinstance(x, tuple) and y is not None and len(x) == len(y):
         x = list(x)  # of examples, as zip(*pairs) gives them, and not of inputs
-    inputs = inputs_as_stored(name, split, x)
+    inputs = inputs_as_stored(name, split, x, own=True)
     size = len(first_of(inputs))
     targets = np.empty((size, 0), np.float32)
     if y is not None:
-        targets = as_stored(name, f"the targets of {split}", y, targets=True)
+        targets = as_stored(name, f"the targets of {split}", y, targets=True, own=True)
     if size == 0:
         raise DataError(f"{name}: there are no examples in {split}.")
     check(name, split, inputs, targets, classes, ignore_index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from deepobs_func.datasets.arrays import as_tensors
 from deepobs_func.datasets.items import KEY, Items
 from deepobs_func.datasets.prepare import as_it_is
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays, by_name
+from deepobs_func.datasets.stored import Arrays, by_name, outside
 from deepobs_func.datasets.workers import read_ahead
 from deepobs_func.errors import DataError
 
@@ -33,10 +33,12 @@ class Reader:
     Attributes:
         splits: by name.
         like: the first item of the training set, whose shapes and types all items have.
+        targets: the range of targets that the problem's measure takes; None where any number is one.
     """
 
     splits: dict[str, Items]
     like: Arrays
+    targets: tuple[float, float] | None = field(default=None, metadata={"in_digest": False})  # others are refused
 
     def __call__(
         self,
@@ -50,7 +52,7 @@ class Reader:
         workers: int = 0,
     ) -> Iterator[tuple[Inputs, Tensor]]:
         key = key if augment else random.key(KEY)
-        read = _Batches(self.splits[split], rows.cpu(), key.cpu(), spec.num_classes, self.like)
+        read = _Batches(self.splits[split], rows.cpu(), key.cpu(), spec.num_classes, self.like, self.targets)
         yield from read_ahead(read, len(rows), workers)
 
 
@@ -63,11 +65,17 @@ class _Batches:
     key: random.Key
     classes: int | None
     like: Arrays
+    targets: tuple[float, float] | None
 
     def __call__(self, step: int) -> tuple[Inputs, Tensor]:
         found = self.items.read(self.rows[step].tolist(), self.key, self.classes)
         check_like(self.items, found, self.like)
         x, y = found
+        wrong = outside(y, self.targets) if self.targets is not None and y.size else ""
+        if wrong:
+            raise DataError(
+                f"{self.items.name}: targets of {self.items.split}, items {self.rows[step].tolist()}, {wrong}"
+            )
         return map_inputs(torch.from_numpy, x), torch.from_numpy(y)
 
 

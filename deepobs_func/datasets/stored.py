@@ -9,15 +9,16 @@ import numpy as np
 from torch import Tensor
 
 from deepobs_func.base import Inputs, inputs_by_name
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 
 Arrays = tuple[Any, np.ndarray]
 """Inputs, one array or several in a tuple or a dict, and targets."""
 
+SLACK = 1e-5  # of a range of targets: sums of probabilities are rounded
 _COLUMNS = 8  # of many whole numbers an example, in which extremes are looked for
 
 
-def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.ndarray:
+def as_stored(name: str, what: str, value: Any, *, targets: bool = False, own: bool = False) -> np.ndarray:
     """An array or a tensor of the user's in the type that a run computes with.
 
     Floating-point numbers become float32, complex ones complex64. Whole numbers stay whole; in targets they and
@@ -28,6 +29,7 @@ def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.
         what: which array, e.g. `"the inputs of train"`.
         value: anything that NumPy takes.
         targets: whether it holds targets.
+        own: whether the result may share no memory with the value, which the user may change.
 
     Returns:
         A contiguous array with a leading axis of examples.
@@ -54,7 +56,8 @@ def as_stored(name: str, what: str, value: Any, *, targets: bool = False) -> np.
     elif targets or (kind == "u" and wide):  # torch stores wide unsigned numbers, but gathers and compares none
         dtype = np.dtype(np.int64)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `check` reports
-        return np.require(array, dtype.newbyteorder("="), ["C", "W"])
+        found = np.require(array, dtype.newbyteorder("="), ["C", "W"])
+    return found.copy() if own and np.may_share_memory(found, array) else found
 
 
 def are_several(value: Any) -> bool:
@@ -73,7 +76,7 @@ def by_name(arrays: Arrays) -> dict[str, np.ndarray]:
     return {**inputs_by_name(x), TARGETS: y}
 
 
-def inputs_as_stored(name: str, split: str, value: Any) -> Inputs:
+def inputs_as_stored(name: str, split: str, value: Any, *, own: bool = False) -> Inputs:
     """One input or several, each by `as_stored`.
 
     Raises:
@@ -81,8 +84,10 @@ def inputs_as_stored(name: str, split: str, value: Any) -> Inputs:
     """
     what = f"the inputs of {split}"
     if not are_several(value):
-        return as_stored(name, what, value)
-    named = {place: as_stored(name, f"{what}, {place!r},", each) for place, each in inputs_by_name(value).items()}
+        return as_stored(name, what, value, own=own)
+    named = {
+        place: as_stored(name, f"{what}, {place!r},", each, own=own) for place, each in inputs_by_name(value).items()
+    }
     if not named:
         raise DataError(f"{name}: expected arrays as {what}, found an empty dict.")
     if len({len(each) for each in named.values()}) > 1:
@@ -141,6 +146,30 @@ def check(
             "ids; give what is no class id as floating-point numbers, and name an id that does not count, such as that "
             "of padding, by ignore_index=."
         )
+
+
+def check_ids(classes: Any, ignore_index: Any) -> None:
+    """Checks what a user says of class ids.
+
+    Raises:
+        ConfigError: `classes` is no whole number of at least 1, or `ignore_index` is no whole number.
+    """
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+        raise ConfigError(f"classes= is a whole number of at least 1, not {classes!r}.")
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+        raise ConfigError(f"ignore_index= is a whole number, or None where all ids count, not {ignore_index!r}.")
+
+
+def outside(targets: np.ndarray, allowed: tuple[float, float]) -> str:
+    """What is wrong with targets outside of a measure's range, as the end of a sentence; empty where nothing is."""
+    low, high = allowed
+    least, most = (float(end) for end in (targets.min(), targets.max()))
+    if low - SLACK <= least and most <= high + SLACK:
+        return ""
+    return (
+        f"go from {least:g} to {most:g}; the measure takes probabilities, numbers from {low:g} to {high:g}. For labels "
+        "-1 and 1 give 0 and 1, (y + 1) / 2; for scores take measures.square."
+    )
 
 
 def extreme_rows(array: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from deepobs_func.datasets.arrays import check_alike, from_arrays
 from deepobs_func.datasets.item_stream import streamed
 from deepobs_func.datasets.items import KEY, Columns, Items, Pairs
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays
+from deepobs_func.datasets.stored import Arrays, check_ids
 from deepobs_func.errors import ConfigError, DataError
 
 MEMORY_SHARE = 0.25  # of what is free, for items that are held: they are there twice while they are stacked
@@ -63,15 +63,15 @@ def from_torch(
     Raises:
         DataError: it has no length, no items, items of several shapes, items without these entries, or an item cannot
             be read; or as in `from_arrays`.
-        ConfigError: `columns` or `classes` is of another form; items differ from reading to reading, and `stream` does
-            not say what is wanted; or they draw from a generator of their own.
+        ConfigError: `columns`, `classes` or `ignore_index` is of another form; items differ from reading to reading,
+            and `stream` does not say what is wanted; or they draw from a generator of their own.
 
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.zeros(6, 3), torch.arange(6) % 2)
     >>> from_torch("mine", data, data).shape
     (3,)
     """
-    _classes(classes)
+    check_ids(classes, ignore_index)
     pairs = [_is_pair(given) for given in (train, test)]
     if all(pairs) and stream is not True and _bytes((train, test)) <= _room():
         return from_arrays(name, train, test, ignore_index=ignore_index, classes=classes)
@@ -137,8 +137,3 @@ def _sample(items: Items, stream: bool | None) -> Arrays:
 
 def _is_same(one: Arrays, other: Arrays) -> bool:
     return all(map(np.array_equal, pytree.tree_leaves(one), pytree.tree_leaves(other)))
-
-
-def _classes(classes: Any) -> None:
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
-        raise ConfigError(f"classes= is a whole number of at least 1, not {classes!r}.")

@@ -18,6 +18,7 @@ from deepobs_func.probes.by_layer import layers_of, of_layers, traces_of_layers
 from deepobs_func.probes.catalog import LAYER
 from deepobs_func.probes.curvature import hvp
 from deepobs_func.probes.estimators import trace
+from deepobs_func.probes.example_losses import check_batch_norm
 from deepobs_func.probes.linear_map import LinearMap, over
 from deepobs_func.probes.outer import Found, Joined
 from deepobs_func.probes.per_example import statistics
@@ -136,7 +137,8 @@ def check_data_set(problem: Any, names: Iterable[str], bn: str | None) -> None:
         bn: as `DataSetPoint.bn`.
 
     Raises:
-        ConfigError: a quantity is of a step and its batch alone, or batch norm leaves it undefined.
+        ConfigError: a quantity is of a step and its batch alone, or batch norm or another coupling of examples leaves
+            it undefined.
     """
     for name in names:
         if name.removesuffix(LAYER) not in NAMES:
@@ -150,6 +152,7 @@ def check_data_set(problem: Any, names: Iterable[str], bn: str | None) -> None:
             f"bn={bn!r} leaves a quantity undefined: it would depend on how the set is cut into batches. Take "
             "bn='eval', the moving moments; on the command line, --bn eval."
         )
+    check_batch_norm(problem, bn)  # of a problem that couples its examples by other means, too
 
 
 def of_data_set(point: DataSetPoint, names: Iterable[str]) -> dict[str, Any]:

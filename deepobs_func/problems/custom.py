@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from deepobs_func import datasets, random
 from deepobs_func.base import Params
+from deepobs_func.datasets.item_stream import Reader
 from deepobs_func.datasets.spec import DatasetSpec
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.ties import call_tied, names_of, places_of
@@ -22,7 +23,7 @@ from deepobs_func.problems.conversion.table import convert
 from deepobs_func.problems.derivatives import EXAMPLES
 from deepobs_func.problems.description import Tensors, on_meta
 from deepobs_func.problems.factories import source_of
-from deepobs_func.problems.measures import Measure
+from deepobs_func.problems.measures import Measure, check_targets
 from deepobs_func.problems.modules import copied, held_tensors
 from deepobs_func.problems.problem import Problem, kernels
 from deepobs_func.problems.results import said
@@ -77,11 +78,11 @@ def from_module(
 
     Raises:
         ConfigError: the function makes no module, or different ones under the same key; the data set and the measure
-            name different ids that do not count (`ignore_index`); the module, the criterion or `correct` does not fit
-            the data (an id of no class in either split, another shape or type than the one that it must return, a
-            result that is not finite); or the loss is no pure, differentiable function of the parameters, since one of
-            them draws random numbers, changes what it is given or what it holds, or keeps what it computed. The message
-            says which, and what to use instead.
+            name different ids that do not count (`ignore_index`), or targets are outside of the measure's range; the
+            module, the criterion or `correct` does not fit the data (an id of no class in either split, another shape
+            or type than the one that it must return, a result that is not finite); or the loss is no pure,
+            differentiable function of the parameters, since one of them draws random numbers, changes what it is given
+            or what it holds, or keeps what it computed. The message says which, and what to use instead.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     >>> problem = from_module(net, lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="none"), "mnist")
@@ -94,8 +95,16 @@ def from_module(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{field}= is a whole number of at least 1, not {value!r}.")
     spec = datasets.spec(dataset) if isinstance(dataset, str) else dataset
+    if not isinstance(spec, DatasetSpec):
+        raise ConfigError(
+            f"dataset= is the name of a data set or a DatasetSpec, not {type(dataset).__name__}. Make one of arrays by "
+            "datasets.from_arrays(name, (x, y), (x_test, y_test)), of a torch data set by datasets.from_torch."
+        )
     _check_ignored(spec, criterion)
+    spec = _check_targets(spec, criterion)
     source = source_of(module)
+    _check_scripted(source.sample)
+    _check_embeddings(source.sample)
     x = spec.function("fake")(spec, random.key(0), EXAMPLES, torch.get_default_dtype())[0]
     start = {name: leaf.to("cpu", _as_in(torch.get_default_dtype(), leaf)) for name, leaf in source.start.both.items()}
     described, call = converted(source.sample, start, x)
@@ -170,6 +179,24 @@ def _check_ignored(spec: DatasetSpec, criterion: OfOutputs | Measure) -> None:
     )
 
 
+def _check_targets(spec: DatasetSpec, criterion: OfOutputs | Measure) -> DatasetSpec:
+    """Looks at the smallest and the largest targets of both splits.
+
+    Returns:
+        The data set; a streamed one, of which a few items are looked at here, looks at others as they are read.
+    """
+    if not isinstance(criterion, Measure) or criterion.targets is None:
+        return spec
+    dtype = torch.get_default_dtype()
+    if spec.extremes:
+        check_targets(criterion, spec.name, spec.function("extremes")(spec, dtype)[1])
+    y = spec.function("fake")(spec, random.key(0), EXAMPLES, dtype)[1]
+    check_targets(criterion, spec.name, y)
+    if not isinstance(spec.reader, Reader) or (criterion.of_ids and not y.is_floating_point()):
+        return spec
+    return replace(spec, reader=replace(spec.reader, targets=criterion.targets))
+
+
 def _pure(role: str, function: OfOutputs) -> OfOutputs:
     """A function of outputs and targets; of a module, with its constants in the type and place of the outputs.
 
@@ -198,6 +225,26 @@ def _pure(role: str, function: OfOutputs) -> OfOutputs:
         return call_tied(held, places, moved, (outputs, y))
 
     return call
+
+
+def _check_scripted(net: nn.Module) -> None:
+    scripted = [path or "itself" for path, part in net.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        raise ConfigError(
+            f"The module holds compiled TorchScript (torch.jit.script, torch.jit.trace): {scripted[:3]}. It cannot be "
+            "called with other parameters; give the module that it was made from."
+        )
+
+
+def _check_embeddings(net: nn.Module) -> None:
+    """Refuses gradients that are divided by how often an id is in the batch: those of no mean of examples' losses."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    wrong = [path for path, part in net.named_modules() if isinstance(part, kinds) and part.scale_grad_by_freq]
+    if wrong:
+        raise ConfigError(
+            f"The embeddings {wrong} have scale_grad_by_freq=True, which divides a row's gradient by how often its id "
+            "is in the batch: it is then not the gradient of the loss. Leave it out."
+        )
 
 
 def _check_regularize(regularize: Callable[[str, Tensor], bool], described: nn.Module) -> None:

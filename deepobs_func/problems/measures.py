@@ -13,6 +13,7 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend import kernels, onednn
 from deepobs_func.base import Batch
+from deepobs_func.datasets.stored import check_ids, outside
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
@@ -36,6 +37,9 @@ class Measure(NamedTuple):
             and of second derivatives; None where they have none. It takes what all examples share once (`Pass.shared`).
         ignore_index: the id in targets that does not count, which a data set of that `ignore_index` needs; None where
             all count.
+        targets: the range of targets, as far as they are floating-point numbers or `of_ids` is False; None where any
+            number is one. `from_module` compares both splits with it.
+        of_ids: whether whole numbers in targets are class ids.
     """
 
     losses: Measurement
@@ -45,6 +49,26 @@ class Measure(NamedTuple):
     sample: Sampler | None = None
     fused: Measurement | None = None
     ignore_index: int | None = None
+    targets: tuple[float, float] | None = None
+    of_ids: bool = False
+
+
+def check_targets(measure: Measure, name: str, y: Tensor) -> None:
+    """Refuses targets outside of the range of a measure.
+
+    Args:
+        measure: which may have one.
+        name: of the data set.
+        y: targets of both splits, on the CPU; the smallest and the largest ones are among them.
+
+    Raises:
+        ConfigError: a number is outside of the range.
+    """
+    if measure.targets is None or not y.numel() or (measure.of_ids and not y.is_floating_point()):
+        return
+    wrong = outside(y.numpy(), measure.targets)
+    if wrong:
+        raise ConfigError(f"The targets of {name} {wrong}")
 
 
 def check_same_shape(name: str, outputs: Any, targets: Tensor) -> None:
@@ -107,6 +131,8 @@ cross_entropy: Measure = Measure(
     likelihood=True,
     sample=_sample_cross_entropy,
     fused=_cross_entropy_of_columns,
+    targets=(0.0, 1.0),
+    of_ids=True,
 )
 """`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's.
 
@@ -146,7 +172,7 @@ def _sample_binary(logits: Tensor, batch: Batch, key: random.Key) -> Tensor:
     return (p - drawn.to(logits.dtype)) / math.sqrt(max(1, logits[:1].numel()))
 
 
-binary: Measure = Measure(_binary, _right_bits, convex=True, likelihood=True, sample=_sample_binary)
+binary: Measure = Measure(_binary, _right_bits, convex=True, likelihood=True, sample=_sample_binary, targets=(0.0, 1.0))
 """The mean over an example's labels of `-y log sigmoid(z) - (1 - y) log sigmoid(-z)`; the share of right labels.
 
 `logits` and `y` in [0, 1] have one shape: `(B,)` is binary, `(B, labels)` multi-label classification.
@@ -221,7 +247,7 @@ def labels(pos_weight: Sequence[float]) -> Measure:
         weights = logits.new_tensor(pos_weight) * y + 1.0 - y
         return weights.sqrt() * _sample_binary(logits, batch, key)
 
-    return Measure(losses, _right_bits, convex=True, sample=sample)
+    return Measure(losses, _right_bits, convex=True, sample=sample, targets=(0.0, 1.0))
 
 
 def _checked_weights(name: str, weight: Any) -> tuple[float, ...]:
@@ -259,14 +285,15 @@ def tokens(ignore_index: int | None = None, weight: Sequence[float] | None = Non
         The measure.
 
     Raises:
-        ConfigError: a weight is negative or not finite; or, in a call, the logits have another number of classes, or
-            another shape than the ids in front.
+        ConfigError: `ignore_index` is no whole number; a weight is negative or not finite; or, in a call, the logits
+            have another number of classes, or another shape than the ids in front.
 
     >>> measure = tokens(ignore_index=0)
     >>> logits, y = torch.zeros(2, 4, 5), torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0]])
     >>> measure.losses(logits, Batch.of(logits, y))
     tensor([1.6094, 1.6094])
     """
+    check_ids(None, ignore_index)
     if weight is not None:
         weight = _checked_weights("weight", weight)
 

@@ -17,6 +17,7 @@ from deepobs_func.errors import ConfigError
 from deepobs_func.probes.many import sliced
 from deepobs_func.problems.problem import Problem, Tensors
 from deepobs_func.problems.results import Found, Functions, is_close, leaves_of, said
+from deepobs_func.problems.separability import agree_elsewhere, in_parts
 from deepobs_func.problems.watch import attributes, is_same
 
 
@@ -42,7 +43,9 @@ def check(problem: Problem, again: Problem, held: Tensors) -> bool:
         functions.called(_edge(problem, state))
         _check_memory(problem, again, params, batch, found)
         _check_gradient(again, params, batch, held)
-        return _is_separable(problem, params, batch, found)
+        if not _is_separable(problem, params, batch, found):
+            return False
+        return agree_elsewhere(lambda p, b: (in_parts(problem.loss, p, b), problem.loss(p, b)), params, batch)
 
 
 def _plain(batch: Batch, state: ModelState) -> Batch:
@@ -133,7 +136,7 @@ def _check_gradient(problem: Problem, params: Params, batch: Batch, held: Tensor
 
 @torch.no_grad()
 def _is_separable(problem: Problem, params: Params, batch: Batch, found: Found) -> bool:
-    """Whether an example's loss is the same alone as in the batch.
+    """Whether an example's loss is the same alone as in the batch, at the initial parameters.
 
     Raises:
         ConfigError: one example alone has no loss, or it is the criterion or `correct` that mixes examples.

@@ -1,12 +1,14 @@
 """A user's own arrays as a data set."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from deepobs_func import datasets, random
 from deepobs_func.datasets.loading import load
-from deepobs_func.errors import DataError
+from deepobs_func.errors import ConfigError, DataError
 
 
 def arrays(size: int, shape: tuple[int, ...] = (3,), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +85,18 @@ def test_an_id_that_does_not_count_is_no_class() -> None:
     assert datasets.from_arrays("mine", (x, y * 0 - 100), (x, y * 0 - 100), ignore_index=-100).num_classes is None
     with pytest.raises(DataError, match="class ids from 0 to 1 in train"):
         datasets.from_arrays("mine", (x, y), (x, y), ignore_index=255, classes=2)
+
+
+def test_a_later_change_of_the_arrays_changes_nothing() -> None:
+    x, y, mask = np.zeros((6, 3), np.float32), torch.zeros(6, dtype=torch.int64), torch.zeros(6, 3)
+    loaded = load(datasets.from_arrays("mine", ({"x": x, "mask": mask}, y), ({"x": x, "mask": mask}, y)), "/nowhere")
+    x[:], mask[:], y[:] = np.nan, 1.0, 7
+    inputs, targets = loaded.train.x, loaded.train.y
+    assert not any(part.any() for part in (*inputs.values(), targets))
+
+
+@pytest.mark.parametrize("options", [{"classes": 2.0}, {"classes": 0}, {"classes": True}, {"ignore_index": 1.5}])
+def test_counts_and_ids_are_whole_numbers(options: dict[str, Any]) -> None:
+    x, y = np.zeros((6, 3), np.float32), np.zeros(6, np.float32)
+    with pytest.raises(ConfigError, match="is a whole number"):
+        datasets.from_arrays("mine", (x, y), (x, y), **options)

@@ -318,3 +318,30 @@ def test_accuracies_after_divergence_are_those_of_outputs_that_are_nan(net, meas
     broken = {name: leaf * torch.nan for name, leaf in params.items()}
     whole, diverged = (evaluator(0, Carry(each, None, state))["test"] for each in (params, broken))
     assert whole.class_zero == diverged.accuracy == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_embeddings_that_scale_gradients_by_the_batch_are_refused(kind: Callable[..., nn.Module]) -> None:
+    ids = data(torch.arange(40).reshape(20, 2) % 12)
+
+    def net(**options: Any) -> nn.Module:
+        return nn.Sequential(kind(12, 4, **options), nn.Flatten(), nn.LazyLinear(3))
+
+    refused = net(scale_grad_by_freq=True)
+    refused(torch.zeros(2, 2, dtype=torch.long))
+    with pytest.raises(ConfigError, match=r"\['0'\] have scale_grad_by_freq=True"):
+        problem_of(refused, dataset=ids)
+
+
+@pytest.mark.parametrize("dataset", [None, (X, LABELS)])
+def test_what_is_no_data_set_is_refused(dataset: Any) -> None:
+    with pytest.raises(ConfigError, match=r"dataset= is .*from_arrays"):
+        problems.from_module(nn.Linear(6, 3), cross_entropy, dataset)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_torchscript_is_refused() -> None:
+    inner = torch.jit.script(nn.Linear(6, 6))
+    for net in (torch.jit.script(nn.Linear(6, 3)), nn.Sequential(inner, nn.Linear(6, 3))):
+        with pytest.raises(ConfigError, match="TorchScript"):
+            problem_of(net)

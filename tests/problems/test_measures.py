@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from deepobs_func import datasets, probes, problems, random
 from deepobs_func.backend.kernels import using
 from deepobs_func.base import Batch
-from deepobs_func.errors import ConfigError
+from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.problems import measures
 from tests.problems.user_functions import LABELS, X, data, problem_of
 
@@ -171,3 +172,58 @@ def test_a_measure_leaves_out_what_the_data_set_says(measure) -> None:
         problem_of(torch.nn.Linear(6, 3), measure, named)
     own = measures.Measure(lambda z, b: F.cross_entropy(z, b.y, reduction="none"), ignore_index=-100)
     assert problem_of(torch.nn.Linear(6, 3), own, named).measure.ignore_index == -100
+
+
+@pytest.mark.parametrize("ignore_index", [1.5, True, "0"])
+def test_an_id_that_does_not_count_is_a_whole_number(ignore_index: Any) -> None:
+    with pytest.raises(ConfigError, match="ignore_index= is a whole number"):
+        measures.tokens(ignore_index=ignore_index)
+
+
+SIGNS = 2.0 * (torch.arange(20) % 2) - 1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("measure", "right"),
+    [
+        (measures.binary, (SIGNS[:, None] + 1) / 2),
+        (measures.binary, ((SIGNS[:, None] + 1) / 2).long()),
+        (measures.labels((1.0, 2.0)), torch.full((20, 2), 0.5)),
+        (measures.cross_entropy, torch.full((20, 3), 1 / 3)),
+    ],
+)
+def test_targets_outside_of_the_range_are_refused(measure: measures.Measure, right: torch.Tensor, split: str) -> None:
+    """One number of one split is enough."""
+    net = torch.nn.Linear(6, right.shape[1])
+    wrong = right.clone()
+    wrong[13, 0] = 2 if right.dtype == torch.long else -1
+    options = {"y": wrong, "test_y": right} if split == "train" else {"y": right, "test_y": wrong}
+    with pytest.raises(ConfigError, match=r"targets of toy go from .* to .*give 0 and 1"):
+        problem_of(net, measure, data(**options))
+    assert problem_of(net, measure, data(y=right)).separable
+
+
+def test_class_ids_are_in_no_range() -> None:
+    assert problem_of(torch.nn.Linear(6, 3), measures.cross_entropy).dataset.num_classes == 3
+    assert problem_of(torch.nn.Linear(6, 1), measures.square, data(y=10 * SIGNS[:, None])).separable
+
+
+def streamed_of(targets: torch.Tensor) -> datasets.DatasetSpec:
+    pairs = [(x, target[None]) for x, target in zip(X, targets, strict=True)]
+    return datasets.from_torch("signs", pairs, pairs, stream=True)
+
+
+def test_streamed_targets_outside_of_the_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="targets of signs go from -1"):
+        problem_of(torch.nn.Linear(6, 1), measures.binary, streamed_of(SIGNS))
+
+
+def test_streamed_targets_are_looked_at_as_they_are_read() -> None:
+    signs = torch.zeros(20)
+    problem = problem_of(torch.nn.Linear(6, 1), measures.binary, streamed_of(signs))
+    signs[7] = -1.0
+    reader = problem.dataset.function("reader")
+    rows = torch.arange(20).view(5, 4)
+    with pytest.raises(DataError, match=r"items \[4, 5, 6, 7\], go from -1 to 0"):
+        list(reader(problem.dataset, None, "train", rows, random.key(0), augment=False))

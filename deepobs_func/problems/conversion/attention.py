@@ -112,16 +112,18 @@ def _merged(mask: Tensor | None, padding: Tensor | None, size: int, heads: int, 
     """Both masks as one that is added to the logits, broadcast against `(B, heads, T, S)`; None where there is none."""
     found = None
     if mask is not None:
-        found = _added(mask, dtype)
+        found = _added("attn_mask", mask, dtype)
         found = found.unflatten(0, (size, heads)) if found.ndim == 3 else found
     if padding is not None:
-        of_keys = _added(padding, dtype)[:, None, None, :]
+        of_keys = _added("key_padding_mask", padding, dtype)[:, None, None, :]
         found = of_keys if found is None else found + of_keys
     return found
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Truth values, of what is hidden, as numbers that are added."""
+def _added(name: str, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Truth values, of what is hidden, as numbers that are added; whole numbers are refused, as torch refuses them."""
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise AssertionError(f"only bool and floating types of {name} are supported, not {mask.dtype}")
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -math.inf)

@@ -24,6 +24,7 @@ from deepobs_func.problems.derivatives import EXAMPLES, place
 from deepobs_func.problems.modules import copied
 from deepobs_func.problems.problem import Problem
 from deepobs_func.problems.results import is_close
+from deepobs_func.problems.separability import agree_elsewhere, alone_and_together, in_parts
 
 TOLERANCE = 1e-2  # relative; rounding in float32 stays below
 
@@ -50,10 +51,16 @@ def taken_apart(problem: Problem) -> Problem:
         return problem
     params, state = problem.init()
     batch = problem.fake_batch(EXAMPLES)._replace(state=state)
+
+    def apart(params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of examples apart, by the moments of all; and in the training phase."""
+        frozen = batch._replace(state=problem.batch_moments(params, batch))
+        return in_parts(problem.loss_by_moments, params, frozen), problem.loss(params, batch)
+
     with torch.inference_mode(False), torch.no_grad():
         frozen = batch._replace(state=problem.batch_moments(params, batch))
         right = is_close(problem.loss_by_moments(params, frozen), problem.loss(params, batch))
-        if right and _is_separable(problem.loss_by_moments, params, batch):
+        if right and _is_separable_here(problem, params, batch) and agree_elsewhere(apart, params, batch):
             return problem
     for module in problem.net.modules():
         if isinstance(module, BatchNorm):
@@ -61,14 +68,20 @@ def taken_apart(problem: Problem) -> Problem:
     return replace(problem, description=None)  # type: ignore[arg-type]  # is made anew
 
 
-def _is_separable(loss: Callable[[Params, Batch], Tensor], params: Params, batch: Batch) -> bool:
-    """Whether each example's loss is the same alone as in the batch, with its own noise."""
-    examples = [sliced(batch, BATCH_DIMS, slice(n, n + 1)) for n in range(EXAMPLES)]
+def _is_separable_here(problem: Problem, params: Params, batch: Batch) -> bool:
+    """Whether each example's loss by moments is the same alone as in the batch, with its own noise."""
     try:
-        alone = torch.cat([loss(params, example) for example in examples])
+        return is_close(*alone_and_together(problem.loss_by_moments, params, batch))
     except ValueError:  # a batch norm refuses a single value per channel
         return False
-    return is_close(alone, loss(params, batch))
+
+
+def _is_separable(problem: Problem, params: Params, batch: Batch) -> bool:
+    """The same, also away from these parameters."""
+    loss = problem.loss_by_moments
+    return _is_separable_here(problem, params, batch) and agree_elsewhere(
+        lambda p, b: (in_parts(loss, p, b), loss(p, b)), params, batch
+    )
 
 
 def check_masks(problem: Problem) -> None:
@@ -83,8 +96,8 @@ def check_masks(problem: Problem) -> None:
     params, state = problem.init()
     batch = problem.fake_batch(EXAMPLES)._replace(state=state)
     with torch.inference_mode(False), torch.no_grad():
-        by_noise = _is_separable(problem.loss_by_moments, params, batch)
-        if by_noise or not (problem.separable or _is_separable(problem.loss_by_moments, params, _silent(batch))):
+        by_noise = _is_separable(problem, params, batch)
+        if by_noise or not (problem.separable or _is_separable(problem, params, _silent(batch))):
             return
     several = [name for name, each in problem.noises.items() if isinstance(each, Place) and each.block > 1]
     raise ConfigError(
