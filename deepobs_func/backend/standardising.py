@@ -32,6 +32,29 @@ def standardised(x: Tensor, epsilon: float) -> Tensor:
     return _Standardised.apply(x, epsilon)[0]
 
 
+def affine_of_groups(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Group normalisation with its scale and shift, in primitives for a compiler: two passes in the backward pass.
+
+    The norm is `(x - m) s + (bias - (mean - m) s)` for any constant m, with s the weight over the deviation, and the
+    variance is `mean((x - m)^2) - (mean - m)^2`. At m, the mean's own value, nothing is rounded otherwise than with the
+    mean; but of the gradient all sums over pixels, `sum g` and `sum g (x - m)` of each channel, go in one pass.
+    Differentiated as `standardised` has it, they take three, and those of weight and bias two more.
+
+    Args:
+        x: `(B, C, ...)`.
+        groups: how many; they cut the channels into equal parts.
+        weight, bias: `(C,)`.
+        epsilon: added to the biased variance.
+    """
+    parts = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+    mean = parts.mean((2, 3), keepdim=True)
+    constant = mean.detach()
+    centred, offset = parts - constant, mean - constant
+    deviation = (centred.square().mean((2, 3), keepdim=True) - offset.square() + epsilon).sqrt()
+    scale = weight.view(groups, -1, 1) / deviation
+    return (centred * scale + (bias.view(groups, -1, 1) - offset * scale)).reshape(x.shape)
+
+
 def _by_primitives(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The same, and one over the deviation."""
     centred = x - x.mean(-1, keepdim=True)
