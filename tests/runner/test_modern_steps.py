@@ -24,13 +24,12 @@ from deepobs_func.runner import Execution, RunConfig, make_plan
 from deepobs_func.runner.step import Carry, StepInput, make_train_step
 
 F64, KEY, B, STEPS = torch.float64, random.key(0), 4, 3
-NETS: dict[
-    str, Callable[[], nn.Module]
-] = {  # of every layer of the net, and few numbers: the compiler takes minutes for 6 blocks
+# Each has every layer of its net and few numbers: the compiler takes minutes for 6 blocks.
+NETS: dict[str, Callable[[], nn.Module]] = {
     "cifar10_resnet18": partial(ResNet18, 10, "batch", channels=2),
     "cifar10_resnet18_gn": partial(ResNet18, 10, "group", channels=2),
     "cifar100_vit": partial(VisionTransformer, 1, 100, width=6, heads=2),
-    "tolstoi_gpt": partial(GPT, 83, 4, blocks=1, width=6, heads=2, rate=0.5),
+    "tolstoi_gpt": partial(GPT, 83, 50, blocks=1, width=6, heads=2, rate=0.5),
     "mnist_convnext": partial(ConvNeXt, (2, 3), 1, 10),
 }
 
@@ -44,11 +43,9 @@ def narrow(name: str) -> Problem:
     problem = problems.get(name)
     data = problem.dataset
     prepare = data.function("prepare")
-    if data.sequence_length:
-        sizes = {"shape": (4,), "sequence_length": 4, "train_size": 4 * B * STEPS + 1, "test_size": 4 * B + 1}
-    else:
-        sizes = {"train_size": B * STEPS, "test_size": B}
-    changes: dict[str, Any] = {**sizes, "train_eval_size": sizes["test_size"], "file_sizes": ()}
+    length = data.sequence_length
+    train, test = (size if length is None else size * length + 1 for size in (B * STEPS, B))
+    changes: dict[str, Any] = {"train_size": train, "test_size": test, "train_eval_size": test, "file_sizes": ()}
     data = replace(data, prepare=lambda x, dtype: prepare(x, F64), **changes)
     return replace(problem, dataset=data, make_net=NETS.get(name, problem.make_net))
 
@@ -57,18 +54,14 @@ def recommended(name: str) -> Optimizer:
     """The optimizer of the settings that the problem recommends."""
     recipe = problems.spec_of(name).recipe
     assert recipe is not None
-    options: dict[str, Any] = {
-        "schedule": recipe.schedule,
-        "warm_up": recipe.warm_up,
-        "data": "synthetic",
-        "output_dir": None,
-    }
-    return make_plan(RunConfig(name, recipe.optimizer, recipe.lr, dict(recipe.hyperparams), **options)).optimizer
+    options: dict[str, Any] = {"schedule": recipe.schedule, "warm_up": recipe.warm_up, "output_dir": None}
+    options |= {"data": "synthetic", "hyperparams": dict(recipe.hyperparams)}
+    return make_plan(RunConfig(name, recipe.optimizer, recipe.lr, **options)).optimizer
 
 
 def trained(problem: Problem, optimizer: Optimizer, execution: Execution) -> list[Tensor]:
     """All that some steps leave: parameters, the optimizer's state, moments, and the losses."""
-    data, spec = load(problem.dataset, "synthetic").train, problem.dataset
+    data, spec = load(problem.dataset, "synthetic").arranged(B).train, problem.dataset
     rows = torch.arange(B * STEPS).view(STEPS, 1, B)
     draw = spec.draw and spec.function("draw")
     step = make_train_step(problem, optimizer, execution)
