@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from deepobs_func.backend.eager import forward_levels
-from deepobs_func.backend.standardising import standardised
+from deepobs_func.backend.standardising import affine_of_groups, standardised
 
 F64 = torch.float64
 Function = Callable[[Tensor], Tensor]
@@ -67,6 +68,26 @@ def test_derivatives_are_those_of_primitives(name: str) -> None:
     right = derivative(by_primitives)
     assert float(right.abs().max()) > 0
     torch.testing.assert_close(derivative(lambda x: standardised(x, 0.1)), right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_of_a_group_norm_for_compilers(name: str) -> None:
+    derivative, scale, shift = DERIVATIVES[name], drawn(6, 7), drawn(7, 7)
+    right = derivative(lambda x: by_primitives(x) * scale + shift)
+    found = derivative(lambda x: affine_of_groups(x.reshape(-1, 7), 1, scale, shift, 0.1).view(x.shape))
+    torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_a_group_norm_for_compilers_is_that_of_torch(size: int, groups: int, channels: int, pixels: int) -> None:
+    x = 100 + drawn(0, size, groups * channels, pixels, 2)  # far from zero: it centres before it scales
+    weight, bias, seed = drawn(1, groups * channels), drawn(2, groups * channels), drawn(3, *x.shape)
+    leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
+    right, found = F.group_norm(x, groups, weight, bias, 0.1), affine_of_groups(x, groups, weight, bias, 0.1)
+    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
+    grads = [torch.autograd.grad(y, leaves, seed) for y in (found, right)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
 
 
 def test_levels_in_forward_mode_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import grad, jvp
 
 from deepobs_func import probes, problems, random, tree
 from deepobs_func.backend.kernels import using
@@ -85,6 +87,24 @@ def test_values_are_those_of_torch(name: str, fused: bool) -> None:
     params, x = parameters(layer), drawn(9, (3, *shape))
     expected = torch.func.functional_call(STOCK[name], params, (x,))
     torch.testing.assert_close(called(layer, params, x, Pass(True, {}, {}, fused=fused)), expected)
+
+
+PRODUCTS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]] = {
+    "reverse-over-forward": lambda f, x, t: grad(lambda x: jvp(f, (x,), (t,))[1])(x),
+    "reverse-over-reverse": lambda f, x, t: grad(lambda x: (grad(f)(x) * t).sum())(x),
+    "forward-over-reverse": lambda f, x, t: jvp(grad(f), (x,), (t,))[1],
+}
+
+
+@pytest.mark.parametrize("name", ["layer norm of positions", "group norm"])
+@pytest.mark.parametrize("mode", PRODUCTS)
+def test_products_through_norms_compile(name: str, mode: str) -> None:
+    """A compiler gets other formulas than eager code."""
+    layer, shape = LAYERS[name]
+    params, x, t = parameters(layer), drawn(9, (3, *shape)), drawn(10, (3, *shape))
+    product = partial(PRODUCTS[mode], lambda x: called(layer, params, x).pow(3).sum())
+    compiled = torch.compile(lambda x, t: product(x, t), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, t), product(x, t), rtol=1e-10, atol=1e-10)
 
 
 @given(

@@ -170,12 +170,12 @@ def test_what_torch_cannot_compile_ahead_of_a_call_is_compiled_by_it() -> None:
         compiled(lambda x: print(x))(torch.ones(2))
 
 
-@pytest.mark.parametrize("name", ["mnist_mlp", "svhn_wrn164"])
-def test_sums_are_stored_where_batch_norm_reads_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["mnist_mlp", "svhn_wrn164", "cifar10_resnet18_gn"])
+def test_sums_are_stored_where_batch_or_group_norm_reads_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {}
     monkeypatch.setattr(torch, "compile", lambda function, options, **_: told.update(options) or function)
     compiled(lambda x: x, problems.get(name))
-    assert ("realize_reads_threshold" in told) == (name == "svhn_wrn164")
+    assert ("realize_reads_threshold" in told) == (name != "mnist_mlp")
 
 
 # That of a whole compiled step is in `test_batches.test_compiled_steps_take_the_same_streamed_batches_and_noise`, too.
