@@ -25,7 +25,7 @@ from deepobs_func.problems import measures
 from deepobs_func.runner.step import Carry, make_prepare, make_step
 
 DATA = os.environ.get("DEEPOBS_DATA", "synthetic")
-SIZE, STEPS, EVERY = 250, 600, 30
+SIZE, STEPS, EVERY = 250, 400, 40
 RATES = (0.15, 0.2, 0.3)
 
 problem = replace(problems.get("mnist_mlp"), measure=measures.square)
@@ -42,7 +42,7 @@ def sharpness(lr):
     step, batch = make_step(problem, optimizer, plain=True), Batch(images, targets, {}, state)
     for count in range(STEPS + 1):
         if count % EVERY == 0:
-            found.append(float(probes.lanczos_eigenvalues(problem, carry.params, batch, steps=12).values[0]))
+            found.append(float(probes.lanczos_eigenvalues(problem, carry.params, batch, steps=10).values[0]))
         carry, _ = step(carry, batch)
     return np.array(found)
 

@@ -1,4 +1,4 @@
-"""Whole steps of the optimizers of today as one compiled graph, on digits: what it computes, and what Inductor makes."""
+"""Whole steps of the optimizers of today as one graph, on digits: its products, and the numbers of Inductor's code."""
 
 import pytest
 import torch
@@ -58,8 +58,11 @@ def products_with_arguments(graph, shapes):
     for node in graph.nodes:
         if node.target not in (aten.mm.default, aten.addmm.default):
             continue
-        operands = [each.args[0] if each.target is aten.permute.default else each for each in node.args[-2:]]
-        operands = [each.args[0] if each.target is aten.t.default else each for each in operands]
+        operands = list(node.args[-2:])
+        for index, each in enumerate(operands):
+            while each.target in (aten.permute.default, aten.t.default, aten.transpose.int):
+                each = each.args[0]
+            operands[index] = each
         count += any(each.op == "placeholder" and tuple(each.meta["val"].shape) in shapes for each in operands)
     return count
 
