@@ -16,7 +16,7 @@ from deepobs_func.optimizers.axes import eigh, fresh, wide
 from deepobs_func.probes.outer_products import LayerGradients
 from deepobs_func.tree import Tree
 
-SMALL = 256  # rows of a matrix whose inverse is kept whole
+SMALL = 256  # rows of a matrix that LAPACK inverts
 
 
 def sides(name: str) -> tuple[str, str]:
@@ -75,7 +75,7 @@ def _moment(x: Tensor, like: Tensor) -> Tensor:
 def inverses_of(factors: Tree, damping: Tensor) -> Tree:
     """`(R + sqrt(damping) / pi I)^-1` and `(C + pi sqrt(damping) I)^-1`, `pi^2 = (tr C / n) / (tr R / m)`.
 
-    As `solved` takes them. Of a diagonal, `1 / (squares + damping)`.
+    Of a diagonal, `1 / (squares + damping)`.
     """
     found = {}
     for name, factor in factors.items():
@@ -88,71 +88,44 @@ def inverses_of(factors: Tree, damping: Tensor) -> Tree:
         means = [_mean_of_diagonal(factors[each]) for each in (rows, columns)]
         pi = torch.where((means[0] > 0) & (means[1] > 0), torch.sqrt(means[1] / means[0]), 1.0)
         root = torch.sqrt(damping).to(factor.dtype)
-        found |= _inverse(rows, factors[rows], root / pi)
-        found |= _inverse(columns, factors[columns], root * pi)
-    return {name: found[name] for name in zero_inverses(factors)}
-
-
-def zero_inverses(factors: Tree) -> Tree:
-    """What `inverses_of` gives, all of it zero."""
-    found: Tree = {}
-    for name, factor in factors.items():
-        found |= _zeros(name, factor) if factor.ndim == 2 else {name: torch.zeros_like(factor)}
-    return found
-
-
-def _zeros(name: str, matrix: Tensor) -> Tree:
-    if len(matrix) <= SMALL:
-        return {name: torch.zeros_like(matrix, memory_format=torch.contiguous_format)}
-    half = len(matrix) // 2
-    first, second = _zeros(f"{name}/0", matrix[:half, :half]), _zeros(f"{name}/1", matrix[half:, half:])
-    return {**first, _between(name): torch.zeros_like(matrix[:half, half:].clone()), **second}
-
-
-def _between(name: str) -> str:
-    return f"{name}/between"
+        found[rows] = _damped_inverse(factors[rows], root / pi)
+        found[columns] = _damped_inverse(factors[columns], root * pi)
+    return {name: found[name] for name in factors}
 
 
 def _mean_of_diagonal(factor: Tensor) -> Tensor:
     return factor.mean() if factor.ndim == 1 else factor.diagonal().mean()
 
 
-def _inverse(name: str, factor: Tensor, damping: Tensor) -> Tree:
+def _damped_inverse(factor: Tensor, damping: Tensor) -> Tensor:
+    if factor.ndim == 1:
+        return 1 / (factor + damping)
+    # Not by `torch.eye`, of which Inductor computes each number by itself: 7 ms for 1000 rows.
+    return fresh(_inverse(torch.diagonal_scatter(factor, factor.diagonal() + damping)))
+
+
+def _inverse(matrix: Tensor) -> Tensor:
     """NaN where the matrix is not positive definite, without an exception: a run, or a member of it, may diverge.
 
-    Of a large matrix `[[A, B], [B^T, D]]` the inverse of A, `X = A^-1 B` and the inverse of `D - B^T X`, each of which
-    may be in halves again. It is nearly all products: for 1000 rows it takes 14 ms on a core, LAPACK's inverse 24.
+    A large matrix `[[A, B], [B^T, D]]` has `S = D - B^T A^-1 B` and, with `Y = A^-1 B S^-1`, the inverse
+    `[[A^-1 + Y (A^-1 B)^T, -Y], [-Y^T, S^-1]]`: nearly all of it products.
     """
-    if factor.ndim == 1:
-        return {name: 1 / (factor + damping)}
-    if len(factor) <= SMALL:
-        eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-        root, info = torch.linalg.cholesky_ex(factor + damping * eye)
-        inverse = torch.cholesky_inverse(torch.where(info == 0, root, torch.nan))
-        return {name: fresh(inverse.transpose(0, 1))}  # which lies row by row
-    half = len(factor) // 2
-    beside = factor[:half, half:]
-    found = _inverse(f"{name}/0", factor[:half, :half], damping)
-    if f"{name}/0" in found:
-        across = found[f"{name}/0"] @ beside
-    else:
-        across = fresh(solved(beside.transpose(0, 1), found, f"{name}/0").transpose(0, 1))
-    found[_between(name)] = across
-    return found | _inverse(f"{name}/1", factor[half:, half:] - beside.transpose(0, 1) @ across, damping)
+    if len(matrix) <= SMALL:
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        return torch.cholesky_inverse(torch.where(info == 0, lower, torch.nan)).transpose(0, 1)  # lies row by row
+    half = len(matrix) // 2
+    beside = matrix[:half, half:]
+    first = _inverse(matrix[:half, :half])
+    across = first @ beside
+    second = _inverse(matrix[half:, half:] - beside.transpose(0, 1) @ across)
+    off = across @ second
+    above = torch.cat([first + off @ across.transpose(0, 1), -off], dim=1)
+    return torch.cat([above, torch.cat([-off.transpose(0, 1), second], dim=1)])
 
 
-def solved(rows: Tensor, inverses: Tree, name: str) -> Tensor:
-    """`rows A^-1`, `(k, n)`, of a factor A `(n, n)` with its damping, by what `inverses_of` has found.
-
-    As many multiplications as by the inverse: `z_2 = (v_2 - v_1 X) S^-1`, `z_1 = v_1 A^-1 - z_2 X^T`.
-    """
-    if name in inverses:
-        return rows * inverses[name] if inverses[name].ndim == 1 else rows @ inverses[name]
-    across = inverses[_between(name)]
-    left, right = rows[:, : len(across)], rows[:, len(across) :]
-    second = solved(right - left @ across, inverses, f"{name}/1")
-    first = solved(left, inverses, f"{name}/0") - second @ across.transpose(0, 1)
-    return torch.cat([first, second], dim=1)
+def solved(rows: Tensor, inverse: Tensor) -> Tensor:
+    """`rows A^-1`, `(k, n)`, of a factor A `(n, n)` with its damping, by what `inverses_of` has found."""
+    return rows * inverse if inverse.ndim == 1 else rows @ inverse
 
 
 def bases_of(factors: Tree) -> Tree:

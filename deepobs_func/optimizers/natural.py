@@ -31,7 +31,6 @@ from deepobs_func.optimizers.blocks import (
     squares_in,
     squares_of,
     zero_factors,
-    zero_inverses,
 )
 from deepobs_func.optimizers.conditional import in_any_case, only_if
 from deepobs_func.optimizers.counting import rounded_up, share_of
@@ -52,8 +51,7 @@ class Curvature(NamedTuple):
 
     Attributes:
         factors: averages, by parameter and side (see `optimizers.blocks`).
-        used: what the gradient is multiplied by: inverses of the factors, as `blocks.solved` takes them; for EKFAC
-            their eigenbases.
+        used: what the gradient is multiplied by: inverses of the factors; for EKFAC their eigenbases.
         squares: for EKFAC, the mean squares of the gradients in these bases.
         buffer: of the momentum.
     """
@@ -87,7 +85,7 @@ def _make_rule(how: How) -> tuple[Callable[[Params], Curvature], Callable[..., t
             squares = {squares_of(name): torch.zeros_like(leaf, dtype=wide(leaf)) for name, leaf in params.items()}
             squares = {name: _as_matrix(leaf) for name, leaf in squares.items()}
         else:
-            used, squares = zero_inverses(factors), {}
+            used, squares = tree.zeros_like(factors), {}
         return Curvature(factors, used, squares, tree.zeros_like(params))
 
     def act(view: View, direction: Params, slots: Curvature) -> tuple[Params, Curvature]:
@@ -154,7 +152,7 @@ def _preconditioned(
 def _is_thin(outer: Outer, used: Tree, name: str) -> bool:
     """Whether it takes less to multiply the factors of a gradient than the gradient."""
     m, n, t = outer.sizes
-    full = all(side not in used or used[side].ndim == 2 for side in sides(name))
+    full = all(used[side].ndim == 2 for side in sides(name))
     return full and t == 1 and outer.rows.shape[0] * (m * m + n * n) < m * n * (m + n)
 
 
@@ -162,7 +160,7 @@ def _of_outer(outer: Outer, used: Tree, name: str) -> tuple[Tensor, Tensor]:
     """`L G R` of `G = sum_b r_b c_b^T`, and its inner product with G, without G."""
     dtype = next(iter(used.values())).dtype
     rows, columns = outer.rows.squeeze(2).to(dtype), outer.columns.squeeze(2).to(dtype)
-    turned = [solved(each, used, side) for each, side in zip((rows, columns), sides(name), strict=True)]
+    turned = [solved(each, used[side]) for each, side in zip((rows, columns), sides(name), strict=True)]
     product = ((turned[0] @ rows.transpose(0, 1)) * (turned[1] @ columns.transpose(0, 1))).sum()
     return turned[0].transpose(0, 1) @ turned[1], product
 
@@ -175,7 +173,7 @@ def _of_dense(name: str, grad: Tensor, used: Tree, squares: Tree, damping: Tenso
         return (grad * scale).to(grad.dtype)
     matrix = _as_matrix(grad).to(next(iter(used.values())).dtype)
     if not squares:
-        turned = solved(solved(matrix, used, columns).transpose(0, 1), used, rows).transpose(0, 1)
+        turned = solved(solved(matrix, used[columns]).transpose(0, 1), used[rows]).transpose(0, 1)
         return turned.reshape(grad.shape).to(grad.dtype)
     left, right = used[rows], used[columns]
     back = [basis if basis.ndim == 1 else basis.transpose(0, 1) for basis in (left, right)]

@@ -83,6 +83,12 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "reports": lambda: Case(config(optimizer="sgd_cabs", train_log_interval=1), small_problem()),
     "adahessian": lambda: Case(config(optimizer="adahessian"), small_problem()),
+    "kfac": lambda: Case(
+        _named("digits_mlp", "kfac", hyperparams={"update_every": 2}), _cut(problems.get("digits_mlp"), **IMAGES)
+    ),
+    "ekfac": lambda: Case(
+        _named("digits_mlp", "ekfac", hyperparams={"update_every": 2}), _cut(problems.get("digits_mlp"), **IMAGES)
+    ),
     "torch.optim.Adam": lambda: Case(config(optimizer="torch.optim.Adam", train_log_interval=2), small_problem()),
     "torch.optim.SGD": lambda: Case(
         config(optimizer="torch.optim.SGD", hyperparams={"momentum": 0.9}, protocol=DEEPOBS), small_problem()
