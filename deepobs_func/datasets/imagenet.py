@@ -77,8 +77,8 @@ def stream(
         spec: the data set, whose sizes the folder must have.
         folder: holds `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or `train/*.tar` and `val/*.tar` (see `shards`).
         split: `"train"` or `"test"`.
-        rows: which images each batch has, numbered by sorted WordNet id, then by file name; of tar files by the name of
-            the file, then by the place in it. Orders are of all images, whichever file they are in.
+        rows: which images each batch has, numbered by sorted WordNet id, then by file name; in tar files by class, then
+            by name. Orders are of all images, whichever file they are in.
         key: read for augmentation only.
         augment: whether images are cropped and mirrored at random.
         workers: processes that decode; 0 decodes in this one.

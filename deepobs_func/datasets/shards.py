@@ -23,7 +23,7 @@ LONGEST = 16  # bytes of a class that is read
 
 
 class Shards(NamedTuple):
-    """The images of some tar files, by the name of the file and then by their place in it.
+    """The images of some tar files, by class and then by their own name, as those of folders are.
 
     Attributes:
         paths: of the files, as bytes.
@@ -46,34 +46,36 @@ def shards_in(folder: Path) -> list[Path]:
 def index(paths: list[Path], classes: int) -> Shards:
     """Finds every image in some tar files, by their headers.
 
+    The images are numbered alike however they are spread over files, so that a run is the same one.
+
     Args:
-        paths: the files, in the order of their images.
+        paths: the files; images of one class and name are in their order.
         classes: numbers of classes are below it.
 
     Raises:
         DataError: a file is cut off, compressed or no tar file, or an image has no class or another one than there are;
             the message names both.
     """
-    files: list[int] = []
-    spans: list[tuple[int, int]] = []
-    labels: list[int] = []
+    found: list[tuple[int, str, int, tuple[int, int]]] = []
     for number, path in enumerate(paths):
         try:
-            for span, label in _samples(path, classes):
-                files.append(number)
-                spans.append(span)
-                labels.append(label)
+            found += [(label, name, number, span) for name, span, label in _samples(path, classes)]
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise DataError(
                 f"{path}: expected a whole tar file, not compressed, of images with their classes (KEY.jpg, KEY.cls), "
                 f"found: {error}. Get or make the file again."
             ) from error
+    found.sort()
     names = np.array([os.fsencode(path) for path in paths])
-    return Shards(names, np.array(files, np.int32), np.array(spans, np.int64).reshape(-1, 2), np.array(labels))
+    labels, files, spans = (np.array([each[part] for each in found], np.int64) for part in (0, 2, 3))
+    return Shards(names, files.astype(np.int32), spans.reshape(-1, 2), labels)
 
 
-def _samples(path: Path, classes: int) -> Iterator[tuple[tuple[int, int], int]]:
-    """The place and the class of each image."""
+_Sample = tuple[str, tuple[int, int], int]
+
+
+def _samples(path: Path, classes: int) -> Iterator[_Sample]:
+    """The name without its ending, the place and the class of each image."""
     size = path.stat().st_size
     key, image, label = "", None, None
     with tarfile.open(path, "r:") as archive:
@@ -93,13 +95,13 @@ def _samples(path: Path, classes: int) -> Iterator[tuple[tuple[int, int], int]]:
     yield from _whole(key, image, label)
 
 
-def _whole(key: str, image: tuple[int, int] | None, label: int | None) -> Iterator[tuple[tuple[int, int], int]]:
+def _whole(key: str, image: tuple[int, int] | None, label: int | None) -> Iterator[_Sample]:
     """An image that has a class; a name that has neither, such as a readme's, is passed over."""
     if image is None and label is None:
         return
     if image is None or label is None:
         raise ValueError(f"{key} has no {'image' if image is None else 'class'} beside it")
-    yield image, label
+    yield key.rpartition("/")[2], image, label
 
 
 def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, classes: int) -> int:

@@ -21,11 +21,13 @@ ROWS = torch.tensor([[0, 5], [3, 1], [4, 2]])
 
 
 def packed(images: Path, target: Path, per_shard: int = 4) -> Path:
-    """The images of folders in tar files of so many each, in the same order."""
+    """The images of folders in tar files of so many each, in another order, as shards are shuffled when written."""
     for split in ("train", "val"):
         (target / split).mkdir(parents=True)
         paths = sorted((images / split).rglob("*.JPEG"))
         classes = sorted({path.parent.name for path in paths})
+        paths = paths[1::2] + paths[::2][::-1]
+        assert len(set(paths)) == len(paths)
         for number, start in enumerate(range(0, len(paths), per_shard)):
             members: list[tuple[str, bytes]] = []
             for path in paths[start : start + per_shard]:
