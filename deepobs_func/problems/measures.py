@@ -107,14 +107,7 @@ def _sample_cross_entropy(logits: Tensor, batch: Batch, key: random.Key) -> Tens
 
 
 cross_entropy: Measure = Measure(
-    _cross_entropy,
-    _top1,
-    convex=True,
-    likelihood=True,
-    sample=_sample_cross_entropy,
-    fused=_cross_entropy_of_columns,
-    targets=(0.0, 1.0),
-    of_ids=True,
+    _cross_entropy, _top1, True, True, _sample_cross_entropy, _cross_entropy_of_columns, targets=(0.0, 1.0), of_ids=True
 )
 """`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's.
 
