@@ -14,6 +14,7 @@ from deepobs_func import datasets, random
 from deepobs_func.base import Params
 from deepobs_func.datasets.item_stream import Reader
 from deepobs_func.datasets.spec import DatasetSpec
+from deepobs_func.datasets.stored import outside
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.ties import call_tied, names_of, places_of
 from deepobs_func.problems import derivatives, purity
@@ -23,7 +24,7 @@ from deepobs_func.problems.conversion.table import convert
 from deepobs_func.problems.derivatives import EXAMPLES
 from deepobs_func.problems.description import Tensors, on_meta
 from deepobs_func.problems.factories import source_of
-from deepobs_func.problems.measures import Measure, check_targets
+from deepobs_func.problems.measures import Measure
 from deepobs_func.problems.modules import copied, held_tensors
 from deepobs_func.problems.problem import Problem, kernels
 from deepobs_func.problems.results import said
@@ -188,11 +189,16 @@ def _check_targets(spec: DatasetSpec, criterion: OfOutputs | Measure) -> Dataset
     if not isinstance(criterion, Measure) or criterion.targets is None:
         return spec
     dtype = torch.get_default_dtype()
-    if spec.extremes:
-        check_targets(criterion, spec.name, spec.function("extremes")(spec, dtype)[1])
-    y = spec.function("fake")(spec, random.key(0), EXAMPLES, dtype)[1]
-    check_targets(criterion, spec.name, y)
-    if not isinstance(spec.reader, Reader) or (criterion.of_ids and not y.is_floating_point()):
+    known = ["fake", "extremes"] if spec.extremes else ["fake"]
+    few = {"fake": (random.key(0), EXAMPLES, dtype), "extremes": (dtype,)}
+    for name in known:
+        y = spec.function(name)(spec, *few[name])[1]
+        if not y.numel() or (criterion.of_ids and not y.is_floating_point()):
+            return spec
+        wrong = outside(y.numpy(), criterion.targets)
+        if wrong:
+            raise ConfigError(f"The targets of {spec.name} {wrong}")
+    if not isinstance(spec.reader, Reader):
         return spec
     return replace(spec, reader=replace(spec.reader, targets=criterion.targets))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend import kernels, onednn
 from deepobs_func.base import Batch
-from deepobs_func.datasets.stored import check_ids, outside
+from deepobs_func.datasets.stored import check_ids
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
@@ -51,24 +51,6 @@ class Measure(NamedTuple):
     ignore_index: int | None = None
     targets: tuple[float, float] | None = None
     of_ids: bool = False
-
-
-def check_targets(measure: Measure, name: str, y: Tensor) -> None:
-    """Refuses targets outside of the range of a measure.
-
-    Args:
-        measure: which may have one.
-        name: of the data set.
-        y: targets of both splits, on the CPU; the smallest and the largest ones are among them.
-
-    Raises:
-        ConfigError: a number is outside of the range.
-    """
-    if measure.targets is None or not y.numel() or (measure.of_ids and not y.is_floating_point()):
-        return
-    wrong = outside(y.numpy(), measure.targets)
-    if wrong:
-        raise ConfigError(f"The targets of {name} {wrong}")
 
 
 def check_same_shape(name: str, outputs: Any, targets: Tensor) -> None:
@@ -125,14 +107,7 @@ def _sample_cross_entropy(logits: Tensor, batch: Batch, key: random.Key) -> Tens
 
 
 cross_entropy: Measure = Measure(
-    _cross_entropy,
-    _top1,
-    convex=True,
-    likelihood=True,
-    sample=_sample_cross_entropy,
-    fused=_cross_entropy_of_columns,
-    targets=(0.0, 1.0),
-    of_ids=True,
+    _cross_entropy, _top1, True, True, _sample_cross_entropy, _cross_entropy_of_columns, targets=(0.0, 1.0), of_ids=True
 )
 """`-log softmax(logits)[y]` of `logits (B, classes)` and class ids `y (B,)`; correct where the largest logit is y's.
 

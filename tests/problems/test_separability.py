@@ -99,6 +99,7 @@ def test_masks_of_other_examples_behind_a_gate(norm: nn.Module | None) -> None:
 def test_rounding_of_a_deep_net_couples_nothing(factor: float) -> None:
     layers = [layer for _ in range(30) for layer in (nn.Linear(6, 6), nn.ReLU())]
     for layer in layers[::2]:
+        assert isinstance(layer.weight, Tensor)
         nn.init.orthogonal_(layer.weight, gain=2.0)
     problem = problem_of(
         nn.Sequential(*layers, nn.Linear(6, 1), nn.Flatten(0)),
