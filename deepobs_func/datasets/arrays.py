@@ -15,7 +15,7 @@ from deepobs_func import random
 from deepobs_func.base import Inputs, first_of, inputs_by_name, map_inputs
 from deepobs_func.datasets.prepare import as_it_is
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays, as_stored, check, check_ids, extreme_rows, inputs_as_stored
+from deepobs_func.datasets.stored import Arrays, as_stored, check, extreme_rows, inputs_as_stored, whole_ids
 from deepobs_func.errors import DataError
 
 
@@ -52,7 +52,7 @@ def from_arrays(
     >>> from_arrays("mine", (np.zeros((6, 3)), np.zeros(6, int)), (np.zeros((4, 3)), np.zeros(4, int))).shape
     (3,)
     """
-    check_ids(classes, ignore_index)
+    classes, ignore_index = whole_ids(classes, ignore_index)
     train, test = (
         _as_arrays(name, split, given, ignore_index, classes) for split, given in (("train", train), ("test", test))
     )

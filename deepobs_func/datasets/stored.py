@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,16 +149,21 @@ def check(
         )
 
 
-def check_ids(classes: Any, ignore_index: Any) -> None:
-    """Checks what a user says of class ids.
+def whole_ids(classes: Any, ignore_index: Any) -> tuple[int | None, int | None]:
+    """What a user says of class ids, as Python's numbers.
 
     Raises:
         ConfigError: `classes` is no whole number of at least 1, or `ignore_index` is no whole number.
     """
-    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 1):
+    if classes is not None and (not _is_whole(classes) or classes < 1):
         raise ConfigError(f"classes= is a whole number of at least 1, not {classes!r}.")
-    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+    if ignore_index is not None and not _is_whole(ignore_index):
         raise ConfigError(f"ignore_index= is a whole number, or None where all ids count, not {ignore_index!r}.")
+    return None if classes is None else int(classes), None if ignore_index is None else int(ignore_index)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def outside(targets: np.ndarray, allowed: tuple[float, float]) -> str:

@@ -14,7 +14,7 @@ from deepobs_func.datasets.arrays import check_alike, from_arrays
 from deepobs_func.datasets.item_stream import streamed
 from deepobs_func.datasets.items import KEY, Columns, Items, Pairs
 from deepobs_func.datasets.spec import DatasetSpec
-from deepobs_func.datasets.stored import Arrays, check_ids
+from deepobs_func.datasets.stored import Arrays, whole_ids
 from deepobs_func.errors import ConfigError, DataError
 
 MEMORY_SHARE = 0.25  # of what is free, for items that are held: they are there twice while they are stacked
@@ -71,7 +71,7 @@ def from_torch(
     >>> from_torch("mine", data, data).shape
     (3,)
     """
-    check_ids(classes, ignore_index)
+    classes, ignore_index = whole_ids(classes, ignore_index)
     pairs = [_is_pair(given) for given in (train, test)]
     if all(pairs) and stream is not True and _bytes((train, test)) <= _room():
         return from_arrays(name, train, test, ignore_index=ignore_index, classes=classes)

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from deepobs_func.backend.eager import is_traced
 from deepobs_func.base import Outer
 
 Statistic = Literal["grads", "grad", "sum_of_squares", "scatter", "sq_norms", "gram"]
@@ -20,6 +21,7 @@ deviations from the mean; squared norms, `(B,)`; Gram matrix, `(B, B)`."""
 
 STATISTICS: tuple[Statistic, ...] = ("grads", "grad", "sum_of_squares", "scatter", "sq_norms", "gram")
 SUMMED: tuple[Statistic, ...] = ("sq_norms", "gram")  # over the parameters; the others are trees
+CANCELS = 1e-3  # of the sum of squares: a scatter below it has lost digits in float32
 THIN, FUSED = 16, 2**20  # rows and multiplications, at most, of sums that are faster as one compiled loop
 CACHE = 3 * 2**20  # of factors and gradients: the fastest of 1 to 160 MiB for most convolutions of our nets
 Found = dict[Statistic, Tensor]
@@ -200,9 +202,17 @@ def _sums_of_one(factors: Outer, wanted: set[Statistic]) -> Found:
     fuse = torch.compiler.is_compiling() and rows.shape[1] <= THIN and rows.numel() * columns.shape[1] <= FUSED
     found = (_in_one_loop if fuse and "sum_of_squares" in sums else _by_products)(rows, columns, sums)
     if "scatter" in wanted:
-        squares, total = found["sum_of_squares"], found["grad"]
-        found["scatter"] = torch.addcmul(squares, total, total, value=-1 / len(rows)).clamp_(min=0)
+        found["scatter"] = scatter = _scatter(found, len(rows))
+        # Gradients that hardly differ cancel. Compiled code and other devices do not look: it would cost them a wait.
+        looks = rows.device.type == "cpu" and rows.dtype != torch.float64 and len(rows) > 1 and not is_traced()
+        if looks and bool((scatter < CANCELS * found["sum_of_squares"]).any()):
+            found["scatter"] = _scatter(_by_products(rows.double(), columns.double(), sums), len(rows)).to(rows)
     return {statistic: found[statistic] for statistic in wanted}
+
+
+def _scatter(sums: Found, examples: int) -> Tensor:
+    """The squared distances from the mean, added up."""
+    return torch.addcmul(sums["sum_of_squares"], sums["grad"], sums["grad"], value=-1 / examples).clamp_(min=0)
 
 
 def _by_products(rows: Tensor, columns: Tensor, sums: set[Statistic]) -> Found:

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepobs_func import random
 from deepobs_func.backend import kernels, onednn
 from deepobs_func.base import Batch
-from deepobs_func.datasets.stored import check_ids
+from deepobs_func.datasets.stored import whole_ids
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.inception import InceptionOutputs
 from deepobs_func.nets.vae import VAEOutputs
@@ -268,7 +268,7 @@ def tokens(ignore_index: int | None = None, weight: Sequence[float] | None = Non
     >>> measure.losses(logits, Batch.of(logits, y))
     tensor([1.6094, 1.6094])
     """
-    check_ids(None, ignore_index)
+    _, ignore_index = whole_ids(None, ignore_index)
     if weight is not None:
         weight = _checked_weights("weight", weight)
 

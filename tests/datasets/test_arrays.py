@@ -100,3 +100,11 @@ def test_counts_and_ids_are_whole_numbers(options: dict[str, Any]) -> None:
     x, y = np.zeros((6, 3), np.float32), np.zeros(6, np.float32)
     with pytest.raises(ConfigError, match="is a whole number"):
         datasets.from_arrays("mine", (x, y), (x, y), **options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    y = np.array([0, 1, 4, 1])
+    split = np.zeros((4, 2), np.float32), y
+    found = datasets.from_arrays("counted", split, split, classes=y.max() + 1, ignore_index=np.int32(1))
+    assert (found.num_classes, found.ignore_index) == (5, 1)
+    assert type(found.num_classes) is type(found.ignore_index) is int

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import vmap
 
-from deepobs_func import base, probes, problems, random
+from deepobs_func import base, datasets, probes, problems, random
 from deepobs_func.base import Batch, Outer
 from deepobs_func.errors import ConfigError
 from deepobs_func.nets.layers import Conv, Pass
@@ -359,3 +359,30 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(ConfigError, match=r"Unknown statistic 'sqnorms'\. Did you mean 'sq_norms'\?"):
         statistics(quadratic, params, batch, ["sqnorms"])
     torch.testing.assert_close(statistics(quadratic, params, batch, "gram").gram, probes.gram(quadratic, params, batch))
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(100.0, 0.01), (0.0, 1.0), (1000.0, 0.0)])
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_scatter_of_gradients_that_are_nearly_alike(mean: float, deviation: float, alike: bool) -> None:
+    """In float32 beside two passes in float64, where the sum of squares is 10^8 times the scatter."""
+    generator = torch.Generator().manual_seed(0)
+    columns = mean + deviation * torch.randn(64, 6, 1, generator=generator)
+    rows = (1.0 if alike else 0.0) + (0.01 if alike else 1.0) * torch.randn(64, 3, 1, generator=generator)
+    wanted: set[Statistic] = {"grad", "sum_of_squares", "scatter"}
+    found = of_factors(Outer(rows, columns), (3, 6), wanted)
+    grads = rows.double() * columns.double().mT
+    right = of_gradients(grads, wanted)
+    for statistic in wanted:
+        size = grads.abs().sum(0) if statistic == "grad" else right[statistic]
+        assert ((found[statistic] - right[statistic]).abs() <= 1e-5 * size).all(), statistic
+
+
+def test_the_variance_of_a_dense_layer_far_from_the_origin() -> None:
+    x = 100.0 + 0.01 * torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    problem = problems.from_module(
+        nn.Linear(6, 1, bias=False), lambda o, y: o[:, 0] - y, datasets.from_arrays("far", (x, x[:, 0]), (x, x[:, 0]))
+    )
+    found = statistics(problem, problem.init()[0], Batch.of(x, x[:, 0]), ["scatter"]).scatter
+    assert found is not None
+    right = (x.double() - x.double().mean(0)).square().sum(0)
+    torch.testing.assert_close(found["weight"][0].double(), right, rtol=1e-4, atol=0)
