@@ -11,8 +11,9 @@ from deepobs_func.runner.step import Carry, make_step
 F64 = torch.float64
 BATCH = 32
 RATES = {"sgd_line_search": 1.0, "lbfgs": 0.1, "schedule_free_sgd": 0.1, "prodigy": 1.0}
-# Prodigy's own distance grows for hundreds of steps.
-OPTIONS = {"prodigy": {"d0": 1e-3}}
+# Prodigy's own distance grows for hundreds of steps. Of a matrix that has a null space, as that of the longer side of a
+# gradient, SOAP's basis there is a matter of rounding: eager steps from parameters that are 1e-15 away are 3e-3 away.
+OPTIONS = {"prodigy": {"d0": 1e-3}, "soap": {"max_dim": 32}}
 NAMES = (
     *("kfac", "ekfac", "shampoo", "soap", "muon", "schedule_free_adamw", "schedule_free_sgd", "nadamw", "lion"),
     *("prodigy", "lbfgs", "sgd_line_search"),
