@@ -17,7 +17,7 @@ from deepobs_func.errors import ConfigError, DataError
 from deepobs_func.runner import Execution, RunConfig, checkpoint, distributed, loop, make_plan
 from deepobs_func.runner.distributed import check_alike, check_same_stream, joined
 from deepobs_func.runner.plan import Plan
-from tests.conftest import Deepobs
+from tests.command import Deepobs
 from tests.runner import streamed
 from tests.runner.small import config, small_problem
 
