@@ -52,7 +52,7 @@ def blocks(page: Path) -> list[Block]:
 def cut_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within it, runs take stand-in data of a few batches, three epochs by default, and the eager execution."""
     monkeypatch.setenv("DEEPOBS_DATA", "synthetic")
-    monkeypatch.setattr(training, "choose", lambda *details: Execution())
+    monkeypatch.setattr(training, "choose", lambda *details, **named: Execution())
     for name, spec in problems.REGISTRY.own.items():
         monkeypatch.setitem(problems.REGISTRY.own, name, replace(spec, epochs=min(spec.epochs, _EPOCHS)))
         data = datasets.spec(spec.dataset)
