@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 
 from deepobs_func.study import Study
@@ -20,8 +21,13 @@ def test_an_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
     begin = time.process_time()
-    runpy.run_path(str(path), run_name="__main__")
+    names = runpy.run_path(str(path), run_name="__main__")
     assert time.process_time() - begin < 60
+    if path.stem == "edge_of_stability":
+        late = [values[-3:] * lr / 2 for lr, values in names["curves"].items()]
+        assert len(late) == 3
+        assert 0.9 < np.min(late) <= np.max(late) < 1.1, "at the edge, at three rates, whatever the data"
+        assert all(values[0] * lr / 2 < 0.6 for lr, values in names["curves"].items()), "from below"
 
 
 def test_there_are_examples() -> None:

@@ -88,7 +88,7 @@ def test_a_schedule_scales_the_learning_rate(name):
     [(name, hyper) for name in NAMES for hyper in ("lr", *DEFAULTS[name]) if hyper not in STRUCTURE],
 )
 def test_a_grid_under_vmap_equals_separate_runs(name, hyper):
-    # The gradients are (3, 4): in SOAP's basis of four, one number is zero but for rounding, over the root of its square.
+    # The gradients are (3, 4): in SOAP's basis of four, one number is rounding alone, over the root of its square.
     given = {"epsilon": 1e-4} if name == "soap" else {}
     optimizer, values = make(name, **given), VALUES.get(hyper, [0.01, 0.05, 0.4])
 
