@@ -35,14 +35,15 @@ SECONDS = 600.0
 STEPS = 10
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": lambda: optimizers.sgd(0.05),
-    "adam": lambda lr=0.01: optimizers.adam(lr),
+    "adam": lambda lr=0.01, epsilon=1e-8: optimizers.adam(lr, epsilon=epsilon),
     # At 0.05, the loss of mnist_2c2d rises to 170, and a change of 4e-16 of its parameters becomes one of 6e-2.
     "adahessian": lambda: optimizers.adahessian(0.001),
     "newton_cg": lambda: optimizers.newton_cg(0.5, cg_steps=3),
-    "torch.optim.Adam": lambda lr=0.01: optimizers.from_class(torch.optim.Adam, lr, {}),
+    "torch.optim.Adam": lambda lr=0.01, epsilon=1e-8: optimizers.from_class(torch.optim.Adam, lr, {"eps": epsilon}),
 }
-# Of the published run. At 0.01 the loss rises, and after ten steps float32 is 1.5 away from float64 in one process.
-RATES = {("mnist_vae", name): 1.5848931924611142e-4 for name in ("adam", "torch.optim.Adam")}
+# The rate is that of the published run: at 0.01 the loss rises, and after ten steps float32 is 1.5 away from float64 in
+# one process. By the usual epsilon a gradient of rounding alone makes a whole step: 1.4e-3 away on some processors.
+GIVEN = {("mnist_vae", name): (1.5848931924611142e-4, 1e-4) for name in ("adam", "torch.optim.Adam")}
 TOLERANCES = {"float64": 1e-10, "float32": 1e-5}
 GLOBAL = {"mnist_2c2d": 8, "tolstoi_char_rnn": 48, "svhn_wrn164": 8, "mnist_vae": 8, "quadratic_deep": 8}
 
@@ -121,8 +122,7 @@ def steps(name: str, optimizer: str, size: int, dtype: torch.dtype, *, local: in
         plain: whether the gradient is the plain one.
     """
     problem, ranks = problems.get(name), ranks_of.current()
-    rate = RATES.get((name, optimizer))
-    made = OPTIMIZERS[optimizer]() if rate is None else OPTIMIZERS[optimizer](rate)
+    made = OPTIMIZERS[optimizer](*GIVEN.get((name, optimizer), ()))
     params, state = problem.init(0, dtype=torch.float64)
     state = state._replace(carry=problem.zero_carry(size, dtype=torch.float64))
     cast = lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf
