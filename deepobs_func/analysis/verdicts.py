@@ -422,7 +422,7 @@ def _favours(a: Values, b: Values, higher_is_better: bool, paired: bool, test: T
         elif paired:
             ahead = signed_rank_sum(np.where(a == b, 0.0, a - b))
         else:
-            ahead = superiority(a, b, higher_is_better=True).estimate - 0.5
+            ahead = float((a[:, None] > b).mean() - (a[:, None] < b).mean())
     ahead = ahead if higher_is_better else -ahead
     return "A" if ahead > 0 else "B" if ahead < 0 else ""
 
@@ -431,4 +431,6 @@ def _answered(verdict: Verdict, alpha: float) -> Verdict:
     """The verdict, with the answer that its adjusted p-values give."""
     if verdict.adjusted_tie <= alpha:
         return replace(verdict, answer="tie")
-    return replace(verdict, answer=verdict.favours or "undecided" if verdict.adjusted <= alpha else "undecided")
+    if verdict.adjusted <= alpha:
+        return replace(verdict, answer=verdict.favours or "undecided")
+    return replace(verdict, answer="undecided")

@@ -24,9 +24,7 @@ Ways = Callable[[Params, Batch], tuple[Tensor, Tensor]]
 MOVES = (1.0, 0.1)  # a nearer point where the first one has no finite losses
 SHARE = 0.5  # of its own size, or of the scale of a usual initialisation, by which a parameter moves
 TOLERANCE = 1e-4  # of the largest loss
-PATTERN = (
-    8191  # random numbers, repeated, since one for each of a large net takes seconds; a prime, so that rows differ
-)
+PATTERN = 8191  # random numbers, repeated, as one for each of a large net takes seconds; a prime, so that rows differ
 
 
 def alone_and_together(loss: Losses, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
